@@ -1,0 +1,142 @@
+"""Everything that a training run can be told, in one frozen dataclass that is also its command line."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from agents.options import option, suggestion
+from envs.errors import UserError
+from memory import CoreConfig, CoreName
+
+BackendName = Literal["auto", "native", "envpool", "sync", "async"]
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The effective configuration of a run; stored in its directory and in every checkpoint."""
+
+    env: str = option("mnm/GridMaze9-v0", "environment id, or module:EnvId to import a module first")
+    env_kwargs: str = option("{}", "arguments of the environment as a JSON object", metavar="JSON")
+    core: CoreName = option("mnm-p", "memory core")
+    algo: Literal["ppo", "a2c"] = option("ppo", "algorithm")
+    total_steps: int = option(1_000_000, "environment steps (valid frames over all environments) to train for")
+    num_envs: int = option(64, "environments that are stepped together")
+    rollout_steps: int = option(100, "steps per environment between updates; gradients are cut there")
+    seed: int = option(0, "seed of weights, environments, actions and minibatches")
+    backend: BackendName = option("auto", "what steps the environments")
+    device: Literal["auto", "cpu", "cuda"] = option("auto", "where the agent lives")
+    run_dir: str | None = option(None, "directory of the run (default: runs/ENV-CORE-ALGO-SEED)", metavar="DIR")
+    log_every: int = option(5, "updates between rows of metrics.csv")
+    checkpoint_every: int = option(50, "updates between checkpoints")
+    threads: int = option(0, "threads of PyTorch on the CPU; 0 leaves the choice to PyTorch")
+
+    hidden_size: int = option(128, "size of controller or recurrent layer, and of the features")
+    embedding_size: int = option(128, "size of the encoded observation")
+    memory_size: int = option(64, "MNM: size d of keys and values, and hidden width of the memory")
+    heads: int = option(1, "MNM: heads that write and read at every step")
+    controller: Literal["lstm", "feedforward"] = option("lstm", "MNM: controller")
+    initial_weights: Literal["learned", "fixed"] = option("learned", "MNM: whether a new episode's memory is trained")
+    update_rate: Literal["scalar", "per-layer"] = option("scalar", "MNM: one update rate, or one per layer")
+    previous_inputs: bool = option(True, "give the agent its previous action and reward as extra inputs")
+
+    learning_rate: float = option(7e-4, "step size of Adam")
+    anneal: bool = option(True, "lower the learning rate linearly to 0 over total-steps")
+    gamma: float = option(0.95, "discount")
+    gae_lambda: float = option(0.95, "mixing of n-step advantages (1 = full returns)")
+    reward_scale: float = option(1.0, "rewards are multiplied by this for learning; reported returns are not")
+    epochs: int = option(4, "PPO: passes over a rollout (A2C makes one)")
+    minibatches: int = option(4, "PPO: minibatches per pass, cut over environments (A2C uses one)")
+    clip: float = option(0.2, "PPO: how far the probability ratio may move")
+    value_clip: float | None = option(None, "PPO: how far a value may move before its error stops to count")
+    value_coef: float = option(0.5, "weight of the value loss")
+    entropy_coef: float = option(0.01, "weight of the entropy bonus at the start")
+    entropy_coef_final: float | None = option(None, "weight of the entropy bonus at the end (None: constant)")
+    meta_coef: float = option(1.0, "MNM: weight of the memory's own loss")
+    max_grad_norm: float = option(0.5, "gradients are scaled down to this norm")
+    normalize_advantages: bool = option(True, "shift and scale advantages to mean 0 and deviation 1")
+
+    def __post_init__(self) -> None:
+        for name in ("total_steps", "num_envs", "rollout_steps", "log_every", "checkpoint_every", "hidden_size",
+                     "embedding_size", "memory_size", "heads", "epochs", "minibatches"):  # fmt: skip
+            if getattr(self, name) < 1:
+                raise UserError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(self, name)}")
+        for name in ("gamma", "gae_lambda"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise UserError(f"--{name.replace('_', '-')} must lie in [0, 1], got {getattr(self, name)}")
+        if self.learning_rate <= 0.0 or self.max_grad_norm <= 0.0 or self.clip <= 0.0:
+            raise UserError("--learning-rate, --max-grad-norm and --clip must be positive")
+        if self.algo == "ppo" and self.minibatches > self.num_envs:
+            raise UserError(
+                f"--minibatches {self.minibatches} needs at least as many environments, got --num-envs "
+                f"{self.num_envs}: minibatches are cut over environments, never over time"
+            )
+        self.env_arguments()
+
+    def env_arguments(self) -> dict[str, Any]:
+        """--env-kwargs as a dict; raises UserError if it is not a JSON object."""
+        try:
+            arguments = json.loads(self.env_kwargs)
+        except json.JSONDecodeError as error:
+            raise UserError(f"--env-kwargs is not JSON ({error}): {self.env_kwargs!r}") from None
+        if not isinstance(arguments, dict):
+            raise UserError(f'--env-kwargs must be a JSON object such as {{"side": 11}}, got {self.env_kwargs!r}')
+        return arguments
+
+    def core_config(self) -> CoreConfig:
+        """The part that describes the memory core."""
+        return CoreConfig(
+            name=self.core,
+            hidden_size=self.hidden_size,
+            memory_size=self.memory_size,
+            heads=self.heads,
+            controller=self.controller,
+            initial_weights=self.initial_weights,
+            update_rate=self.update_rate,
+        )
+
+    def directory(self) -> Path:
+        """Where the run is kept."""
+        if self.run_dir is not None:
+            return Path(self.run_dir)
+        env_name = self.env.replace("/", "-").replace(":", "-")
+        return Path("runs") / f"{env_name}-{self.core}-{self.algo}-s{self.seed}"
+
+
+ARCHITECTURE = (
+    "env", "env_kwargs", "core", "hidden_size", "embedding_size", "memory_size", "heads", "controller",
+    "initial_weights", "update_rate", "previous_inputs", "reward_scale",
+)  # fmt: skip
+"""Options that decide what the weights mean."""
+
+FIXED_ON_RESUME = (*ARCHITECTURE, "algo", "num_envs", "rollout_steps", "seed", "backend")
+"""Options that a resumed run keeps; the others may be changed."""
+
+
+def check_resume(stored: TrainConfig, wanted: TrainConfig) -> None:
+    """Refuse to resume with an option that the saved state does not fit."""
+    for name in FIXED_ON_RESUME:
+        old, new = getattr(stored, name), getattr(wanted, name)
+        if old != new:
+            kind = "architecture option" if name in ARCHITECTURE else "option"
+            raise UserError(
+                f"--resume cannot change the {kind} --{name.replace('_', '-')} from {old!r} to {new!r}; "
+                "leave it out, or start a new run in another --run-dir"
+            )
+
+
+def config_to_dict(config: TrainConfig) -> dict[str, Any]:
+    """Plain values, for config.json and for checkpoints."""
+    return dataclasses.asdict(config)
+
+
+def config_from_dict(values: dict[str, Any], source: str) -> TrainConfig:
+    """The configuration stored in `source`; unknown keys are refused."""
+    names = [field.name for field in dataclasses.fields(TrainConfig)]
+    for key in values:
+        if key not in names:
+            raise UserError(f"{source} has the unknown option {key!r}{suggestion(key, names)}")
+    return TrainConfig(**values)

@@ -1,0 +1,50 @@
+"""curves.png: what a run did over its frames, drawn from its metrics.csv."""
+
+from __future__ import annotations
+
+import io
+import math
+from pathlib import Path
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from agents.checkpoint import write_atomically
+from agents.run_dir import read_metrics
+
+PANELS = (
+    ("return_mean", "mean return, last 100 episodes"),
+    ("success_rate", "success rate, last 100 episodes"),
+    ("entropy", "policy entropy (nats)"),
+    ("explained_variance", "explained variance of the value"),
+    ("write_gain", "error removed by a write (before - after)"),
+    ("fps", "frames per second"),
+)
+
+
+def plot_curves(metrics_path: Path, path: Path) -> bool:
+    """Draw the panels that have data; False (and no file) if nothing was logged yet."""
+    rows = read_metrics(metrics_path) if metrics_path.is_file() else []
+    panels = [
+        (name, title)
+        for name, title in PANELS
+        if any(not math.isnan(row.get(name, math.nan)) for row in rows)
+    ]
+    if not panels:
+        return False
+    columns = min(3, len(panels))
+    lines = math.ceil(len(panels) / columns)
+    figure = Figure(figsize=(4.2 * columns, 2.8 * lines), layout="constrained")
+    FigureCanvasAgg(figure)
+    frames = [row["frames"] / 1e3 for row in rows]
+    for position, (name, title) in enumerate(panels, start=1):
+        axes = figure.add_subplot(lines, columns, position)
+        axes.plot(frames, [row[name] for row in rows], color="#0072b2")
+        axes.set_title(title, fontsize=10)
+        axes.set_xlabel("frames (thousands)", fontsize=9)
+        axes.grid(alpha=0.3)
+        axes.set_ylim(bottom=0.0 if name in ("fps", "entropy") else None)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, dpi=110, format="png")
+    write_atomically(path, lambda file: file.write(buffer.getvalue()) and None)
+    return True

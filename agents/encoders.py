@@ -1,0 +1,155 @@
+"""Encoders: observations, previous action and previous reward become one vector per row.
+
+Each part is mapped to the embedding size by its own encoder, the parts are summed, and a ReLU follows; for
+flat parts the sum equals one linear layer over their concatenation. What an encoder does follows from the
+Gymnasium space alone:
+
+    Box, 3-d uint8 image      three convolutions, then a linear map
+    Box, anything else        a linear map of the flattened numbers
+    Discrete, MultiDiscrete,  one embedding per component and value, summed: a linear map of the one-hot
+    MultiBinary               code, without building it; categories are never fed as raw integers
+    key "mission"             word ids; the sum over positions j of P_j * E[word_j] keeps the word order
+                              (Sukhbaatar et al. 2015)
+
+Legend: leading axes `...` are [B] while acting and [T, B] while learning; E embedding size.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import Tensor, nn
+
+from envs.errors import UserError
+
+
+class NumbersEncoder(nn.Module):
+    """Linear map of the flattened entries of a Box."""
+
+    def __init__(self, space: spaces.Box, size: int) -> None:
+        super().__init__()
+        self.dims = len(space.shape)
+        # Whole-number boxes (bytes, for example) are brought to about [0, 1]; floats are taken as they are.
+        high = float(np.max(space.high)) if np.issubdtype(space.dtype, np.integer) else 1.0
+        self.scale = 1.0 / max(high, 1.0)
+        self.linear = nn.Linear(int(np.prod(space.shape)), size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        flat = x.flatten(x.dim() - self.dims) if self.dims else x.unsqueeze(-1)
+        return self.linear(flat.to(self.linear.weight.dtype) * self.scale)
+
+
+class ImageEncoder(nn.Module):
+    """Three strided convolutions over a uint8 image [H, W, C], then a linear map."""
+
+    def __init__(self, space: spaces.Box, size: int) -> None:
+        super().__init__()
+        channels = space.shape[-1]
+        self.convolutions = nn.Sequential(
+            nn.Conv2d(channels, 32, 3, stride=2, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(32, 64, 3, stride=2, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(64, 64, 3, stride=2, padding=1),
+            nn.ReLU(),
+            nn.Flatten(),
+        )
+        with torch.no_grad():
+            width = self.convolutions(torch.zeros(1, channels, *space.shape[:2])).shape[1]
+        self.linear = nn.Linear(width, size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        leading = x.shape[:-3]
+        image = x.reshape(-1, *x.shape[-3:]).movedim(-1, 1).to(self.linear.weight.dtype) / 255.0
+        return self.linear(self.convolutions(image)).view(*leading, -1)
+
+
+class CategoriesEncoder(nn.Module):
+    """Sum of one embedding per component: component i with value k uses row offset_i + k of one table."""
+
+    offsets: Tensor
+
+    def __init__(self, counts: np.ndarray, starts: np.ndarray, size: int) -> None:
+        """`counts` categories per component, the smallest of which is `starts`; both flat arrays."""
+        super().__init__()
+        counts = counts.astype(np.int64).reshape(-1)
+        offsets = np.concatenate([[0], np.cumsum(counts)[:-1]]) - starts.astype(np.int64).reshape(-1)
+        self.register_buffer("offsets", torch.as_tensor(offsets), persistent=False)
+        self.table = nn.EmbeddingBag(int(counts.sum()), size, mode="sum")
+        bound = 1.0 / np.sqrt(len(counts))
+        nn.init.uniform_(self.table.weight, -bound, bound)
+        self.bias = nn.Parameter(torch.zeros(size))
+
+    def forward(self, x: Tensor) -> Tensor:
+        components = len(self.offsets)
+        leading = x.shape[: x.dim() - self._component_dims(x, components)]
+        rows = x.reshape(-1, components).long() + self.offsets
+        return self.table(rows).view(*leading, -1) + self.bias
+
+    @staticmethod
+    def _component_dims(x: Tensor, components: int) -> int:
+        """How many trailing axes of x hold the components (0 for a Discrete value)."""
+        dims, size = 0, 1
+        while size < components:
+            dims += 1
+            size *= x.shape[-dims]
+        return dims
+
+
+class WordsEncoder(nn.Module):
+    """Word ids [..., L] (0 = padding) as the sum over positions of position vector times word vector."""
+
+    def __init__(self, space: spaces.MultiDiscrete, size: int, width: int = 32) -> None:
+        super().__init__()
+        self.words = nn.Embedding(int(space.nvec.max()), width, padding_idx=0)
+        self.positions = nn.Parameter(torch.randn(len(space.nvec), width))
+        self.linear = nn.Linear(width, size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear((self.positions * self.words(x.long())).sum(-2))
+
+
+class ObservationEncoder(nn.Module):
+    """One encoder per key of a Dict space, plus the previous action and reward if asked for."""
+
+    def __init__(
+        self, space: spaces.Dict, actions: int, size: int, previous_inputs: bool, reward_scale: float
+    ) -> None:
+        super().__init__()
+        self.output_size = size
+        self.reward_scale = reward_scale
+        self.parts = nn.ModuleDict({key: part_encoder(key, part, size) for key, part in space.items()})
+        self.previous_action = nn.Embedding(actions + 1, size) if previous_inputs else None
+        self.previous_reward = nn.Linear(1, size, bias=False) if previous_inputs else None
+
+    def forward(
+        self, obs: dict[str, Tensor], is_first: Tensor, action: Tensor, reward: Tensor
+    ) -> Tensor:
+        """obs[key] [..., *shape]; is_first, previous action (-1 = none), previous raw reward [...]."""
+        total = torch.stack([part(obs[key]) for key, part in self.parts.items()]).sum(0)
+        if self.previous_action is not None and self.previous_reward is not None:
+            index = (action + 1).masked_fill(is_first, 0)
+            scaled = (reward * self.reward_scale).masked_fill(is_first, 0.0).to(total.dtype)
+            total = total + self.previous_action(index) + self.previous_reward(scaled.unsqueeze(-1))
+        return torch.relu(total)
+
+
+def part_encoder(key: str, space: spaces.Space, size: int) -> nn.Module:
+    """The encoder of one part of the observation; raises UserError for a space it cannot encode."""
+    if key == "mission" and isinstance(space, spaces.MultiDiscrete):
+        return WordsEncoder(space, size)
+    if isinstance(space, spaces.Box):
+        is_image = len(space.shape) == 3 and space.dtype == np.uint8 and min(space.shape[:2]) >= 8
+        return ImageEncoder(space, size) if is_image else NumbersEncoder(space, size)
+    if isinstance(space, spaces.Discrete):
+        return CategoriesEncoder(np.array([space.n]), np.array([space.start]), size)
+    if isinstance(space, spaces.MultiDiscrete):
+        return CategoriesEncoder(space.nvec, space.start, size)
+    if isinstance(space, spaces.MultiBinary):
+        counts = np.full(space.shape, 2)
+        return CategoriesEncoder(counts, np.zeros_like(counts), size)
+    raise UserError(
+        f"observation {key!r} has the space {space}, which no encoder takes; supported are Box, Discrete, "
+        "MultiDiscrete and MultiBinary, alone or in a flat Dict"
+    )

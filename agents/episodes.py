@@ -1,0 +1,75 @@
+"""Statistics of the episodes that end while training: our own count, from valid rows alone."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+import numpy as np
+
+from envs import VecStep
+
+WINDOW = 100
+"""Episodes over which training statistics are averaged."""
+
+
+def is_success(rule: str | None, episode_return: float, terminated: bool) -> float:
+    """1.0 or 0.0 where the environment defines success, NaN where it does not."""
+    if rule is None:
+        return float("nan")
+    return float(terminated and episode_return > 0.0)
+
+
+class EpisodeLog:
+    """Running return and length of every environment, and the last WINDOW finished episodes."""
+
+    def __init__(self, num_envs: int, success_rule: str | None) -> None:
+        self.success_rule = success_rule
+        self.running_return = np.zeros(num_envs)
+        self.running_length = np.zeros(num_envs, dtype=np.int64)
+        self.finished: deque[tuple[float, int, float]] = deque(maxlen=WINDOW)
+        self.count = 0
+
+    def add(self, step: VecStep) -> None:
+        """Take in one step of all environments; the call that merely resets one does not count."""
+        self.running_return += np.where(step.valid, step.reward, 0.0)
+        self.running_length += step.valid
+        for n in np.flatnonzero(step.terminated | step.truncated):
+            episode_return = float(self.running_return[n])
+            success = is_success(self.success_rule, episode_return, bool(step.terminated[n]))
+            self.finished.append((episode_return, int(self.running_length[n]), success))
+            self.count += 1
+            self.running_return[n], self.running_length[n] = 0.0, 0
+
+    def abandon(self) -> None:
+        """Forget the unfinished episodes (their environments were started anew)."""
+        self.running_return[:], self.running_length[:] = 0.0, 0
+
+    def summary(self) -> dict[str, float]:
+        """Means over the last WINDOW episodes; NaN before the first one ended."""
+        if not self.finished:
+            return {"return_mean": float("nan"), "length_mean": float("nan"), "success_rate": float("nan"),
+                    "episodes": 0}  # fmt: skip
+        returns, lengths, successes = zip(*self.finished, strict=True)
+        return {
+            "return_mean": float(np.mean(returns)),
+            "length_mean": float(np.mean(lengths)),
+            "success_rate": float(np.mean(successes)),
+            "episodes": self.count,
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain numbers and lists."""
+        return {
+            "running_return": self.running_return.tolist(),
+            "running_length": self.running_length.tolist(),
+            "finished": [list(episode) for episode in self.finished],
+            "count": self.count,
+        }
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        """Continue where `state_dict` was taken."""
+        self.running_return[:] = saved["running_return"]
+        self.running_length[:] = saved["running_length"]
+        self.finished = deque(((r, int(length), s) for r, length, s in saved["finished"]), maxlen=WINDOW)
+        self.count = saved["count"]

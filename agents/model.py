@@ -1,0 +1,118 @@
+"""The agent: encoder -> memory core -> policy and value heads.
+
+One `act` serves collecting, evaluating, recording and rendering; `unroll` gives the same numbers for a
+whole segment while learning. Legend: T time, B batch, A number of actions.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from gymnasium import spaces
+from torch import Tensor, nn
+
+from agents.encoders import ObservationEncoder
+from memory import CoreConfig, MemoryRecord, make_core, reset_state
+
+
+class AgentState(NamedTuple):
+    """Everything the agent carries from one row to the next."""
+
+    core: Any
+    """State of the memory core (a named tuple of tensors)."""
+    action: Tensor
+    """Previous action, int64 [B]; ignored where is_first."""
+    reward: Tensor
+    """Previous raw reward, float32 [B]; ignored where is_first."""
+
+
+class ActOutput(NamedTuple):
+    """What the agent answers to one row."""
+
+    logits: Tensor
+    """Action preferences, [B, A]."""
+    value: Tensor
+    """Estimated (scaled) return, [B]."""
+    state: AgentState
+    """State with the memory advanced; `after` then notes the action taken and its reward."""
+    record: MemoryRecord | None
+
+
+class UnrollOutput(NamedTuple):
+    """What the agent says about a segment."""
+
+    logits: Tensor
+    """[T, B, A]."""
+    value: Tensor
+    """[T, B]."""
+    meta_loss: Tensor
+    """[T, B]."""
+    write_error: Tensor
+    """[T, B], detached."""
+
+
+class ActorCritic(nn.Module):
+    """Policy and value function over an interchangeable memory core."""
+
+    def __init__(
+        self,
+        observation_space: spaces.Dict,
+        action_space: spaces.Discrete,
+        core: CoreConfig,
+        embedding_size: int = 128,
+        previous_inputs: bool = True,
+        reward_scale: float = 1.0,
+    ) -> None:
+        super().__init__()
+        actions = int(action_space.n)
+        self.encoder = ObservationEncoder(
+            observation_space, actions, embedding_size, previous_inputs, reward_scale
+        )
+        self.core = make_core(core, embedding_size)
+        self.policy_head = nn.Linear(self.core.output_size, actions)
+        self.value_head = nn.Linear(self.core.output_size, 1)
+        # A nearly uniform first policy: no action is ruled out before anything was learnt.
+        nn.init.orthogonal_(self.policy_head.weight, 0.01)
+        nn.init.zeros_(self.policy_head.bias)
+        nn.init.orthogonal_(self.value_head.weight, 1.0)
+        nn.init.zeros_(self.value_head.bias)
+
+    def initial_state(self, batch_size: int) -> AgentState:
+        device = self.policy_head.weight.device
+        return AgentState(
+            self.core.initial_state(batch_size),
+            torch.full((batch_size,), -1, dtype=torch.int64, device=device),
+            torch.zeros(batch_size, device=device),
+        )
+
+    def act(
+        self, obs: dict[str, Tensor], is_first: Tensor, state: AgentState, record: bool = False
+    ) -> ActOutput:
+        """One row: obs[key] [B, ...], is_first bool [B]; state is reset where is_first is set."""
+        x_t = self.encoder(obs, is_first, state.action, state.reward)
+        output, core_state = self.core.step(x_t, reset_state(state.core, is_first), record=record)
+        logits, value = self._heads(output.features)
+        return ActOutput(logits, value, state._replace(core=core_state), output.record)
+
+    @staticmethod
+    def after(state: AgentState, action: Tensor, reward: Tensor) -> AgentState:
+        """Note what was done and what came of it, as inputs of the next row; both [B]."""
+        return state._replace(action=action, reward=reward)
+
+    def unroll(
+        self,
+        obs: dict[str, Tensor],
+        is_first: Tensor,
+        previous_action: Tensor,
+        previous_reward: Tensor,
+        core_state: Any,
+    ) -> UnrollOutput:
+        """A segment: every argument [T, B, ...]; `core_state` enters row 0 before its reset."""
+        xs = self.encoder(obs, is_first, previous_action, previous_reward)
+        output, _ = self.core.unroll(xs, core_state, is_first)
+        logits, value = self._heads(output.features)
+        return UnrollOutput(logits, value, output.meta_loss, output.write_error)
+
+    def _heads(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        return self.policy_head(features), self.value_head(features).squeeze(-1)

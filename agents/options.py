@@ -1,0 +1,138 @@
+"""Frozen dataclasses as command lines: one generic parser, one line per error, nearest valid names.
+
+A field made by `option(default, "what it is")` becomes `--field-name`, with its type, choices (from
+`Literal`) and default in --help. A bool becomes `--name / --no-name`; `None` is allowed where the type says
+so. The standard library's parser is used because its errors can be cut down to ONE clear line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+import types
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from envs.errors import UserError, nearest
+
+ConfigT = TypeVar("ConfigT")
+
+
+def option(default: Any, description: str, **metadata: Any) -> Any:
+    """A dataclass field that is an option of a command line."""
+    return dataclasses.field(default=default, metadata={"help": description, **metadata})
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """Reports a bad command line as one line with the nearest valid option, and exits with 2."""
+
+    def error(self, message: str) -> NoReturn:
+        unknown = message.removeprefix("unrecognized arguments: ")
+        if unknown != message:
+            names = [name for action in self._actions for name in action.option_strings]
+            name = unknown.split()[0].split("=")[0]
+            message = f"unknown option {name}{suggestion(name, names)}"
+        raise UserError(message)
+
+
+def parse(defaults: ConfigT, argv: Sequence[str], description: str, positional: str | None = None) -> ConfigT:
+    """A copy of the dataclass instance `defaults` with the options given in `argv` replaced.
+
+    `positional` names the field that is given without an option name. Raises UserError.
+    """
+    parser = OneLineParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    hints = get_type_hints(type(defaults))
+    for field in dataclasses.fields(defaults):  # type: ignore[arg-type]
+        _add_option(parser, field, hints[field.name], getattr(defaults, field.name), field.name == positional)
+    values = vars(parser.parse_args(list(argv)))
+    for name, value in values.items():
+        choices = _choices(hints[name])
+        if choices and value is not None and value not in choices:
+            raise UserError(
+                f"unknown {name.replace('_', ' ')} {value!r}{suggestion(str(value), choices)}; "
+                f"valid: {', '.join(choices)}"
+            )
+    return type(defaults)(**values)
+
+
+def suggestion(name: str, choices: Iterable[str]) -> str:
+    """" (did you mean ...?)" with the choices most like `name`, or nothing."""
+    names = nearest(name, choices)
+    return f" (did you mean {names}?)" if names else ""
+
+
+def given(argv: Sequence[str], name: str) -> str | None:
+    """The value of `--name VALUE` or `--name=VALUE` in argv, before the full parse; None if absent."""
+    for position, word in enumerate(argv):
+        if word == f"--{name}" and position + 1 < len(argv):
+            return argv[position + 1]
+        if word.startswith(f"--{name}="):
+            return word.split("=", 1)[1]
+    return None
+
+
+def run_command(main: Callable[[Sequence[str]], int]) -> NoReturn:
+    """Run a command and exit with its code; a UserError becomes one line on stderr and exit code 2."""
+    try:
+        code = main(sys.argv[1:])
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        code = 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        code = 130
+    sys.exit(code)
+
+
+def _add_option(
+    parser: argparse.ArgumentParser, field: dataclasses.Field[Any], hint: Any, default: Any, positional: bool
+) -> None:
+    text = field.metadata["help"].replace("%", "%%")
+    if positional:
+        parser.add_argument(field.name, metavar=field.name.upper(), help=text)
+        return
+    flag = "--" + field.name.replace("_", "-")
+    inner = _without_none(hint)
+    shown = f"{text} (default: {default})"
+    if inner is bool:
+        action = "store_true" if field.metadata.get("switch") else argparse.BooleanOptionalAction
+        parser.add_argument(flag, action=action, default=default, help=shown)
+        return
+    choices = _choices(hint)
+    metavar = "{" + ",".join(choices) + "}" if choices else field.metadata.get("metavar", _metavar(inner))
+    parser.add_argument(flag, type=_converter(inner), default=default, metavar=metavar, help=shown)
+
+
+def _without_none(hint: Any) -> Any:
+    if get_origin(hint) in (Union, types.UnionType):
+        return next(part for part in get_args(hint) if part is not type(None))
+    return hint
+
+
+def _choices(hint: Any) -> list[str]:
+    inner = _without_none(hint)
+    return [str(choice) for choice in get_args(inner)] if get_origin(inner) is Literal else []
+
+
+def _converter(inner: Any) -> Callable[[str], Any]:
+    if inner is int:
+        return whole_number
+    return float if inner is float else str
+
+
+def _metavar(inner: Any) -> str:
+    return {int: "N", float: "X"}.get(inner, "TEXT")
+
+
+def whole_number(text: str) -> int:
+    """An int, also written as 1e6 or 1_000_000."""
+    try:
+        return int(text.replace("_", ""))
+    except ValueError:
+        number = float(text)
+        if number != int(number):
+            raise argparse.ArgumentTypeError(f"{text} is not a whole number") from None
+        return int(number)

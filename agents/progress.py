@@ -1,0 +1,66 @@
+"""What a command shows while it works: a table first, then a progress bar, or plain lines without a terminal."""
+
+from __future__ import annotations
+
+import math
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+LINE_EVERY_S = 10.0
+"""Seconds between lines where there is no terminal to draw a bar in."""
+
+
+def print_table(console: Console, title: str, values: dict[str, str], columns: int = 2) -> None:
+    """Print names and values, `columns` pairs side by side."""
+    table = Table(title=title, title_justify="left", show_header=False, pad_edge=False)
+    items = list(values.items())
+    rows = math.ceil(len(items) / columns)
+    for row in range(rows):
+        cells = []
+        for column in range(columns):
+            position = column * rows + row
+            cells += list(items[position]) if position < len(items) else ["", ""]
+        table.add_row(*cells)
+    console.print(table)
+
+
+class ProgressDisplay:
+    """A bar with frames/s, return and success; use it as a context manager."""
+
+    def __init__(self, console: Console, total: int, unit: str) -> None:
+        self.console, self.total, self.unit = console, total, unit
+        self.bar = Progress(
+            TextColumn("{task.completed:,.0f}/{task.total:,.0f} " + unit),
+            BarColumn(),
+            TextColumn("{task.fields[status]}"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self.task = self.bar.add_task("", total=total, status="")
+        self.last_line = 0.0
+
+    def __enter__(self) -> ProgressDisplay:
+        self.bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.bar.stop()
+
+    def show(self, done: int, status: str, last: bool = False) -> None:
+        """Move the bar to `done`; without a terminal print a line now and then."""
+        self.bar.update(self.task, completed=min(done, self.total), status=status)
+        if not self.console.is_terminal and (last or time.monotonic() - self.last_line >= LINE_EVERY_S):
+            self.last_line = time.monotonic()
+            self.console.print(f"{done:,}/{self.total:,} {self.unit}  {status}", soft_wrap=True)
+
+
+def number(value: float, digits: int = 2) -> str:
+    """A number for the status line; a dash for NaN."""
+    return "-" if math.isnan(value) else f"{value:.{digits}f}"

@@ -1,0 +1,250 @@
+"""Rollouts: T rows of N environments, collected with the state that enters row 0.
+
+Row t holds everything about one call of the policy: what it saw (`obs`, `is_first`), what it answered
+(`action`, `log_prob`, `value`), what the environment answered (`reward`, `terminated`, `truncated`), and
+whether the row is a real transition (`valid`). `next_value` is the value of the observation that follows in
+the same episode, 0 where it terminated. The three autoreset dialects meet here and end here:
+
+    SAME_STEP   the final observation of a truncated episode comes apart; it is evaluated with the state
+                carried to it, and that evaluation's state is thrown away
+    NEXT_STEP   the final observation is the next row, so next_value[t] = value[t+1] is already right
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from agents.episodes import EpisodeLog
+from agents.model import ActorCritic, AgentState
+from envs import VecEnv
+from memory import detach_state, select_state
+
+
+@dataclass
+class Rollout:
+    """Tensors [T, N, ...] on the agent's device, preallocated once and overwritten by every collection."""
+
+    obs: dict[str, Tensor]
+    """What the policy saw; [T + 1, N, ...], because the last row opens the next rollout."""
+    is_first: Tensor
+    """bool [T + 1, N]; obs[t] opens an episode."""
+    previous_action: Tensor
+    previous_reward: Tensor
+    action: Tensor
+    log_prob: Tensor
+    value: Tensor
+    next_value: Tensor
+    reward: Tensor
+    terminated: Tensor
+    truncated: Tensor
+    valid: Tensor
+    core_state: Any
+    """State of the core that enters row 0, before that row's reset; detached."""
+
+    @classmethod
+    def allocate(cls, env: VecEnv, steps: int, device: torch.device) -> Rollout:
+        """Empty rows for `steps` steps of `env`."""
+        shape = (steps, env.num_envs)
+
+        def numbers() -> Tensor:
+            return torch.zeros(shape, device=device)
+
+        def flags(rows: int = steps) -> Tensor:
+            return torch.zeros((rows, env.num_envs), dtype=torch.bool, device=device)
+
+        obs = {
+            key: torch.zeros(
+                (steps + 1, env.num_envs, *(space.shape or ())),
+                dtype=torch.from_numpy(np.zeros(0, space.dtype)).dtype,
+                device=device,
+            )
+            for key, space in env.observation_space.spaces.items()
+        }
+        return cls(
+            obs=obs,
+            is_first=flags(steps + 1),
+            previous_action=torch.zeros(shape, dtype=torch.int64, device=device),
+            previous_reward=numbers(),
+            action=torch.zeros(shape, dtype=torch.int64, device=device),
+            log_prob=numbers(),
+            value=numbers(),
+            next_value=numbers(),
+            reward=numbers(),
+            terminated=flags(),
+            truncated=flags(),
+            valid=flags(),
+            core_state=None,
+        )
+
+    @property
+    def done(self) -> Tensor:
+        """bool [T, N]; the episode ended with this row, in either way."""
+        return self.terminated | self.truncated
+
+    def columns(self, index: Tensor) -> Rollout:
+        """The rows of the environments `index`, as a rollout of their own (T rows, no row T)."""
+        steps = len(self.action)
+        parts: dict[str, Any] = {}
+        for field in fields(self):
+            rows = getattr(self, field.name)
+            if field.name == "obs":
+                parts["obs"] = {key: x[:steps, index] for key, x in rows.items()}
+            elif field.name == "core_state":
+                parts["core_state"] = select_state(rows, index)
+            else:
+                parts[field.name] = rows[:steps, index]
+        return Rollout(**parts)
+
+
+@dataclass
+class Timing:
+    """Seconds spent in the three phases of training since the last reading."""
+
+    act: float = 0.0
+    env: float = 0.0
+    learn: float = 0.0
+
+
+class Collector:
+    """Plays the policy in the environments and carries everything that must survive between rollouts."""
+
+    def __init__(
+        self, env: VecEnv, model: ActorCritic, steps: int, generator: torch.Generator, timing: Timing
+    ) -> None:
+        self.env, self.model, self.generator, self.timing = env, model, generator, timing
+        self.device = model.policy_head.weight.device
+        self.rollout = Rollout.allocate(env, steps, self.device)
+        self.episodes = EpisodeLog(env.num_envs, env.success_rule)
+        self.state: AgentState = model.initial_state(env.num_envs)
+        self.frames = 0
+
+    def start(self) -> None:
+        """Reset the environments; the next row opens an episode everywhere."""
+        self._see(self.env.reset(), np.ones(self.env.num_envs, dtype=bool), row=-1)
+
+    @torch.no_grad()
+    def collect(self) -> Rollout:
+        """Fill the rollout with the next T rows and return it."""
+        rollout = self.rollout
+        steps = len(rollout.action)
+        for key in rollout.obs:
+            rollout.obs[key][0] = rollout.obs[key][-1]
+        rollout.is_first[0] = rollout.is_first[-1]
+        rollout.core_state = detach_state(self.state.core)
+        ended = None
+        for t in range(steps):
+            value, ended = self._row(t, ended)
+        # One more evaluation for next_value of the last row; it must not advance the carried state.
+        last = self._timed_act(steps)
+        self._fill_next_value(steps - 1, last.value, ended)
+        self.frames += int(rollout.valid.sum())
+        return rollout
+
+    def _row(self, t: int, ended: tuple[Tensor, Tensor] | None) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
+        """Play row t; returns its value and, under SAME_STEP, the values of episodes that ended in it."""
+        rollout = self.rollout
+        rollout.previous_action[t], rollout.previous_reward[t] = self.state.action, self.state.reward
+        out = self._timed_act(t)
+        if t > 0:
+            self._fill_next_value(t - 1, out.value, ended)
+        started = time.perf_counter()
+        action, log_prob = sample_actions(out.logits, self.generator)
+        rollout.action[t], rollout.log_prob[t], rollout.value[t] = action, log_prob, out.value
+        actions = action.cpu().numpy()
+        self.timing.act += time.perf_counter() - started
+
+        started = time.perf_counter()
+        step = self.env.step(actions)
+        self.episodes.add(step)
+        self.timing.env += time.perf_counter() - started
+
+        for name in ("reward", "terminated", "truncated", "valid"):
+            getattr(rollout, name)[t] = torch.from_numpy(getattr(step, name))
+        self._see(step.obs, step.is_first, row=t + 1)
+        self.state = self.model.after(out.state, action, rollout.reward[t].clone())
+        ended = None
+        if step.final_obs is not None:
+            ended = self._value_of_final(t, step.final_obs)
+        return out.value, ended
+
+    def _timed_act(self, row: int) -> Any:
+        started = time.perf_counter()
+        obs = {key: x[row] for key, x in self.rollout.obs.items()}
+        out = self.model.act(obs, self.rollout.is_first[row], self.state)
+        self.timing.act += time.perf_counter() - started
+        return out
+
+    def _see(self, obs: dict[str, np.ndarray], is_first: np.ndarray, row: int) -> None:
+        for key, x in obs.items():
+            self.rollout.obs[key][row] = torch.from_numpy(np.asarray(x))
+        self.rollout.is_first[row] = torch.from_numpy(is_first)
+
+    def _value_of_final(self, t: int, final_obs: dict[str, np.ndarray]) -> tuple[Tensor, Tensor]:
+        """Mask [N] of rows whose episode was cut at t, and the values [N] of what followed there."""
+        cut = self.rollout.truncated[t] & ~self.rollout.terminated[t]
+        values = torch.zeros(self.env.num_envs, device=self.device)
+        index = cut.nonzero().squeeze(1)
+        if len(index):
+            rows = index.cpu().numpy()
+            obs = {key: torch.from_numpy(np.asarray(x)[rows]).to(self.device) for key, x in final_obs.items()}
+            never_first = torch.zeros(len(index), dtype=torch.bool, device=self.device)
+            values[index] = self.model.act(obs, never_first, select_agent(self.state, index)).value
+        return cut, values
+
+    def _fill_next_value(self, t: int, value: Tensor, ended: tuple[Tensor, Tensor] | None) -> None:
+        if ended is not None:
+            cut, final_value = ended
+            value = torch.where(cut, final_value, value)
+        self.rollout.next_value[t] = value.masked_fill(self.rollout.terminated[t], 0.0)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the next rollout needs, as plain tensors and text: carried rows, state, environments."""
+        return {
+            "obs": {key: x[-1].clone() for key, x in self.rollout.obs.items()},
+            "is_first": self.rollout.is_first[-1].clone(),
+            "core": list(self.state.core),
+            "action": self.state.action,
+            "reward": self.state.reward,
+            "frames": self.frames,
+            "episodes": self.episodes.state_dict(),
+            "env": self.env.snapshot(),
+        }
+
+    def load_state_dict(self, saved: dict[str, Any]) -> bool:
+        """Continue where `state_dict` was taken; False if the environments had to start anew."""
+        self.frames = saved["frames"]
+        self.episodes.load_state_dict(saved["episodes"])
+        if saved["env"] is None:
+            self.episodes.abandon()
+            self.start()
+            return False
+        self.env.restore(saved["env"])
+        for key, x in saved["obs"].items():
+            self.rollout.obs[key][-1] = x
+        self.rollout.is_first[-1] = saved["is_first"]
+        core = type(self.state.core)(*(x.to(self.device) for x in saved["core"]))
+        self.state = AgentState(core, saved["action"].to(self.device), saved["reward"].to(self.device))
+        return True
+
+
+def sample_actions(logits: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Draw actions [B] from softmax(logits [B, A]) and return them with their log-probabilities.
+
+    The largest of p_a / e_a with independent exponentials e_a is a draw from p; unlike
+    `torch.multinomial` it needs no check of its input on the host.
+    """
+    log_probs = torch.log_softmax(logits, dim=-1)
+    noise = torch.empty_like(log_probs).exponential_(generator=generator)
+    action = (log_probs - noise.log()).argmax(dim=-1)
+    return action, log_probs.gather(-1, action.unsqueeze(-1)).squeeze(-1)
+
+
+def select_agent(state: AgentState, index: Tensor) -> AgentState:
+    """The rows `index` of an agent's state."""
+    return AgentState(select_state(state.core, index), state.action[index], state.reward[index])

@@ -1,0 +1,129 @@
+"""The directory of a run: config.json, metrics.csv, TensorBoard events, checkpoints/, curves.png."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from torch.utils.tensorboard import SummaryWriter
+
+from agents.checkpoint import write_text
+from agents.config import TrainConfig, config_from_dict, config_to_dict
+from envs.errors import UserError
+
+PACKAGES = ("torch", "gymnasium", "minigrid", "numpy", "envpool")
+
+TENSORBOARD_FAMILY = {
+    "return_mean": "charts", "length_mean": "charts", "success_rate": "charts", "episodes": "charts",
+    "fps": "charts", "learning_rate": "charts", "entropy_coef": "charts",
+    "act_s": "time", "env_s": "time", "learn_s": "time", "wall_s": "time",
+}  # fmt: skip
+"""Heading under which TensorBoard shows a metric; all others are losses."""
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of the packages that can change a result."""
+    versions = {}
+    for name in PACKAGES:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            versions[name] = "not installed"
+    return versions
+
+
+class RunDirectory:
+    """Paths and writers of one run."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.metrics_path = path / "metrics.csv"
+        self.curves_path = path / "curves.png"
+        self._writer: SummaryWriter | None = None
+
+    def checkpoint(self, name: str) -> Path:
+        """Path of the checkpoint `latest` or `best`."""
+        return self.path / "checkpoints" / f"{name}.pt"
+
+    def create(self, config: TrainConfig) -> None:
+        """Make a new run directory; refuses one that exists."""
+        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            raise UserError(
+                f"the run directory {self.path} exists; continue it with --resume, or choose another --run-dir"
+            )
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"cannot create the run directory {self.path}: {error.strerror}") from None
+        self.write_config(config)
+
+    def write_config(self, config: TrainConfig) -> None:
+        """Store the effective configuration and the package versions."""
+        content = {"config": config_to_dict(config), "versions": package_versions()}
+        write_text(self.path / "config.json", json.dumps(content, indent=2) + "\n")
+
+    def read_config(self) -> TrainConfig:
+        """The stored configuration; raises UserError if this is no run directory."""
+        path = self.path / "config.json"
+        if not path.is_file():
+            raise UserError(f"{self.path} is not a run directory: it has no config.json")
+        try:
+            content = json.loads(path.read_text())
+            return config_from_dict(content["config"], str(path))
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise UserError(f"{path} is damaged: {error}") from None
+
+    def log(self, row: dict[str, float]) -> None:
+        """Append a row to metrics.csv and to TensorBoard; the first row decides the columns."""
+        is_new = not self.metrics_path.exists() or self.metrics_path.stat().st_size == 0
+        with self.metrics_path.open("a", newline="") as file:
+            writer = csv.DictWriter(file, fieldnames=list(row))
+            if is_new:
+                writer.writeheader()
+            writer.writerow({name: format_number(value) for name, value in row.items()})
+        if self._writer is None:
+            self._writer = SummaryWriter(str(self.path))
+        for name, value in row.items():
+            if not math.isnan(value):
+                family = TENSORBOARD_FAMILY.get(name, "losses")
+                self._writer.add_scalar(f"{family}/{name}", value, int(row["frames"]))
+
+    def forget_after(self, updates: int) -> None:
+        """Drop the rows of metrics.csv that a resumed run will write again."""
+        if not self.metrics_path.is_file():
+            return
+        rows = read_metrics(self.metrics_path)
+        kept = [row for row in rows if row["updates"] <= updates]
+        if len(kept) < len(rows):
+            lines = [",".join(rows[0])] + [",".join(format_number(x) for x in row.values()) for row in kept]
+            write_text(self.metrics_path, "\n".join(lines) + "\n")
+
+    def close(self) -> None:
+        """Flush the TensorBoard file."""
+        if self._writer is not None:
+            self._writer.close()
+
+
+def format_number(value: float) -> str:
+    """Short decimal text that keeps whole numbers whole; empty for NaN."""
+    if math.isnan(value):
+        return ""
+    return str(int(value)) if float(value).is_integer() and abs(value) < 1e15 else f"{value:.6g}"
+
+
+def read_metrics(path: Path) -> list[dict[str, float]]:
+    """Rows of a metrics.csv; an empty cell becomes NaN."""
+    with path.open(newline="") as file:
+        return [
+            {name: float(text) if text else float("nan") for name, text in row.items()}
+            for row in csv.DictReader(file)
+        ]
+
+
+def describe(config: TrainConfig, extra: dict[str, Any]) -> dict[str, str]:
+    """Name and value of everything in the table that a command prints first."""
+    return {name: str(value) for name, value in {**config_to_dict(config), **extra}.items()}

@@ -1,0 +1,203 @@
+"""The training loop: build or resume, then collect -> learn -> log -> checkpoint until enough frames.
+
+Random streams are three generators of their own (weights and environments are seeded apart), and all of
+them are saved, so that N + M updates with a resume in between equal N + M without one, bit for bit on the
+CPU, where the environments can save their state.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from agents.checkpoint import load_checkpoint, load_weights, save_checkpoint
+from agents.config import TrainConfig, config_to_dict
+from agents.curves import plot_curves
+from agents.episodes import WINDOW
+from agents.learner import Learner
+from agents.model import ActorCritic
+from agents.progress import ProgressDisplay, number, print_table
+from agents.rollout import Collector, Timing
+from agents.run_dir import RunDirectory, describe
+from envs import make_vec
+from envs.errors import UserError
+
+ACTION_STREAM, MINIBATCH_STREAM = 1, 2
+"""Numbers that tell the random streams of one seed apart."""
+
+
+def pick_device(name: str) -> torch.device:
+    """The device that `--device` names; raises UserError if CUDA is asked for and absent."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda was asked for, but PyTorch finds no CUDA device; use --device cpu")
+    return torch.device("cuda" if name == "auto" and torch.cuda.is_available() else name.replace("auto", "cpu"))
+
+
+def build_model(config: TrainConfig, observation_space: Any, action_space: Any) -> ActorCritic:
+    """The agent of a configuration, its weights drawn from the configuration's seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        return ActorCritic(
+            observation_space,
+            action_space,
+            config.core_config(),
+            config.embedding_size,
+            config.previous_inputs,
+            config.reward_scale,
+        )
+
+
+def make_generator(seed: int, stream: int, device: torch.device) -> torch.Generator:
+    """A random stream of its own for one use."""
+    return torch.Generator(device).manual_seed(seed * 1_000_003 + stream)
+
+
+class Trainer:
+    """One training run: everything it is made of, and the loop."""
+
+    def __init__(self, config: TrainConfig, resume: bool = False, console: Console | None = None) -> None:
+        if config.threads:
+            torch.set_num_threads(config.threads)
+        self.config, self.console = config, console or Console(quiet=True)
+        self.directory = RunDirectory(config.directory())
+        saved = load_checkpoint(self.directory.checkpoint("latest")) if resume else None
+        device = pick_device(config.device)
+        self.env = make_vec(
+            config.env, config.num_envs, config.seed, config.backend, config.env_arguments()
+        )
+        self.model = build_model(config, self.env.observation_space, self.env.action_space).to(device)
+        self.timing = Timing()
+        self.action_generator = make_generator(config.seed, ACTION_STREAM, device)
+        self.collector = Collector(
+            self.env, self.model, config.rollout_steps, self.action_generator, self.timing
+        )
+        minibatch_generator = make_generator(config.seed, MINIBATCH_STREAM, torch.device("cpu"))
+        self.learner = Learner(self.model, config, minibatch_generator)
+        self.updates, self.wall_s, self.best_return = 0, 0.0, -math.inf
+        if saved is None:
+            self.directory.create(config)
+            self.collector.start()
+        else:
+            self._load(saved)
+            self.directory.write_config(config)
+
+    def run(
+        self, stop: Callable[[], bool] = lambda: False, stop_after_updates: int | None = None
+    ) -> bool:
+        """Train to the end; True if it was reached, False if `stop()` or the update limit came first.
+
+        Either way the run is left with a checkpoint from which it continues exactly.
+        """
+        self._print_header()
+        begun, wall_before = time.monotonic(), self.wall_s
+        log_time, log_frames = begun, self.collector.frames
+        finished = self.collector.frames >= self.config.total_steps
+        with ProgressDisplay(self.console, self.config.total_steps, "frames") as display:
+            while not finished and not stop() and self.updates != stop_after_updates:
+                metrics = self._update()
+                self.wall_s = wall_before + time.monotonic() - begun
+                finished = self.collector.frames >= self.config.total_steps
+                episodes = self.collector.episodes.summary()
+                if self.updates % self.config.log_every == 0 or finished:
+                    now = time.monotonic()
+                    fps = (self.collector.frames - log_frames) / (now - log_time)
+                    log_time, log_frames = now, self.collector.frames
+                    self._log(metrics, episodes, fps)
+                    self._keep_best(episodes)
+                    status = (
+                        f"{fps:,.0f} frames/s  return {number(episodes['return_mean'])}  "
+                        f"success {number(episodes['success_rate'])}"
+                    )
+                    display.show(self.collector.frames, status, last=finished)
+                if self.updates % self.config.checkpoint_every == 0:
+                    self.save()
+        self.save()
+        plot_curves(self.directory.metrics_path, self.directory.curves_path)
+        self.directory.close()
+        return finished
+
+    def close(self) -> None:
+        """Release the environments."""
+        self.env.close()
+
+    def save(self) -> None:
+        """Write `latest`: everything that an exact continuation needs."""
+        save_checkpoint(
+            self.directory.checkpoint("latest"),
+            {
+                **self._agent(),
+                "updates": self.updates,
+                "wall_s": self.wall_s,
+                "best_return": self.best_return,
+                "collector": self.collector.state_dict(),
+                "action_generator": self.action_generator.get_state(),
+                "learner": self.learner.state_dict(),
+            },
+        )
+
+    def _agent(self) -> dict[str, Any]:
+        return {
+            "config": config_to_dict(self.config),
+            "model": self.model.state_dict(),
+            "frames": self.collector.frames,
+        }
+
+    def _load(self, saved: dict[str, Any]) -> None:
+        load_weights(self.model, saved["model"], self.directory.checkpoint("latest"))
+        if "learner" not in saved:
+            raise UserError(f"{self.directory.checkpoint('latest')} holds an agent alone and cannot be resumed")
+        self.updates, self.wall_s = saved["updates"], saved["wall_s"]
+        self.best_return = saved["best_return"]
+        self.learner.load_state_dict(saved["learner"])
+        self.action_generator.set_state(saved["action_generator"].cpu())
+        if not self.collector.load_state_dict(saved["collector"]):
+            self.console.print(f"The {self.env.backend} backend cannot save environments: episodes start anew.")
+        self.directory.forget_after(self.updates)
+
+    def _update(self) -> dict[str, float]:
+        rollout = self.collector.collect()
+        started = time.perf_counter()
+        progress = min(self.collector.frames / self.config.total_steps, 1.0)
+        metrics = self.learner.update(rollout, progress)
+        self.timing.learn += time.perf_counter() - started
+        self.updates += 1
+        return metrics
+
+    def _log(self, metrics: dict[str, float], episodes: dict[str, float], fps: float) -> None:
+        row = {
+            "updates": self.updates,
+            "frames": self.collector.frames,
+            "wall_s": round(self.wall_s, 2),
+            "fps": round(fps),
+            **episodes,
+            **metrics,
+            "act_s": self.timing.act,
+            "env_s": self.timing.env,
+            "learn_s": self.timing.learn,
+        }
+        self.timing.act = self.timing.env = self.timing.learn = 0.0
+        self.directory.log(row)
+
+    def _keep_best(self, episodes: dict[str, float]) -> None:
+        """`best` is the agent with the highest mean return over the last 100 training episodes."""
+        window_full = episodes["episodes"] >= WINDOW
+        if window_full and episodes["return_mean"] > self.best_return:
+            self.best_return = episodes["return_mean"]
+            save_checkpoint(self.directory.checkpoint("best"), self._agent())
+
+    def _print_header(self) -> None:
+        parameters = sum(p.numel() for p in self.model.parameters())
+        extra = {
+            "run directory": self.directory.path,
+            "backend in use": self.env.backend,
+            "device in use": self.model.policy_head.weight.device,
+            "parameters": f"{parameters:,}",
+        }
+        if self.updates:
+            extra["resumed at"] = f"{self.collector.frames:,} frames"
+        print_table(self.console, "Training", describe(self.config, extra))

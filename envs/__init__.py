@@ -1,0 +1,44 @@
+"""Environments: one convention for observations, actions, seeds and autoreset, whatever stands behind it.
+
+Importing this package registers with Gymnasium: `mnm/GridMaze-v0` (and GridMaze9, GridMaze11, GridMaze13: fixed side),
+`mnm/TMaze-v0` and `mnm/RepeatPrevious-v0`.
+"""
+
+from __future__ import annotations
+
+import gymnasium
+import minigrid  # noqa: F401  registers the MiniGrid and BabyAI ids
+
+from envs.errors import UserError
+from envs.make import BACKENDS, make_single, make_vec, success_rule
+from envs.seeds import held_out_seed, train_seeds
+from envs.vector import VecEnv, VecStep
+
+__all__ = [
+    "BACKENDS",
+    "UserError",
+    "VecEnv",
+    "VecStep",
+    "held_out_seed",
+    "make_single",
+    "make_vec",
+    "success_rule",
+    "train_seeds",
+]
+
+
+def _register() -> None:
+    mazes: list[tuple[str, dict[str, int]]] = [("mnm/GridMaze-v0", {})]
+    mazes += [(f"mnm/GridMaze{side}-v0", {"side": side}) for side in (9, 11, 13)]
+    for env_id, kwargs in mazes:
+        gymnasium.register(
+            env_id,
+            entry_point="envs.maze:GridMaze",
+            vector_entry_point="envs.maze_vector:GridMazeVector",
+            kwargs=kwargs,
+        )
+    gymnasium.register("mnm/TMaze-v0", entry_point="envs.tmaze:TMaze")
+    gymnasium.register("mnm/RepeatPrevious-v0", entry_point="envs.repeat_previous:RepeatPrevious")
+
+
+_register()

@@ -1,0 +1,106 @@
+"""From an id on a command line to a registered environment and the arguments it takes, with errors a user can act on."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import traceback
+from typing import Any
+
+import gymnasium
+from gymnasium.envs.registration import EnvSpec, load_env_creator
+
+from envs.envpool_backend import known_ids
+from envs.errors import UserError, nearest
+
+
+def split_id(env_id: str) -> tuple[str | None, str]:
+    """`module:EnvId` as (module, EnvId); the module is None where there is none."""
+    module, separator, name = env_id.rpartition(":")
+    return (module if separator else None), name
+
+
+def import_module_of(env_id: str) -> str:
+    """Import the module in front of the colon, so that it can register its environments; gives the bare id."""
+    module, name = split_id(env_id)
+    if module is None:
+        return name
+    try:
+        importlib.import_module(module)
+    except Exception as error:
+        raise UserError(
+            f"cannot import module {module!r} of {env_id!r}: {type(error).__name__}: {first_line(error)} "
+            "(is it in this directory, installed, or on PYTHONPATH?)"
+        ) from error
+    return name
+
+
+def find_spec(env_id: str) -> EnvSpec | None:
+    """What Gymnasium knows about an id, after importing its module; None if it knows nothing."""
+    return gymnasium.registry.get(import_module_of(env_id))
+
+
+def require_spec(env_id: str) -> EnvSpec:
+    """What Gymnasium knows about an id, or an error with the nearest ids."""
+    spec = find_spec(env_id)
+    if spec is not None:
+        return spec
+    module, name = split_id(env_id)
+    pool_ids = known_ids()
+    if name in pool_ids:
+        raise UserError(f"{name} exists only in EnvPool, not as a Python environment: use backend envpool")
+    close = nearest(name, [*gymnasium.registry, *pool_ids])
+    hint = f"did you mean {close}?" if close else "write module:EnvId for an environment of your own"
+    where = f" (module {module!r} does not register it)" if module else ""
+    raise UserError(f"unknown environment {name!r}{where}: {hint}")
+
+
+def has_faithful_copies(spec: EnvSpec) -> bool:
+    """Whether EnvPool may stand in for this environment: only for Gymnasium's, MiniGrid's and Atari's own.
+
+    An id that somebody else registered is never replaced, though EnvPool may know an environment of that name.
+    """
+    entry_point = spec.entry_point
+    module = (
+        entry_point.split(":")[0] if isinstance(entry_point, str) else getattr(entry_point, "__module__", "")
+    )
+    return str(module).split(".")[0] in ("gymnasium", "minigrid", "ale_py")
+
+
+def accepted_kwargs(entry_point: Any) -> list[str] | None:
+    """Names of the keyword arguments of an environment's constructor; None if it takes any (`**kwargs`)."""
+    try:
+        creator = load_env_creator(entry_point) if isinstance(entry_point, str) else entry_point
+        parameters = inspect.signature(creator).parameters.values()
+    except Exception:  # a constructor that cannot be inspected is tried as it is
+        return None
+    if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters):
+        return None
+    return [parameter.name for parameter in parameters if parameter.name not in ("num_envs", "render_mode")]
+
+
+def check_kwargs(env_id: str, entry_point: Any, env_kwargs: dict[str, Any], also: tuple[str, ...]) -> None:
+    """Refuse arguments that neither the constructor nor we (`also`) know, naming those that are known."""
+    names = accepted_kwargs(entry_point)
+    if names is None:
+        return
+    names = [*names, *also]
+    for key in env_kwargs:
+        if key not in names:
+            close = nearest(key, names, limit=1)
+            hint = f" (did you mean {close}?)" if close else ""
+            raise UserError(f"{env_id} has no env kwarg {key!r}; it accepts {', '.join(names)}{hint}")
+
+
+def could_not_make(env_id: str, env_kwargs: dict[str, Any], error: Exception) -> UserError:
+    """The error for a constructor that refused its arguments."""
+    return UserError(f"could not make {env_id} with env kwargs {env_kwargs}: {first_line(error)}")
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an exception's message; for a bare `assert`, the assertion itself."""
+    lines = str(error).strip().splitlines()
+    if lines:
+        return lines[0].split(" was raised from the environment creator")[0]
+    frames = traceback.extract_tb(error.__traceback__)
+    return (frames[-1].line if frames else None) or type(error).__name__

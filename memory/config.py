@@ -1,0 +1,58 @@
+"""The options of a memory core, and the one place that turns a name into a core."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from memory.core import MemoryCore
+from memory.mnm import MNMCore
+from memory.recurrent import GRUCore, LSTMCore, NoMemory
+
+CoreName = Literal["none", "lstm", "gru", "mnm-g", "mnm-p"]
+CORE_NAMES: tuple[str, ...] = get_args(CoreName)
+
+
+@dataclass(frozen=True)
+class CoreConfig:
+    """What `make_core` needs to know; the options below the second do not concern every core."""
+
+    name: CoreName = "mnm-p"
+    """Which core."""
+    hidden_size: int = 128
+    """Size n of the controller, or of the recurrent layer, and of the features."""
+    memory_size: int = 64
+    """MNM: size d of keys and values."""
+    memory_hidden: int | None = None
+    """MNM: hidden width u of the memory; None means d, the only choice of mnm-p."""
+    heads: int = 1
+    """MNM: heads H that write and read at every step."""
+    controller: Literal["lstm", "feedforward"] = "lstm"
+    """MNM: with "feedforward" the memory is the only path through time."""
+    initial_weights: Literal["learned", "fixed"] = "learned"
+    """MNM: whether phi_0, the memory of a new episode, is trained."""
+    update_rate: Literal["scalar", "per-layer"] = "scalar"
+    """MNM: one update rate beta per step, or one per layer of the memory."""
+
+
+def make_core(config: CoreConfig, input_size: int) -> MemoryCore:
+    """Build the core for inputs [.., input_size]; raises ValueError on options that cannot go together."""
+    if config.name == "none":
+        return NoMemory(input_size, config.hidden_size)
+    if config.name == "lstm":
+        return LSTMCore(input_size, config.hidden_size)
+    if config.name == "gru":
+        return GRUCore(input_size, config.hidden_size)
+    if config.name not in CORE_NAMES:
+        raise ValueError(f"unknown core {config.name!r}; known cores: {', '.join(CORE_NAMES)}")
+    return MNMCore(
+        input_size,
+        config.hidden_size,
+        config.memory_size,
+        config.memory_hidden or config.memory_size,
+        config.heads,
+        rule="gradient" if config.name == "mnm-g" else "local",
+        controller=config.controller,
+        learn_initial_weights=config.initial_weights == "learned",
+        rate_per_layer=config.update_rate == "per-layer",
+    )

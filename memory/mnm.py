@@ -1,0 +1,207 @@
+"""Metalearned Neural Memory as a core: a controller that writes to and reads from a neural memory.
+
+Legend: B batch, n controller size, H heads, d key and value size, u hidden width of the memory.
+One time step, in this order:
+
+    h_t, c_t = controller([x_t ; v_{t-1}], (h_{t-1}, c_{t-1}))
+    [beta'_t ; (k^w_i, v^w_i, k^r_i) for i = 1..H] = tanh(W_v h_t + b_v)        beta_t = sigmoid(w_b . beta'_t + b_b)
+    WRITE  phi_{t-1} -> phi_t  with the write keys, target values and rate of step t
+    READ   v_t = (1/H) sum_i f(k^r_i; phi_t)   from the UPDATED memory
+    out_t = W_o [h_t ; v_t] + b_o
+    m_t = mean over heads and units of (f(k^w; phi_t) - v^w)^2                    the meta loss of the step
+
+This is the plain, out-of-place formulation under ordinary autograd: the oracle against which faster
+versions are tested. Source: Munkhdalai et al. 2019, with the choices that the paper leaves open
+documented in `docs/memory.md`.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from memory.core import CoreOutput, MemoryCore, MemoryRecord, map_state, reset_state
+from memory.neural import NeuralMemory, Weights, WriteFactors
+from memory.rules import GradientRule, LocalRule
+
+
+class MNMState(NamedTuple):
+    """Controller state, last value read, and the memory as its change D^l = M^l - phi_0^l."""
+
+    h: Tensor
+    """[B, n]; width 0 with the feed-forward controller, which keeps nothing."""
+    c: Tensor
+    """[B, n]; width 0 with the feed-forward controller."""
+    value_read: Tensor
+    """v_{t-1} [B, d]."""
+    delta1: Tensor
+    """D^1 [B, u, d]."""
+    delta2: Tensor
+    """D^2 [B, u, u]."""
+    delta3: Tensor
+    """D^3 [B, d, u]."""
+
+    @property
+    def delta(self) -> Weights:
+        """The three changes together."""
+        return self.delta1, self.delta2, self.delta3
+
+
+class MNMCore(MemoryCore):
+    """MNM-g (`rule="gradient"`) and MNM-p (`rule="local"`) with an LSTM or a feed-forward controller."""
+
+    writes = True
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        memory_size: int,
+        memory_hidden: int,
+        heads: int,
+        rule: Literal["gradient", "local"],
+        controller: Literal["lstm", "feedforward"] = "lstm",
+        learn_initial_weights: bool = True,
+        rate_per_layer: bool = False,
+    ) -> None:
+        super().__init__()
+        if rule == "local" and memory_hidden != memory_size:
+            raise ValueError(
+                f"mnm-p predicts the activations of all layers from the target value, so the hidden width of "
+                f"its memory must equal the value size: got {memory_hidden} and {memory_size}; "
+                f"use {memory_size} for both, or mnm-g"
+            )
+        self.input_size, self.output_size = input_size, hidden_size
+        self.memory_size, self.heads, self.controller = memory_size, heads, controller
+        read_in = input_size + memory_size
+        self.cell: nn.Module = (
+            nn.LSTMCell(read_in, hidden_size) if controller == "lstm" else nn.Linear(read_in, hidden_size)
+        )
+        self.interaction = nn.Linear(hidden_size, (3 * heads + 1) * memory_size)
+        self.rate = nn.Linear(memory_size, 3 if rate_per_layer else 1)
+        write_rule = LocalRule(memory_size) if rule == "local" else GradientRule()
+        self.memory = NeuralMemory(memory_size, memory_hidden, write_rule, learn_initial_weights)
+        self.output = nn.Linear(hidden_size + memory_size, hidden_size)
+
+    def initial_state(self, batch_size: int) -> MNMState:
+        width = self.output_size if self.controller == "lstm" else 0
+        h, c = self._zeros(batch_size, width), self._zeros(batch_size, width)
+        deltas = [self._zeros(batch_size, *shape) for shape in self.memory.shapes]
+        return MNMState(h, c, self._zeros(batch_size, self.memory_size), *deltas)
+
+    def weights(self, state: MNMState) -> Weights:
+        """The memory's full weights phi_0 + D, [B, d_l, d_{l-1}]."""
+        return self.memory.weights(state.delta)
+
+    def step(self, x_t: Tensor, state: MNMState, record: bool = False) -> tuple[CoreOutput, MNMState]:
+        moment = self._advance(x_t, state.h, state.c, state.value_read, self.weights(state))
+        # D takes the same step as M = phi_0 + D; taking M - phi_0 instead would round D even if beta = 0.
+        delta = [
+            torch.baddbmm(d, u.mT, z, alpha=-1.0)
+            for d, u, z in zip(state.delta, moment.factors.steps, moment.factors.inputs, strict=True)
+        ]
+        output = CoreOutput(
+            self._mix(moment.hidden, moment.value_read),
+            moment.meta_loss,
+            moment.write_error,
+            moment.record() if record else None,
+        )
+        return output, MNMState(moment.h, moment.c, moment.value_read, *delta)
+
+    def unroll(self, xs: Tensor, state: MNMState, is_first: Tensor) -> tuple[CoreOutput, MNMState]:
+        """Inside the segment the full weights M are carried, which saves a copy of them per step."""
+        phi0 = self.memory.initial_weights
+        weights = self.weights(state)
+        h, c, value_read = state.h, state.c, state.value_read
+        moments = []
+        any_first = is_first.any(dim=1).tolist()
+        for x_t, is_first_t, resets in zip(xs, is_first, any_first, strict=True):
+            if resets:
+                h, c, value_read = reset_state((h, c, value_read), is_first_t)
+                w1, w2, w3 = (
+                    torch.where(is_first_t[:, None, None], initial, weight)
+                    for initial, weight in zip(phi0, weights, strict=True)
+                )
+                weights = w1, w2, w3
+            moment = self._advance(x_t, h, c, value_read, weights)
+            h, c, value_read, weights = moment.h, moment.c, moment.value_read, moment.weights
+            moments.append(moment)
+        features = self._mix(
+            torch.stack([m.hidden for m in moments]), torch.stack([m.value_read for m in moments])
+        )
+        meta_loss = torch.stack([m.meta_loss for m in moments])
+        write_error = torch.stack([m.write_error for m in moments])
+        delta = [weight - initial for weight, initial in zip(weights, phi0, strict=True)]
+        return CoreOutput(features, meta_loss, write_error), MNMState(h, c, value_read, *delta)
+
+    def _advance(self, x_t: Tensor, h: Tensor, c: Tensor, value_read: Tensor, weights: Weights) -> Moment:
+        """Controller, write, read: one step on the full weights M."""
+        hidden, h, c = self._control(torch.cat([x_t, value_read], dim=-1), h, c)
+        write_key, target_value, read_key, beta = self._interact(hidden)
+        weights, factors, before = self.memory.write(weights, write_key, target_value, beta)
+        # One pass over 2 H rows: the read keys, and the write keys again for the meta loss.
+        after = self.memory.read(weights, torch.cat([read_key, write_key], dim=1))
+        read_value, rewritten = after.value.split(self.heads, dim=1)
+        return Moment(
+            hidden=hidden,
+            h=h,
+            c=c,
+            value_read=read_value.mean(dim=1),
+            weights=weights,
+            meta_loss=(rewritten - target_value).square().mean(dim=(1, 2)),
+            write_error=(before.value - target_value).detach().square().mean(dim=(1, 2)),
+            factors=factors,
+            target_value=target_value,
+            beta=beta,
+            read_key=read_key,
+            read_hidden=(after.hidden1[:, : self.heads], after.hidden2[:, : self.heads]),
+        )
+
+    def _control(self, read_in: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Hidden vector of the step and the controller's next state."""
+        if self.controller == "lstm":
+            h, c = self.cell(read_in, (h, c))
+            return h, h, c
+        return torch.tanh(self.cell(read_in)), h, c
+
+    def _interact(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Write keys, target values and read keys [B, H, d], and rates beta [B, 3]."""
+        vector = torch.tanh(self.interaction(hidden))
+        rate_in, per_head = vector.split([self.memory_size, 3 * self.heads * self.memory_size], dim=-1)
+        write_key, target_value, read_key = per_head.view(-1, self.heads, 3 * self.memory_size).chunk(3, -1)
+        return write_key, target_value, read_key, torch.sigmoid(self.rate(rate_in)).expand(-1, 3)
+
+    def _mix(self, hidden: Tensor, value_read: Tensor) -> Tensor:
+        return self.output(torch.cat([hidden, value_read], dim=-1))
+
+
+class Moment(NamedTuple):
+    """Everything that one step computes; the step and the unroll keep different parts of it."""
+
+    hidden: Tensor
+    h: Tensor
+    c: Tensor
+    value_read: Tensor
+    weights: Weights
+    meta_loss: Tensor
+    write_error: Tensor
+    factors: WriteFactors
+    target_value: Tensor
+    beta: Tensor
+    read_key: Tensor
+    read_hidden: tuple[Tensor, Tensor]
+
+    def record(self) -> MemoryRecord:
+        """The part that a tape keeps, cut off from the graph."""
+        detached = [map_state(Tensor.detach, x) for x in (self.factors.inputs, self.factors.steps)]
+        return MemoryRecord(
+            write_inputs=detached[0],
+            write_steps=detached[1],
+            target_value=self.target_value.detach(),
+            beta=self.beta.detach().mean(dim=-1),
+            read_key=self.read_key.detach(),
+            read_hidden=(self.read_hidden[0].detach(), self.read_hidden[1].detach()),
+            value_read=self.value_read.detach(),
+        )

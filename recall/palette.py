@@ -1,0 +1,73 @@
+"""The few colours of all pictures, chosen so that they differ in lightness too and not only in hue.
+
+Orange (agent) is light and round or pointed, red (goal) is dark and square: they stay apart without colour vision.
+Bars are blue (supports) or purple and hollow (opposes), both far from the two markers.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from envs.render import ORANGE, RED
+
+Colour = tuple[int, int, int]
+
+AGENT: Colour = ORANGE
+GOAL: Colour = RED
+AGENT_EDGE: Colour = (90, 45, 0)
+GOAL_EDGE: Colour = (90, 10, 10)
+
+PAPER: Colour = (255, 255, 255)
+PANEL: Colour = (241, 243, 246)
+EDGE: Colour = (196, 202, 210)
+INK: Colour = (24, 28, 34)
+FAINT_INK: Colour = (92, 100, 112)
+NOTICE: Colour = (60, 66, 76)
+SUPPORTS: Colour = (0, 90, 170)
+OPPOSES: Colour = (140, 60, 140)
+GREYED: Colour = (150, 156, 164)
+
+FREE: Colour = (250, 250, 250)
+WALL: Colour = (120, 124, 130)
+SEEN_FREE: Colour = (196, 222, 248)
+SEEN_WALL: Colour = (84, 112, 150)
+UNSEEN_FREE: Colour = (214, 216, 220)
+UNSEEN_WALL: Colour = (160, 164, 170)
+GRID_LINE: Colour = (226, 228, 232)
+VIEW_EDGE: Colour = (30, 100, 190)
+
+NAMED: tuple[Colour, ...] = (
+    AGENT, GOAL, AGENT_EDGE, GOAL_EDGE, PAPER, PANEL, EDGE, INK, FAINT_INK, NOTICE, SUPPORTS, OPPOSES, GREYED,
+    FREE, WALL, SEEN_FREE, SEEN_WALL, UNSEEN_FREE, UNSEEN_WALL, GRID_LINE, VIEW_EDGE,
+)  # fmt: skip
+
+# Ink and paper between which smoothed letters need intermediate shades.
+_LETTERING = (
+    (INK, PAPER),
+    (INK, PANEL),
+    (FAINT_INK, PAPER),
+    (FAINT_INK, PANEL),
+    (PAPER, NOTICE),
+    (GREYED, PANEL),
+)
+_SHADES = 7
+
+
+def grey_out(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The picture without colour and pale, in twelve greys at most, still readable."""
+    lightness = picture.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
+    pale = 112 + np.round(lightness / 255 * 11) * 12
+    return np.repeat(pale[..., None], 3, axis=2).astype(np.uint8)
+
+
+def fixed_colours() -> list[Colour]:
+    """Every colour that the drawing itself may use, in order of importance, without repeats."""
+    colours = dict.fromkeys(NAMED)
+    for ink, paper in _LETTERING:
+        for share in np.linspace(0, 1, _SHADES + 2)[1:-1]:
+            mixed = np.round(np.array(ink) * (1 - share) + np.array(paper) * share).astype(int)
+            colours[(int(mixed[0]), int(mixed[1]), int(mixed[2]))] = None
+    for step in range(12):
+        colours[(112 + 12 * step,) * 3] = None
+    return list(colours)

@@ -1,0 +1,278 @@
+"""One annotated frame: the map on the left, the recalls of this step on the right, numbers around them.
+
+Everything has a fixed place, so nothing jumps from frame to frame: text is drawn at fixed anchors in fixed slots,
+bars share one scale per episode, an unused tile stays as an empty frame. Pillow's own font is used, so that
+nothing has to be installed; it has no Greek letters, hence "rho".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from envs.errors import UserError
+from recall import palette
+from recall.palette import Colour
+from recall.scene import MAP_SIZE, THUMBNAIL_SIZE, Picture, Scene
+from recall.top import INTERACT, NOT_USED, SCORE_MEANING, SCORE_NAME, StepRecalls, Thresholds
+
+MARGIN = 18
+HEADER = 92
+TITLE = 52
+TILE_HEIGHT = 86
+TILE_GAP = 6
+PANEL_WIDTH = 436
+SLOTS_HEIGHT = 44
+FOOTER = 104
+MOST_TILES = 20
+
+Box = tuple[int, int, int, int]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """The numbers of one step. The reward is the one of the action shown, and the return includes it."""
+
+    step: int
+    steps: int
+    action: str
+    probability: float
+    reward: float
+    total: float
+    value: float
+    beta: float | None
+    episode: int
+    episodes: int
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One recall: an earlier step, how much its write matters now, and what was seen then."""
+
+    where: Picture
+    seen: Picture | None
+    step: int
+    age: int
+    beta: float
+    score: float
+    supports: bool
+    reward: float
+    """The reward that the agent had just received then."""
+
+
+@cache
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size=size)
+
+
+def signed(number: float, digits: int = 2) -> str:
+    """A short number without trailing zeros: 10, 0.5, -0.05."""
+    text = f"{number:.{digits}f}".rstrip("0").rstrip(".")
+    return "0" if text in ("-0", "") else text
+
+
+class Painter:
+    """Draws frames of one size. `caption` explains a missing right side: give it for a core without memory."""
+
+    def __init__(
+        self,
+        top_k: int,
+        thresholds: Thresholds,
+        caption: str | None = None,
+        has_markers: bool = True,
+        has_view: bool = True,
+    ) -> None:
+        if top_k < 1:
+            raise UserError(f"top-k must be at least 1, not {top_k}")
+        if top_k > MOST_TILES:
+            raise UserError(f"top-k must be at most {MOST_TILES} to fit a picture, not {top_k}")
+        self.top_k = top_k
+        self.thresholds = thresholds
+        self.caption = caption
+        self.has_panel = caption is None
+        tiles = TITLE + top_k * (TILE_HEIGHT + TILE_GAP) - TILE_GAP if self.has_panel else 0
+        self.body = max(MAP_SIZE, tiles)
+        self.width = 2 * MARGIN + MAP_SIZE + (MARGIN + PANEL_WIDTH if self.has_panel else 0)
+        self.height = HEADER + self.body + FOOTER
+        self.panel_left = 2 * MARGIN + MAP_SIZE
+        self._blank = self._draw_blank(has_markers, has_view)
+
+    def paint(
+        self,
+        scene: Scene,
+        facts: Facts,
+        recalls: StepRecalls | None = None,
+        tiles: Sequence[Tile] = (),
+        scale: float = 1.0,
+    ) -> Picture:
+        """The frame [height, width, 3] of one step. `scale` is the score that fills a bar."""
+        image = self._blank.copy()
+        draw = ImageDraw.Draw(image)
+        self._paint_map(image, scene)
+        self._paint_header(draw, facts)
+        if self.has_panel and recalls is not None:
+            doubt = recalls.doubt(self.thresholds)
+            self._paint_doubt(draw, doubt)
+            for place, tile in enumerate(tiles[: self.top_k]):
+                self._paint_tile(image, draw, place, tile, scale, bool(doubt))
+        self._paint_footer(draw, facts, recalls, scale)
+        return np.asarray(image)
+
+    def tile_box(self, place: int) -> Box:
+        """(left, top, right, bottom) of the tile of rank `place`, counted from 0."""
+        top = HEADER + TITLE + place * (TILE_HEIGHT + TILE_GAP)
+        return self.panel_left, top, self.panel_left + PANEL_WIDTH - 1, top + TILE_HEIGHT - 1
+
+    def map_corner(self, scene: Scene) -> tuple[int, int]:
+        """(left, top) of the scene's picture inside the frame."""
+        height, width = scene.picture.shape[:2]
+        return MARGIN + (MAP_SIZE - width) // 2, HEADER + (MAP_SIZE - height) // 2
+
+    # What never changes --------------------------------------------------------
+
+    def _draw_blank(self, has_markers: bool, has_view: bool) -> Image.Image:
+        image = Image.new("RGB", (self.width, self.height), palette.PAPER)
+        draw = ImageDraw.Draw(image)
+        draw.rectangle((MARGIN, HEADER, MARGIN + MAP_SIZE - 1, HEADER + MAP_SIZE - 1), fill=palette.PANEL)
+        if has_markers:
+            self._draw_legend(draw, has_view)
+        if self.has_panel:
+            title = f"What it recalls: top {self.top_k}" if self.top_k > 1 else "What it recalls: top 1"
+            _text(draw, (self.panel_left, HEADER - 2), title, 20)
+            line = "seen then, position then, and how much that write matters now"
+            _text(draw, (self.panel_left, HEADER + 25), line, 14, palette.FAINT_INK)
+            for place in range(self.top_k):
+                draw.rectangle(self.tile_box(place), fill=palette.PAPER, outline=palette.EDGE)
+        return image
+
+    def _draw_legend(self, draw: ImageDraw.ImageDraw, has_view: bool) -> None:
+        top, left = HEADER - 28, MARGIN
+        draw.ellipse((left, top, left + 15, top + 15), fill=palette.AGENT, outline=palette.AGENT_EDGE)
+        _text(draw, (left + 22, top - 1), "orange = agent", 15)
+        left += 150
+        draw.rectangle((left, top, left + 15, top + 15), fill=palette.GOAL, outline=palette.GOAL_EDGE)
+        _text(draw, (left + 22, top - 1), "red = goal", 15)
+        if not has_view:
+            return
+        left += 120
+        draw.rectangle(
+            (left, top, left + 15, top + 15), fill=palette.SEEN_FREE, outline=palette.VIEW_EDGE, width=2
+        )
+        _text(draw, (left + 22, top - 1), "what the agent sees", 15)
+
+    # What changes --------------------------------------------------------------
+
+    def _paint_map(self, image: Image.Image, scene: Scene) -> None:
+        image.paste(Image.fromarray(scene.picture), self.map_corner(scene))
+
+    def _paint_header(self, draw: ImageDraw.ImageDraw, facts: Facts) -> None:
+        slots = [
+            ("step", f"{facts.step} / {facts.steps}"),
+            ("action", facts.action),
+            ("reward", signed(facts.reward) if facts.reward else "-"),
+            ("return so far", signed(facts.total)),
+        ]
+        if facts.episodes > 1:
+            slots.append(("episode", f"{facts.episode} / {facts.episodes}"))
+        for place, (name, text) in enumerate(slots):
+            left = MARGIN + place * (MAP_SIZE // len(slots))
+            _slot(draw, (left, 8), name, text, strong=name == "reward" and facts.reward != 0)
+
+    def _paint_doubt(self, draw: ImageDraw.ImageDraw, doubt: str) -> None:
+        if not doubt:
+            return
+        left, top, right = self.panel_left + PANEL_WIDTH - 172, HEADER - 5, self.panel_left + PANEL_WIDTH - 1
+        draw.rectangle((left, top, right, top + 25), fill=palette.NOTICE)
+        _text(draw, ((left + right) // 2, top + 12), doubt, 16, palette.PAPER, "mm")
+
+    def _paint_tile(
+        self, image: Image.Image, draw: ImageDraw.ImageDraw, place: int, tile: Tile, scale: float, grey: bool
+    ) -> None:
+        left, top, right, bottom = self.tile_box(place)
+        draw.rectangle((left, top, right, bottom), fill=palette.PANEL, outline=palette.EDGE)
+        ink = palette.FAINT_INK if grey else palette.INK
+        _text(draw, (left + 14, (top + bottom) // 2), str(place + 1), 17, ink, "mm")
+        pictures = [tile.where] if tile.seen is None else [tile.seen, tile.where]
+        for column, picture in enumerate(pictures):
+            shown = palette.grey_out(picture) if grey else picture
+            corner_left = left + 28 + column * (THUMBNAIL_SIZE + 8) + (THUMBNAIL_SIZE - picture.shape[1]) // 2
+            corner_top = top + 5 + (THUMBNAIL_SIZE - picture.shape[0]) // 2
+            image.paste(Image.fromarray(shown), (corner_left, corner_top))
+        text_left = left + 28 + 2 * (THUMBNAIL_SIZE + 8) + 4
+        _text(draw, (text_left, top + 6), f"age {tile.age}", 19, ink)
+        _text(draw, (right - 10, top + 9), f"beta {tile.beta:.2f}", 15, ink, "ra")
+        self._paint_bar(draw, (text_left, top + 36, right - 62, top + 51), tile, scale, grey)
+        _text(draw, (right - 10, top + 35), f"{tile.score:.2f}", 16, ink, "ra")
+        then = f"step {tile.step}" + (f", reward {signed(tile.reward)}" if tile.reward else "")
+        _text(draw, (text_left, top + 60), then, 15, palette.FAINT_INK)
+
+    def _paint_bar(self, draw: ImageDraw.ImageDraw, box: Box, tile: Tile, scale: float, grey: bool) -> None:
+        """Filled if the write supports what was read, hollow if it opposes it."""
+        left, top, right, bottom = box
+        draw.rectangle(box, fill=palette.PAPER, outline=palette.EDGE)
+        length = round((right - left) * min(1.0, tile.score / scale))
+        if length < 1:
+            return
+        colour: Colour = palette.GREYED if grey else palette.SUPPORTS if tile.supports else palette.OPPOSES
+        filled = colour if tile.supports else None
+        draw.rectangle((left, top, left + length, bottom), fill=filled, outline=colour, width=2)
+
+    def _paint_footer(
+        self, draw: ImageDraw.ImageDraw, facts: Facts, recalls: StepRecalls | None, scale: float
+    ) -> None:
+        top = HEADER + self.body + 10
+        slots = [
+            ("value of the state", f"{facts.value:.2f}"),
+            ("probability of action", f"{facts.probability:.2f}"),
+        ]
+        if recalls is None:
+            for place, (name, text) in enumerate(slots):
+                _slot(draw, (MARGIN + place * MAP_SIZE // 2, top), name, text)
+            if self.caption:
+                _text(draw, (MARGIN, top + 56), self.caption, 15, palette.FAINT_INK)
+            return
+        slots += [
+            ("use share", _share(recalls.use_share)),
+            ("residual rho", _share(recalls.residual)),
+            ("writing now: beta", "-" if facts.beta is None else f"{facts.beta:.2f}"),
+            (f"all {self.top_k} removed", f"{recalls.joint_score:.2f}"),
+        ]
+        step = (self.width - 2 * MARGIN) // len(slots)
+        for place, (name, text) in enumerate(slots):
+            _slot(draw, (MARGIN + place * step, top), name, text)
+        limits = self.thresholds
+        lines = (
+            f"{SCORE_NAME}: {SCORE_MEANING}, as a share of all that memory adds to it. Full bar = {scale:.2f}; "
+            "hollow bar: opposes.",
+            f"Grey: {NOT_USED} (use share < {signed(limits.use_share)}) or {INTERACT} "
+            f"(rho > {signed(limits.residual)}: single removals do not add up).",
+        )
+        for number, line in enumerate(lines):
+            _text(draw, (MARGIN, top + 52 + 20 * number), line, 14, palette.FAINT_INK)
+
+
+def _share(number: float) -> str:
+    return f"{number:.2f}" if number < 100 else "> 100"
+
+
+def _slot(
+    draw: ImageDraw.ImageDraw, corner: tuple[int, int], name: str, text: str, strong: bool = False
+) -> None:
+    """A small grey name above a large value."""
+    _text(draw, corner, name, 14, palette.FAINT_INK)
+    _text(draw, (corner[0], corner[1] + 17), text, 21, palette.SUPPORTS if strong else palette.INK)
+
+
+def _text(
+    draw: ImageDraw.ImageDraw,
+    place: tuple[int, int],
+    text: str,
+    size: int,
+    colour: Colour = palette.INK,
+    anchor: str = "la",
+) -> None:
+    draw.text(place, text, fill=colour, font=_font(size), anchor=anchor)

@@ -1,0 +1,304 @@
+"""What is to be drawn of an environment at one step, in one form for every kind of environment.
+
+Agent ORANGE, goal RED, field of view shaded. Three kinds are known:
+* a Grid World maze (attributes `walls`, `agent_position`, `goal_position`; the agent sees the cells around it),
+* MiniGrid, which would draw a red agent and a green goal itself: both are painted over,
+* anything that renders to an `rgb_array`: its frame as it is, without markers.
+Cells are (row, column) everywhere.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import gymnasium
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from envs.errors import UserError
+from recall import palette
+
+MAP_SIZE = 460
+"""Pixels: the large picture of a scene fits a square of this side."""
+THUMBNAIL_SIZE = 76
+"""Pixels: the small pictures fit a square of this side."""
+LARGEST_CELL = 56
+
+Picture = NDArray[np.uint8]
+Cell = tuple[int, int]
+EASTWARD = 0  # MiniGrid's directions count clockwise from east: 0 east, 1 south, 2 west, 3 north
+NORTHWARD = 3
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One moment of an environment, ready to be drawn."""
+
+    picture: Picture
+    """[h, w, 3], at most MAP_SIZE: the full map with agent, goal and field of view."""
+    where: Picture
+    """[h, w, 3], at most THUMBNAIL_SIZE: where the agent stood; what it could not see is dimmed."""
+    seen: Picture | None
+    """[h, w, 3], at most THUMBNAIL_SIZE: its field of view alone; None where the environment cannot tell."""
+    agent: Cell | None
+    goal: Cell | None
+    cell_size: int
+    """Pixels per cell of `picture`; 0 if it is not a grid."""
+    has_markers: bool
+    """Whether the agent is orange and the goal red in these pictures."""
+
+
+class Grid(NamedTuple):
+    """The markers to be put on a grid, and its size."""
+
+    shape: Cell
+    agent: Cell
+    direction: int | None
+    goal: Cell | None
+    goal_is_outline: bool
+    visible: NDArray[np.bool_]
+
+
+def scene_of(env: gymnasium.Env[Any, Any]) -> Scene:
+    """The scene that `env`, wrapped or not, shows now."""
+    inner = env.unwrapped
+    if all(hasattr(inner, name) for name in ("walls", "agent_position", "goal_position")):
+        return _maze_scene(inner)
+    if all(hasattr(inner, name) for name in ("grid", "agent_pos", "agent_dir", "gen_obs_grid")):
+        return _minigrid_scene(inner)
+    return _frame_scene(env)
+
+
+def action_name(env: gymnasium.Env[Any, Any], action: int) -> str:
+    """A word for an action where the environment has one, else its number."""
+    while isinstance(env, gymnasium.Wrapper):
+        if isinstance(env, gymnasium.ActionWrapper):
+            action = env.action(action)  # for example a wrapper that offers a choice of the actions
+        env = env.env
+    inner: Any = env
+    if hasattr(inner, "walls") and hasattr(inner, "agent_position"):
+        return ("up", "down", "left", "right")[action] if action < 4 else f"action {action}"
+    names = getattr(inner, "action_names", None)
+    try:
+        return str(names[action]) if names is not None else str(inner.actions(action).name)
+    except (AttributeError, TypeError, ValueError, LookupError):
+        return f"action {action}"
+
+
+def _cell_size(shape: Cell, space: int) -> int:
+    return max(1, min(LARGEST_CELL, space // max(shape)))
+
+
+# --- Grid World maze -----------------------------------------------------------
+
+
+def _maze_scene(env: Any) -> Scene:
+    walls = np.asarray(env.walls, bool)
+    row, column = (int(part) for part in env.agent_position)
+    goal = (int(env.goal_position[0]), int(env.goal_position[1]))
+    visible = np.zeros_like(walls)
+    visible[max(0, row - 1) : row + 2, max(0, column - 1) : column + 2] = True
+    grid = Grid(walls.shape[:2], (row, column), None, goal, False, visible)
+
+    cell = _cell_size(grid.shape, MAP_SIZE)
+    shaded = np.where(visible[..., None], palette.SEEN_FREE, palette.FREE)
+    shaded[walls] = palette.WALL
+    shaded[walls & visible] = palette.SEEN_WALL
+    dimmed = np.where(visible[..., None], palette.FREE, palette.UNSEEN_FREE)
+    dimmed[walls] = palette.UNSEEN_WALL
+    dimmed[walls & visible] = palette.SEEN_WALL
+
+    small = _cell_size(grid.shape, THUMBNAIL_SIZE)
+    # The view as the agent receives it, 3x3 also at the rim; the goal is invisible to it and so not drawn.
+    padded = np.pad(walls, 1, constant_values=True)[row : row + 3, column : column + 3]
+    view = np.where(padded[..., None], palette.SEEN_WALL, palette.FREE)
+    view_cell = _cell_size((3, 3), THUMBNAIL_SIZE)
+    return Scene(
+        picture=_marked(_blocks(shaded, cell, lines=True), grid, cell),
+        where=_marked(_blocks(dimmed, small, lines=False), grid, small),
+        seen=_marked(
+            _blocks(view, view_cell, lines=True), Grid((3, 3), (1, 1), None, None, False, padded), view_cell
+        ),
+        agent=grid.agent,
+        goal=goal,
+        cell_size=cell,
+        has_markers=True,
+    )
+
+
+def _blocks(colours: NDArray[Any], cell: int, lines: bool) -> Picture:
+    """[rows, columns, 3] colours -> a picture with `cell` pixels per colour."""
+    picture = colours.astype(np.uint8).repeat(cell, axis=0).repeat(cell, axis=1)
+    if lines:
+        picture[::cell] = palette.GRID_LINE
+        picture[:, ::cell] = palette.GRID_LINE
+    return picture
+
+
+# --- MiniGrid ------------------------------------------------------------------
+
+
+def _minigrid_scene(env: Any) -> Scene:
+    size = env.agent_view_size
+    view_grid, view_mask = (
+        env.gen_obs_grid()
+    )  # both [x, y]; the agent looks up from the middle of the last row
+    agent = (int(env.agent_pos[1]), int(env.agent_pos[0]))
+    goal, is_outline = _minigrid_goal(env.grid)
+    success = getattr(env, "success_pos", None)
+    if success is not None:
+        goal, is_outline = (int(success[1]), int(success[0])), True
+    visible = _minigrid_visible(env, view_mask)
+    grid = Grid(visible.shape, agent, int(env.agent_dir), goal, is_outline, visible)
+
+    cell = _cell_size(grid.shape, MAP_SIZE)
+    small = _cell_size(grid.shape, THUMBNAIL_SIZE)
+    small_picture = _minigrid_picture(env.grid, small, None)
+    unseen = ~visible.repeat(small, axis=0).repeat(small, axis=1)
+    small_picture[unseen] = small_picture[unseen] // 3
+
+    view_cell = _cell_size((size, size), THUMBNAIL_SIZE)
+    seen = _minigrid_picture(view_grid, view_cell, None)
+    seen[~view_mask.T.repeat(view_cell, axis=0).repeat(view_cell, axis=1)] = 0
+    viewer = Grid((size, size), (size - 1, size // 2), NORTHWARD, None, False, view_mask.T)
+    return Scene(
+        picture=_marked(_minigrid_picture(env.grid, cell, visible), grid, cell),
+        where=_marked(small_picture, grid, small),
+        seen=_marked(seen, viewer, view_cell),
+        agent=agent,
+        goal=goal,
+        cell_size=cell,
+        has_markers=True,
+    )
+
+
+def _minigrid_goal(grid: Any) -> tuple[Cell | None, bool]:
+    """The first green goal square, if there is one."""
+    for index, thing in enumerate(grid.grid):
+        if thing is not None and thing.type == "goal":
+            return divmod(index, grid.width), False
+    return None, False
+
+
+def _minigrid_visible(env: Any, view_mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """[row, column] true for the cells of the full map that the agent sees; `view_mask` is [x, y] of its view."""
+    visible = np.zeros((env.grid.height, env.grid.width), bool)
+    for row in range(env.grid.height):
+        for column in range(env.grid.width):
+            place = env.relative_coords(column, row)  # None outside the view
+            visible[row, column] = place is not None and bool(view_mask[place])
+    return visible
+
+
+def _minigrid_picture(grid: Any, cell: int, visible: NDArray[np.bool_] | None) -> Picture:
+    """The grid without an agent, its goal squares red; the visible cells lightened as MiniGrid does it."""
+    picture = grid.render(
+        cell, agent_pos=(-1, -1), agent_dir=None, highlight_mask=None if visible is None else visible.T
+    ).copy()
+    margin = 1 if cell > 4 else 0
+    for index, thing in enumerate(grid.grid):
+        if thing is not None and thing.type == "goal":
+            row, column = divmod(index, grid.width)
+            top, left = row * cell, column * cell
+            picture[top + margin : top + cell, left + margin : left + cell] = palette.GOAL
+    return np.asarray(picture, np.uint8)
+
+
+# --- Any other environment -----------------------------------------------------
+
+
+def _frame_scene(env: gymnasium.Env[Any, Any]) -> Scene:
+    name = env.spec.id if env.spec is not None else type(env.unwrapped).__name__
+    modes = env.metadata.get("render_modes") or []
+    if "rgb_array" not in modes:
+        known = ", ".join(map(str, modes)) or "none"
+        raise UserError(f"{name} cannot be drawn: it has no render mode rgb_array (its modes: {known})")
+    if env.render_mode != "rgb_array":
+        raise UserError(
+            f"{name} cannot be drawn: it was made with render_mode={env.render_mode!r}, not 'rgb_array'"
+        )
+    frame = np.asarray(env.render())
+    if frame.ndim != 3 or frame.shape[2] != 3:
+        raise UserError(f"{name} cannot be drawn: its frame has shape {frame.shape}, not [height, width, 3]")
+    frame = frame.astype(np.uint8)
+    # The toolkit's own environments draw with the same two colours.
+    own = type(env.unwrapped).__module__.split(".")[0] == "envs"
+    return Scene(_fit(frame, MAP_SIZE), _fit(frame, THUMBNAIL_SIZE), None, None, None, 0, has_markers=own)
+
+
+def _fit(frame: Picture, space: int) -> Picture:
+    """The frame shrunk (or, if tiny, enlarged by a whole factor) to fit a square."""
+    longest = max(frame.shape[:2])
+    if longest * 2 <= space:
+        factor = space // longest
+        return frame.repeat(factor, axis=0).repeat(factor, axis=1)
+    if longest <= space:
+        return frame.copy()
+    height, width = (max(1, round(side * space / longest)) for side in frame.shape[:2])
+    return np.asarray(Image.fromarray(frame).resize((width, height), Image.Resampling.BOX))
+
+
+# --- Markers -------------------------------------------------------------------
+
+
+def _marked(picture: Picture, grid: Grid, cell: int) -> Picture:
+    """The picture with field of view outlined, goal red and agent orange on top."""
+    image = Image.fromarray(picture)
+    draw = ImageDraw.Draw(image)
+    if cell >= 12 and not grid.visible.all():
+        _outline_view(draw, grid.visible, cell)
+    if grid.goal is not None:
+        _draw_goal(draw, grid.goal, cell, grid.goal_is_outline)
+    _draw_agent(draw, grid.agent, grid.direction, cell)
+    return np.asarray(image)
+
+
+def _outline_view(draw: ImageDraw.ImageDraw, visible: NDArray[np.bool_], cell: int) -> None:
+    """A line wherever a visible cell borders on one that is not."""
+    padded = np.pad(visible, 1)
+    for row, column in np.argwhere(visible):
+        top, left = int(row) * cell, int(column) * cell
+        sides = {
+            (-1, 0): (left, top, left + cell, top + 1),
+            (1, 0): (left, top + cell - 1, left + cell, top + cell),
+            (0, -1): (left, top, left + 1, top + cell),
+            (0, 1): (left + cell - 1, top, left + cell, top + cell),
+        }
+        for (down, right), box in sides.items():
+            if not padded[row + 1 + down, column + 1 + right]:
+                draw.rectangle(box, fill=palette.VIEW_EDGE)
+
+
+def _draw_goal(draw: ImageDraw.ImageDraw, goal: Cell, cell: int, is_outline: bool) -> None:
+    top, left = goal[0] * cell, goal[1] * cell
+    margin = cell // 6 if cell >= 12 else 0
+    box = (left + margin, top + margin, left + cell - 1 - margin, top + cell - 1 - margin)
+    if is_outline:
+        draw.rectangle(
+            (left, top, left + cell - 1, top + cell - 1), outline=palette.GOAL, width=max(1, cell // 10)
+        )
+    else:
+        draw.rectangle(box, fill=palette.GOAL, outline=palette.GOAL_EDGE if cell >= 12 else None)
+
+
+def _draw_agent(draw: ImageDraw.ImageDraw, agent: Cell, direction: int | None, cell: int) -> None:
+    """A disc, or a triangle that points where the agent looks; a plain square where a cell is only a few pixels."""
+    top, left = agent[0] * cell, agent[1] * cell
+    if cell < 8:
+        draw.rectangle((left, top, left + cell - 1, top + cell - 1), fill=palette.AGENT)
+        return
+    edge = palette.AGENT_EDGE
+    if direction is None:
+        margin = max(1, cell // 8)
+        box = (left + margin, top + margin, left + cell - 1 - margin, top + cell - 1 - margin)
+        draw.ellipse(box, fill=palette.AGENT, outline=edge, width=max(1, cell // 20))
+        return
+    # Pointing east, in units of the half cell around its middle; a quarter turn clockwise is (x, y) -> (-y, x).
+    corners = [(-0.72, -0.7), (0.78, 0.0), (-0.72, 0.7)]
+    for _ in range(direction - EASTWARD):
+        corners = [(-y, x) for x, y in corners]
+    half = (cell - 1) / 2
+    points = [(left + half + x * half, top + half + y * half) for x, y in corners]
+    draw.polygon(points, fill=palette.AGENT, outline=edge)

@@ -1,0 +1,168 @@
+"""Which earlier write matters to what is read now? Pure functions over a `Tape`.
+
+Rules that hold for every score:
+* A write is the whole write of one step, all H write heads and all layers together.
+* Vectors per read head are averaged over the read heads BEFORE a norm is taken, because the mean is what the
+  controller receives.
+* The write of the step itself (lag 0) precedes the read and would top most lists. The functions return it as the
+  last entry, since the residual needs it; `rank` never ranks it.
+
+f_W(k) = W_3 tanh(W_2 tanh(W_1 k)), no biases; W_t = W_0 - sum over s <= t of U_s^T Z_s in every layer. v_r(t) is
+the mean over heads of f_{W_t}(k_r(t)), v_0(t) the same from the unwritten memory W_0. Everything is computed in
+float64, from weights rebuilt in the tape's own precision.
+
+Letters in the einsum strings: s write step, r read head, w write head, i input and o output of a layer.
+Definitions and their exactness: the counterfactual (R2) follows the leave-one-out tradition of causal ablation; R0
+is the plain cosine similarity of keys that memory figures commonly show, kept for comparison only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recall.tape import Array, Tape, weights_at
+
+Float = NDArray[np.float64]
+
+
+class Removal(NamedTuple):
+    """Result of `leave_one_write_out` at one step t."""
+
+    differences: Float
+    """[t+1, d] D_s for s = 0..t; the last row is the step's own write."""
+    norms: Float
+    """[t+1] |D_s|, the score R2."""
+    value_read: Float
+    """[d] v_r(t)."""
+    value_unwritten: Float
+    """[d] v_0(t), what the memory would have answered had nothing been written."""
+
+
+def key_match(tape: Tape, t: int) -> Float:
+    """R0: the best cosine between a read key of now and a write key of then, over all pairs of heads. [t+1]
+
+        R0_s = max over r, w of  <k_r(t), k_w(s)> / (|k_r(t)| |k_w(s)|)
+
+    Geometry of the keys only: it ignores beta, later overwriting and layers 2 and 3. A key of length 0 scores 0.
+    """
+    memory = tape.written()
+    keys_now = _unit(memory.read_key[t])
+    keys_then = _unit(memory.write_inputs[0][: t + 1])
+    result: Float = np.einsum("swi,ri->swr", keys_then, keys_now).max(axis=(1, 2))
+    return result
+
+
+def leave_one_write_out(tape: Tape, t: int, weights: Sequence[Array] | None = None) -> Removal:
+    """R2: how much the value read at t changes if the write of step s is taken out, for all s <= t at once.
+
+        D_s = f_{W_t}(k_r) - f_{W_t + U_s^T Z_s in every layer}(k_r),   averaged over read heads;   score |D_s|
+
+    The later writes stay as they were recorded and the read key stays fixed: an exact counterfactual on the value
+    read, not on what the agent would have done. `weights` are those of `weights_at(tape, t)`, if already at hand.
+
+    Method: with a correction of rank H per layer no weight matrix is ever copied. The CHANGE of each activation is
+    carried through the layers, not the activation itself, so that an empty write (U = 0, as for beta = 0) scores
+    exactly 0 and small effects do not drown in rounding:
+
+        x_0 = 0;   y_l = W_l x_{l-1} + U_{l,s}^T Z_{l,s} (z_{l-1} + x_{l-1});
+        x_l = tanh(W_l z_{l-1} + y_l) - z_l  for l = 1, 2;   D_s = - mean over heads of y_3
+
+    Cost per t: 2 u^2-sized products with (t+1) H columns, plus the rank-H corrections.
+    """
+    memory = tape.written()
+    layers = [w.astype(np.float64) for w in (weights_at(tape, t) if weights is None else weights)]
+    inputs = [z[: t + 1].astype(np.float64) for z in memory.write_inputs]
+    steps = [u[: t + 1].astype(np.float64) for u in memory.write_steps]
+    keys = memory.read_key[t].astype(np.float64)
+
+    activation = keys  # z_{l-1} [r, i]
+    change = np.zeros((t + 1, *keys.shape))  # x_{l-1} [s, r, i]
+    for layer, (weight, z, u) in enumerate(zip(layers, inputs, steps, strict=True)):
+        before = activation @ weight.T  # W_l z_{l-1} [r, o]
+        strength = np.einsum("swi,sri->srw", z, activation + change)
+        after = change @ weight.T + np.einsum("srw,swo->sro", strength, u)  # y_l [s, r, o]
+        if layer < len(layers) - 1:
+            activation = np.tanh(before)
+            change = np.tanh(before + after) - activation
+    differences: Float = -after.mean(axis=1)
+    start = [w.astype(np.float64) for w in memory.initial_weights]
+    return Removal(
+        differences=differences,
+        norms=np.linalg.norm(differences, axis=1),
+        value_read=before.mean(axis=0),
+        value_unwritten=_read(start, keys),
+    )
+
+
+def joint_removal(tape: Tape, t: int, writes: Sequence[int], weights: Sequence[Array] | None = None) -> Float:
+    """The change of the value read at t if several writes are taken out together. [d]
+
+        D_S = f_{W_t}(k_r) - f_{W_t + sum over s in S of U_s^T Z_s in every layer}(k_r)
+
+    Where writes interact (`interaction_residual`), single removals hide each other and this is what remains
+    meaningful: a fact that was written twice is gone only if both copies go.
+    """
+    memory = tape.written()
+    chosen = list(writes)
+    keys = memory.read_key[t].astype(np.float64)
+    full = [w.astype(np.float64) for w in (weights_at(tape, t) if weights is None else weights)]
+    without = [
+        w + np.einsum("swo,swi->oi", u[chosen].astype(np.float64), z[chosen].astype(np.float64))
+        for w, u, z in zip(full, memory.write_steps, memory.write_inputs, strict=True)
+    ]
+    return _read(full, keys) - _read(without, keys)
+
+
+def use_share(value_read: Float, value_unwritten: Float) -> float:
+    """|v_r - v_0| / |v_r|: does what was written matter to this read at all? 0 if nothing was read."""
+    return _ratio(float(np.linalg.norm(value_read - value_unwritten)), float(np.linalg.norm(value_read)))
+
+
+def interaction_residual(removal: Removal) -> float:
+    """rho(t) = |v_r - v_0 - sum over s <= t of D_s| / |v_r - v_0|, the step's own write included.
+
+    0 when writes do not interact (a memory of one linear layer, or only the last layer written). When it is
+    large, the single removals do not add up to what the memory did, and R2 alone does not explain the read.
+    Where nothing was written (v_r = v_0) the residual is 0 if all D_s are 0, and infinite otherwise.
+    """
+    effect = removal.value_read - removal.value_unwritten
+    missing = float(np.linalg.norm(effect - removal.differences.sum(axis=0)))
+    return _ratio(missing, float(np.linalg.norm(effect)))
+
+
+def rank(scores: Float, t: int, top_k: int) -> list[int]:
+    """The `top_k` writes with the highest score among s < t, best first; of equal scores the more recent first."""
+    if top_k < 1:
+        raise ValueError(f"top_k must be at least 1, not {top_k}")
+    candidates = np.asarray(scores)[:t]
+    if np.isnan(candidates).any():
+        raise ValueError("a score is not a number, so the writes cannot be ranked")
+    # lexsort sorts by its last key first: descending score, then descending step.
+    order = np.lexsort((-np.arange(len(candidates)), -candidates))
+    return [int(s) for s in order[:top_k]]
+
+
+def _read(weights: Sequence[Float], keys: Float) -> Float:
+    """Mean over heads of f_W(k), keys [H, d] -> [d]."""
+    activation = keys
+    for weight in weights[:-1]:
+        activation = np.tanh(activation @ weight.T)
+    result: Float = (activation @ weights[-1].T).mean(axis=0)
+    return result
+
+
+def _unit(vectors: Array) -> Float:
+    """Vectors of length 1 along the last axis; zero vectors stay zero."""
+    vectors = vectors.astype(np.float64)
+    length = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    return np.divide(vectors, length, out=np.zeros_like(vectors), where=length > 0)
+
+
+def _ratio(part: float, whole: float) -> float:
+    if whole > 0:
+        return part / whole
+    return 0.0 if part == 0 else float("inf")

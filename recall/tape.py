@@ -1,0 +1,338 @@
+"""The tape: everything that one episode wrote to and read from the neural memory, small enough to keep.
+
+Both write rules change layer l of the memory by a matrix of rank at most H,
+
+    W_{l,t} = W_{l,t-1} - U_{l,t}^T Z_{l,t}        Z_l: [H, d_{l-1}] inputs of the layer,  U_l: [H, d_l] steps,
+
+so the factors U and Z of every step, together with the memory at the start, W_{l,0}, give back every W_t. All
+recall scores are functions of the tape alone, computed by code that shares nothing with the training code.
+
+Dimension letters: T steps, H heads, d key and value size (d_0 = d_3 = d), u hidden width (d_1 = d_2 = u), A actions.
+Time runs first in all arrays. Row t is the step in which the agent received observation t, wrote, read, and
+acted; its write precedes its read. One tape is one episode, a reset closes it. A core without write memory makes
+a tape whose memory arrays are None: it still tells what was seen and done.
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from envs.errors import UserError
+from recall.files import atomic_file
+
+FORMAT_VERSION = 1
+LAYERS = 3
+
+Array = NDArray[Any]
+
+
+class MemoryRecordLike(Protocol):
+    """One step of a batch as `memory.MemoryRecord` gives it: torch tensors, batch first."""
+
+    @property
+    def write_inputs(self) -> Any: ...
+    @property
+    def write_steps(self) -> Any: ...
+    @property
+    def target_value(self) -> Any: ...
+    @property
+    def beta(self) -> Any: ...
+    @property
+    def read_key(self) -> Any: ...
+    @property
+    def read_hidden(self) -> Any: ...
+    @property
+    def value_read(self) -> Any: ...
+
+
+@dataclass(frozen=True)
+class MemoryTape:
+    """The memory's part of a tape, in the floating-point type of the run (never half precision)."""
+
+    initial_weights: tuple[Array, ...]
+    """W_{l,0} for l = 1, 2, 3, each [d_l, d_{l-1}]: the memory before the write of row 0."""
+    write_inputs: tuple[Array, ...]
+    """Z_l, each [T, H, d_{l-1}]; the first, Z_1, holds the write keys."""
+    write_steps: tuple[Array, ...]
+    """U_l, each [T, H, d_l], with the update rate beta and the scale of the write rule inside."""
+    target_value: Array
+    """[T, H, d] the values that the write keys were to return."""
+    beta: Array
+    """[T] update rate of the write, between 0 and 1; 0 writes nothing."""
+    read_key: Array
+    """[T, H, d] read keys."""
+    read_hidden: tuple[Array, ...]
+    """z_1, z_2 of the read, each [T, H, u]: tanh activations under the updated weights."""
+    value_read: Array
+    """[T, d] the value read, averaged over the read heads: what the controller received."""
+
+
+@dataclass(frozen=True)
+class Tape:
+    """One episode of one agent. See the head of this file for the order of a row and the dimension letters."""
+
+    memory: MemoryTape | None
+    """What was written and read; None for a core without write memory."""
+    observation: dict[str, Array]
+    """Name -> [T, ...] observation as the agent received it."""
+    is_first: Array
+    """[T] bool, true where the observation opens an episode: row 0 at most."""
+    previous_action: Array
+    """[T] int64, the action that led to the observation; -1 where there was none."""
+    previous_reward: Array
+    """[T] float32, the reward (unscaled) that came with the observation."""
+    action: Array
+    """[T] int64, the action taken after reading."""
+    reward: Array
+    """[T] float32, the reward (unscaled) of that action."""
+    logits: Array
+    """[T, A] float32 of the policy."""
+    value: Array
+    """[T] float32, the critic's value of the observation."""
+    agent_cell: Array
+    """[T, 2] int64 (row, column) of the agent; -1 where unknown. For display only, never seen by the agent."""
+    goal_cell: Array
+    """[T, 2] int64 (row, column) of the goal; -1 where unknown. For display only."""
+    seed: int
+    """The seed with which the environment was reset."""
+    core: str
+    """Name of the memory core, for example "mnm-p"."""
+    start_step: int = 0
+    """Episode step of row 0. Above 0, everything older is "before recording": unknown, not zero."""
+
+    @property
+    def steps(self) -> int:
+        """T, the number of rows."""
+        return len(self.action)
+
+    def written(self) -> MemoryTape:
+        """The memory's part, or a plain error for a tape that has none."""
+        if self.memory is None:
+            raise UserError(
+                f"the core {self.core!r} has no write memory, so its tape holds nothing to recall"
+            )
+        return self.memory
+
+    def save(self, path: str | Path) -> None:
+        """Write the tape as a compressed .npz that is read without pickle, by NumPy alone."""
+        arrays: dict[str, Array] = {f"observation/{name}": array for name, array in self.observation.items()}
+        arrays |= {name: getattr(self, name) for name in _ROW_FIELDS}
+        if self.memory is not None:
+            for field in fields(MemoryTape):
+                value = getattr(self.memory, field.name)
+                parts = enumerate(value, start=1) if isinstance(value, tuple) else [("", value)]
+                arrays |= {f"memory/{field.name}{layer}": part for layer, part in parts}
+        header = {
+            "format": FORMAT_VERSION,
+            "seed": self.seed,
+            "core": self.core,
+            "start_step": self.start_step,
+            "memory": self.memory is not None,
+        }
+        arrays["header"] = np.array(json.dumps(header))
+        with atomic_file(path) as file:
+            np.savez_compressed(file, allow_pickle=False, **arrays)
+
+    @staticmethod
+    def load(path: str | Path) -> Tape:
+        """Read what `save` wrote; anything else is refused in one line."""
+        try:
+            with np.load(Path(path), allow_pickle=False) as archive:
+                arrays = {name: archive[name] for name in archive.files}
+            header = json.loads(str(arrays["header"]))
+        except FileNotFoundError:
+            raise UserError(f"no tape at {path}") from None
+        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+            raise UserError(f"{path} is not a tape, or it is damaged ({error})") from error
+        if header["format"] != FORMAT_VERSION:
+            raise UserError(
+                f"{path} has tape format {header['format']}; this version reads format {FORMAT_VERSION}"
+            )
+        return Tape(
+            memory=_memory_from(arrays) if header["memory"] else None,
+            observation={
+                name.removeprefix("observation/"): array
+                for name, array in arrays.items()
+                if name.startswith("observation/")
+            },
+            **{name: arrays[name] for name in _ROW_FIELDS},
+            seed=header["seed"],
+            core=header["core"],
+            start_step=header["start_step"],
+        )
+
+
+_ROW_FIELDS = (
+    "is_first",
+    "previous_action",
+    "previous_reward",
+    "action",
+    "reward",
+    "logits",
+    "value",
+    "agent_cell",
+    "goal_cell",
+)
+
+
+def _memory_from(arrays: Mapping[str, Array]) -> MemoryTape:
+    def layered(name: str, count: int = LAYERS) -> tuple[Array, ...]:
+        return tuple(arrays[f"memory/{name}{layer}"] for layer in range(1, count + 1))
+
+    return MemoryTape(
+        initial_weights=layered("initial_weights"),
+        write_inputs=layered("write_inputs"),
+        write_steps=layered("write_steps"),
+        target_value=arrays["memory/target_value"],
+        beta=arrays["memory/beta"],
+        read_key=arrays["memory/read_key"],
+        read_hidden=layered("read_hidden", LAYERS - 1),
+        value_read=arrays["memory/value_read"],
+    )
+
+
+def walk_weights(tape: Tape) -> Iterator[tuple[Array, ...]]:
+    """W_{l,t} of every layer for t = 0, 1, ..., T-1, each after the write and before the read of row t.
+
+        W_{l,t} = (W_{l,0} + D_{l,t-1}) - U_{l,t}^T Z_{l,t},   D_{l,t} = W_{l,t} - W_{l,0},   D_{l,-1} = 0
+
+    In the tape's own floating-point type and in the order of the cores when they act step by step: between steps
+    they keep the change D, not W. What may differ is the last bit of a product that a matrix library fuses with
+    its sum, or sums over the H heads in another order: below 1e-6 in float32 and 1e-14 in float64, relative to
+    the weights. When recording started in mid-episode, the memory of that moment is the start; same bounds.
+    """
+    memory = tape.written()
+    change = [np.zeros_like(start) for start in memory.initial_weights]
+    for t in range(tape.steps):
+        weights = tuple(
+            (start + delta) - steps[t].T @ inputs[t]
+            for start, delta, steps, inputs in zip(
+                memory.initial_weights, change, memory.write_steps, memory.write_inputs, strict=True
+            )
+        )
+        change = [full - start for full, start in zip(weights, memory.initial_weights, strict=True)]
+        yield weights
+
+
+def weights_at(tape: Tape, t: int) -> tuple[Array, ...]:
+    """The full memory weights W_{l,t}, l = 1..3, from which row t read. How exact: see `walk_weights`."""
+    if not 0 <= t < tape.steps:
+        raise IndexError(f"row {t} is not on the tape, which has rows 0 to {tape.steps - 1}")
+    for row, weights in enumerate(walk_weights(tape)):
+        if row == t:
+            return weights
+    raise AssertionError("unreachable: the row was checked above")
+
+
+class TapeRecorder:
+    """Collects the rows of one episode and builds its `Tape`. It only copies: what it is fed is left as it was.
+
+    Give `initial_weights` (as `core.weights(state)` returns them, batch first) for a core with write memory and
+    leave them out for any other core.
+    """
+
+    def __init__(
+        self,
+        core: str,
+        seed: int,
+        initial_weights: Any = None,
+        batch_row: int = 0,
+        start_step: int = 0,
+    ) -> None:
+        self.core = core
+        self.seed = seed
+        self.batch_row = batch_row
+        self.start_step = start_step
+        self._start = None if initial_weights is None else tuple(self._row(w) for w in initial_weights)
+        self._rows: list[dict[str, Any]] = []
+
+    def add(
+        self,
+        record: MemoryRecordLike | None,
+        *,
+        observation: Mapping[str, Any],
+        is_first: bool,
+        previous_action: int,
+        previous_reward: float,
+        action: int,
+        reward: float,
+        logits: Any,
+        value: float,
+        agent_cell: tuple[int, int] | None = None,
+        goal_cell: tuple[int, int] | None = None,
+    ) -> None:
+        """Append one row. `record` and `logits` are batches, of which `batch_row` is kept; the rest is one row's."""
+        if is_first and self._rows:
+            raise ValueError("a reset closes the tape: start a new recorder for the next episode")
+        if (record is None) != (self._start is None):
+            raise ValueError("a memory record is needed with initial weights, and only with them")
+        self._rows.append(
+            {
+                "observation": {name: np.array(part) for name, part in observation.items()},
+                "is_first": np.bool_(is_first),
+                "previous_action": np.int64(previous_action),
+                "previous_reward": np.float32(previous_reward),
+                "action": np.int64(action),
+                "reward": np.float32(reward),
+                "logits": self._row(logits).astype(np.float32),
+                "value": np.float32(value),
+                "agent_cell": np.array((-1, -1) if agent_cell is None else agent_cell, np.int64),
+                "goal_cell": np.array((-1, -1) if goal_cell is None else goal_cell, np.int64),
+                "memory": None if record is None else self._memory_row(record),
+            }
+        )
+
+    def _row(self, tensor: Any) -> Array:
+        """A copy of one row of a batched torch tensor (or array)."""
+        if hasattr(tensor, "detach"):
+            tensor = tensor[self.batch_row].detach().cpu().numpy()
+        else:
+            tensor = np.asarray(tensor)[self.batch_row]
+        if tensor.dtype == np.float16:
+            raise ValueError("a tape in half precision cannot rebuild the memory; record in float32")
+        return np.array(tensor)
+
+    def _memory_row(self, record: MemoryRecordLike) -> dict[str, Any]:
+        return {
+            "write_inputs": tuple(self._row(part) for part in record.write_inputs),
+            "write_steps": tuple(self._row(part) for part in record.write_steps),
+            "target_value": self._row(record.target_value),
+            "beta": self._row(record.beta),
+            "read_key": self._row(record.read_key),
+            "read_hidden": tuple(self._row(part) for part in record.read_hidden),
+            "value_read": self._row(record.value_read),
+        }
+
+    def tape(self) -> Tape:
+        """The rows so far as a tape."""
+        if not self._rows:
+            raise ValueError("an episode without steps makes no tape")
+        names = self._rows[0]["observation"]
+        return Tape(
+            memory=None if self._start is None else self._memory_tape(self._start),
+            observation={name: np.stack([row["observation"][name] for row in self._rows]) for name in names},
+            **{name: np.stack([row[name] for row in self._rows]) for name in _ROW_FIELDS},
+            seed=self.seed,
+            core=self.core,
+            start_step=self.start_step,
+        )
+
+    def _memory_tape(self, start: tuple[Array, ...]) -> MemoryTape:
+        rows = [row["memory"] for row in self._rows]
+
+        def stacked(name: str) -> Any:
+            first = rows[0][name]
+            if isinstance(first, tuple):
+                return tuple(np.stack([row[name][part] for row in rows]) for part in range(len(first)))
+            return np.stack([row[name] for row in rows])
+
+        names = [field.name for field in fields(MemoryTape) if field.name != "initial_weights"]
+        return MemoryTape(initial_weights=start, **{name: stacked(name) for name in names})
