@@ -87,7 +87,9 @@ def main(argv: Sequence[str]) -> int:
     if not finished:
         console.print(f"Stopped at {trainer.collector.frames:,} frames; continue: --run-dir {where} --resume")
         return stop.code
-    console.print(f"Done: {trainer.collector.frames:,} frames in {where}; play it: python evaluate.py {where}")
+    console.print(
+        f"Done: {trainer.collector.frames:,} frames in {where}; play it: python evaluate.py {where}"
+    )
     return 0
 
 

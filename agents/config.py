@@ -23,13 +23,17 @@ class TrainConfig:
     env_kwargs: str = option("{}", "arguments of the environment as a JSON object", metavar="JSON")
     core: CoreName = option("mnm-p", "memory core")
     algo: Literal["ppo", "a2c"] = option("ppo", "algorithm")
-    total_steps: int = option(1_000_000, "environment steps (valid frames over all environments) to train for")
+    total_steps: int = option(
+        1_000_000, "environment steps (valid frames over all environments) to train for"
+    )
     num_envs: int = option(64, "environments that are stepped together")
     rollout_steps: int = option(100, "steps per environment between updates; gradients are cut there")
     seed: int = option(0, "seed of weights, environments, actions and minibatches")
     backend: BackendName = option("auto", "what steps the environments")
     device: Literal["auto", "cpu", "cuda"] = option("auto", "where the agent lives")
-    run_dir: str | None = option(None, "directory of the run (default: runs/ENV-CORE-ALGO-SEED)", metavar="DIR")
+    run_dir: str | None = option(
+        None, "directory of the run (default: runs/ENV-CORE-ALGO-SEED)", metavar="DIR"
+    )
     log_every: int = option(5, "updates between rows of metrics.csv")
     checkpoint_every: int = option(50, "updates between checkpoints")
     threads: int = option(0, "threads of PyTorch on the CPU; 0 leaves the choice to PyTorch")
@@ -39,7 +43,9 @@ class TrainConfig:
     memory_size: int = option(64, "MNM: size d of keys and values, and hidden width of the memory")
     heads: int = option(1, "MNM: heads that write and read at every step")
     controller: Literal["lstm", "feedforward"] = option("lstm", "MNM: controller")
-    initial_weights: Literal["learned", "fixed"] = option("learned", "MNM: whether a new episode's memory is trained")
+    initial_weights: Literal["learned", "fixed"] = option(
+        "learned", "MNM: whether a new episode's memory is trained"
+    )
     update_rate: Literal["scalar", "per-layer"] = option("scalar", "MNM: one update rate, or one per layer")
     previous_inputs: bool = option(True, "give the agent its previous action and reward as extra inputs")
 
@@ -83,7 +89,9 @@ class TrainConfig:
         except json.JSONDecodeError as error:
             raise UserError(f"--env-kwargs is not JSON ({error}): {self.env_kwargs!r}") from None
         if not isinstance(arguments, dict):
-            raise UserError(f'--env-kwargs must be a JSON object such as {{"side": 11}}, got {self.env_kwargs!r}')
+            raise UserError(
+                f'--env-kwargs must be a JSON object such as {{"side": 11}}, got {self.env_kwargs!r}'
+            )
         return arguments
 
     def core_config(self) -> CoreConfig:

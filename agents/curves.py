@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import math
 from pathlib import Path
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from agents.checkpoint import write_atomically
+from agents.files import atomic_file
 from agents.run_dir import read_metrics
 
 PANELS = (
@@ -44,7 +43,6 @@ def plot_curves(metrics_path: Path, path: Path) -> bool:
         axes.set_xlabel("frames (thousands)", fontsize=9)
         axes.grid(alpha=0.3)
         axes.set_ylim(bottom=0.0 if name in ("fps", "entropy") else None)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, dpi=110, format="png")
-    write_atomically(path, lambda file: file.write(buffer.getvalue()) and None)
+    with atomic_file(path) as file:
+        figure.savefig(file, dpi=110, format="png")
     return True

@@ -123,9 +123,7 @@ class ObservationEncoder(nn.Module):
         self.previous_action = nn.Embedding(actions + 1, size) if previous_inputs else None
         self.previous_reward = nn.Linear(1, size, bias=False) if previous_inputs else None
 
-    def forward(
-        self, obs: dict[str, Tensor], is_first: Tensor, action: Tensor, reward: Tensor
-    ) -> Tensor:
+    def forward(self, obs: dict[str, Tensor], is_first: Tensor, action: Tensor, reward: Tensor) -> Tensor:
         """obs[key] [..., *shape]; is_first, previous action (-1 = none), previous raw reward [...]."""
         total = torch.stack([part(obs[key]) for key, part in self.parts.items()]).sum(0)
         if self.previous_action is not None and self.previous_reward is not None:

@@ -76,10 +76,7 @@ class Learner:
             rows.obs, rows.is_first, rows.previous_action, rows.previous_reward, rows.core_state
         )
         new = evaluate_actions(out, rows.action)
-        if config.algo == "ppo":
-            terms = ppo_loss(new, picked, config.clip, config.value_clip)
-        else:
-            terms = a2c_loss(new, picked)
+        terms = self._loss_terms(new, picked)
         loss = (
             terms.policy
             + config.value_coef * terms.value
@@ -91,6 +88,11 @@ class Learner:
         grad_norm = nn.utils.clip_grad_norm_(self.model.parameters(), config.max_grad_norm)
         self.optimizer.step()
         return self._log(terms, new, out, picked, grad_norm)
+
+    def _loss_terms(self, new: NewPolicy, targets: Targets) -> LossTerms:
+        if self.config.algo == "ppo":
+            return ppo_loss(new, targets, self.config.clip, self.config.value_clip)
+        return a2c_loss(new, targets)
 
     @staticmethod
     @torch.no_grad()

@@ -86,13 +86,13 @@ def ppo_loss(new: NewPolicy, targets: Targets, clip: float, value_clip: float | 
     return _terms(policy, value, new, targets, clip)
 
 
-def _terms(
-    policy: Tensor, value: Tensor, new: NewPolicy, targets: Targets, clip: float | None
-) -> LossTerms:
+def _terms(policy: Tensor, value: Tensor, new: NewPolicy, targets: Targets, clip: float | None) -> LossTerms:
     with torch.no_grad():
         log_ratio = new.log_prob - targets.log_prob
         approx_kl = masked_mean(torch.expm1(log_ratio) - log_ratio, targets.valid)
-        outside = torch.zeros_like(log_ratio) if clip is None else ((log_ratio.exp() - 1.0).abs() > clip) * 1.0
+        outside = (
+            torch.zeros_like(log_ratio) if clip is None else ((log_ratio.exp() - 1.0).abs() > clip) * 1.0
+        )
         clip_fraction = masked_mean(outside, targets.valid)
     return LossTerms(
         policy=masked_mean(policy, targets.valid),

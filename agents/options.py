@@ -59,7 +59,7 @@ def parse(defaults: ConfigT, argv: Sequence[str], description: str, positional: 
 
 
 def suggestion(name: str, choices: Iterable[str]) -> str:
-    """" (did you mean ...?)" with the choices most like `name`, or nothing."""
+    """ " (did you mean ...?)" with the choices most like `name`, or nothing."""
     names = nearest(name, choices)
     return f" (did you mean {names}?)" if names else ""
 

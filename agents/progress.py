@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
 from types import TracebackType
 
 from rich.console import Console
@@ -14,10 +15,10 @@ LINE_EVERY_S = 10.0
 """Seconds between lines where there is no terminal to draw a bar in."""
 
 
-def print_table(console: Console, title: str, values: dict[str, str], columns: int = 2) -> None:
+def print_table(console: Console, title: str, values: Mapping[str, object], columns: int = 2) -> None:
     """Print names and values, `columns` pairs side by side."""
     table = Table(title=title, title_justify="left", show_header=False, pad_edge=False)
-    items = list(values.items())
+    items = [(name, str(value)) for name, value in values.items()]
     rows = math.ceil(len(items) / columns)
     for row in range(rows):
         cells = []

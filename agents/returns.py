@@ -51,4 +51,6 @@ def n_step_returns(rewards: Tensor, next_values: Tensor, done: Tensor, gamma: fl
 def _check_shapes(first: Tensor, *others: Tensor) -> None:
     for other in others:
         if other.shape != first.shape:
-            raise ValueError(f"shapes must be equal [T, N], got {tuple(first.shape)} and {tuple(other.shape)}")
+            raise ValueError(
+                f"shapes must be equal [T, N], got {tuple(first.shape)} and {tuple(other.shape)}"
+            )

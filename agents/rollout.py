@@ -102,6 +102,10 @@ class Rollout:
         return Rollout(**parts)
 
 
+FinalValues = tuple[Tensor, Tensor]
+"""Mask [N] of episodes that were cut in a row, and the values [N] of the observations that followed there."""
+
+
 @dataclass
 class Timing:
     """Seconds spent in the three phases of training since the last reading."""
@@ -137,17 +141,17 @@ class Collector:
             rollout.obs[key][0] = rollout.obs[key][-1]
         rollout.is_first[0] = rollout.is_first[-1]
         rollout.core_state = detach_state(self.state.core)
-        ended = None
+        ended: FinalValues | None = None
         for t in range(steps):
-            value, ended = self._row(t, ended)
+            ended = self._row(t, ended)
         # One more evaluation for next_value of the last row; it must not advance the carried state.
         last = self._timed_act(steps)
         self._fill_next_value(steps - 1, last.value, ended)
         self.frames += int(rollout.valid.sum())
         return rollout
 
-    def _row(self, t: int, ended: tuple[Tensor, Tensor] | None) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
-        """Play row t; returns its value and, under SAME_STEP, the values of episodes that ended in it."""
+    def _row(self, t: int, ended: FinalValues | None) -> FinalValues | None:
+        """Play row t; returns the values of episodes that were cut in it, under SAME_STEP."""
         rollout = self.rollout
         rollout.previous_action[t], rollout.previous_reward[t] = self.state.action, self.state.reward
         out = self._timed_act(t)
@@ -168,10 +172,7 @@ class Collector:
             getattr(rollout, name)[t] = torch.from_numpy(getattr(step, name))
         self._see(step.obs, step.is_first, row=t + 1)
         self.state = self.model.after(out.state, action, rollout.reward[t].clone())
-        ended = None
-        if step.final_obs is not None:
-            ended = self._value_of_final(t, step.final_obs)
-        return out.value, ended
+        return None if step.final_obs is None else self._value_of_final(t, step.final_obs)
 
     def _timed_act(self, row: int) -> Any:
         started = time.perf_counter()
@@ -185,7 +186,7 @@ class Collector:
             self.rollout.obs[key][row] = torch.from_numpy(np.asarray(x))
         self.rollout.is_first[row] = torch.from_numpy(is_first)
 
-    def _value_of_final(self, t: int, final_obs: dict[str, np.ndarray]) -> tuple[Tensor, Tensor]:
+    def _value_of_final(self, t: int, final_obs: dict[str, np.ndarray]) -> FinalValues:
         """Mask [N] of rows whose episode was cut at t, and the values [N] of what followed there."""
         cut = self.rollout.truncated[t] & ~self.rollout.terminated[t]
         values = torch.zeros(self.env.num_envs, device=self.device)
@@ -197,7 +198,7 @@ class Collector:
             values[index] = self.model.act(obs, never_first, select_agent(self.state, index)).value
         return cut, values
 
-    def _fill_next_value(self, t: int, value: Tensor, ended: tuple[Tensor, Tensor] | None) -> None:
+    def _fill_next_value(self, t: int, value: Tensor, ended: FinalValues | None) -> None:
         if ended is not None:
             cut, final_value = ended
             value = torch.where(cut, final_value, value)

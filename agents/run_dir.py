@@ -7,12 +7,11 @@ import json
 import math
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 
-from agents.checkpoint import write_text
 from agents.config import TrainConfig, config_from_dict, config_to_dict
+from agents.files import write_text
 from envs.errors import UserError
 
 PACKAGES = ("torch", "gymnasium", "minigrid", "numpy", "envpool")
@@ -122,8 +121,3 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
             {name: float(text) if text else float("nan") for name, text in row.items()}
             for row in csv.DictReader(file)
         ]
-
-
-def describe(config: TrainConfig, extra: dict[str, Any]) -> dict[str, str]:
-    """Name and value of everything in the table that a command prints first."""
-    return {name: str(value) for name, value in {**config_to_dict(config), **extra}.items()}

@@ -23,7 +23,7 @@ from agents.learner import Learner
 from agents.model import ActorCritic
 from agents.progress import ProgressDisplay, number, print_table
 from agents.rollout import Collector, Timing
-from agents.run_dir import RunDirectory, describe
+from agents.run_dir import RunDirectory
 from envs import make_vec
 from envs.errors import UserError
 
@@ -35,7 +35,9 @@ def pick_device(name: str) -> torch.device:
     """The device that `--device` names; raises UserError if CUDA is asked for and absent."""
     if name == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda was asked for, but PyTorch finds no CUDA device; use --device cpu")
-    return torch.device("cuda" if name == "auto" and torch.cuda.is_available() else name.replace("auto", "cpu"))
+    return torch.device(
+        "cuda" if name == "auto" and torch.cuda.is_available() else name.replace("auto", "cpu")
+    )
 
 
 def build_model(config: TrainConfig, observation_space: Any, action_space: Any) -> ActorCritic:
@@ -67,9 +69,7 @@ class Trainer:
         self.directory = RunDirectory(config.directory())
         saved = load_checkpoint(self.directory.checkpoint("latest")) if resume else None
         device = pick_device(config.device)
-        self.env = make_vec(
-            config.env, config.num_envs, config.seed, config.backend, config.env_arguments()
-        )
+        self.env = make_vec(config.env, config.num_envs, config.seed, config.backend, config.env_arguments())
         self.model = build_model(config, self.env.observation_space, self.env.action_space).to(device)
         self.timing = Timing()
         self.action_generator = make_generator(config.seed, ACTION_STREAM, device)
@@ -86,9 +86,7 @@ class Trainer:
             self._load(saved)
             self.directory.write_config(config)
 
-    def run(
-        self, stop: Callable[[], bool] = lambda: False, stop_after_updates: int | None = None
-    ) -> bool:
+    def run(self, stop: Callable[[], bool] = lambda: False, stop_after_updates: int | None = None) -> bool:
         """Train to the end; True if it was reached, False if `stop()` or the update limit came first.
 
         Either way the run is left with a checkpoint from which it continues exactly.
@@ -150,13 +148,17 @@ class Trainer:
     def _load(self, saved: dict[str, Any]) -> None:
         load_weights(self.model, saved["model"], self.directory.checkpoint("latest"))
         if "learner" not in saved:
-            raise UserError(f"{self.directory.checkpoint('latest')} holds an agent alone and cannot be resumed")
+            raise UserError(
+                f"{self.directory.checkpoint('latest')} holds an agent alone and cannot be resumed"
+            )
         self.updates, self.wall_s = saved["updates"], saved["wall_s"]
         self.best_return = saved["best_return"]
         self.learner.load_state_dict(saved["learner"])
         self.action_generator.set_state(saved["action_generator"].cpu())
         if not self.collector.load_state_dict(saved["collector"]):
-            self.console.print(f"The {self.env.backend} backend cannot save environments: episodes start anew.")
+            self.console.print(
+                f"The {self.env.backend} backend cannot save environments: episodes start anew."
+            )
         self.directory.forget_after(self.updates)
 
     def _update(self) -> dict[str, float]:
@@ -192,7 +194,7 @@ class Trainer:
 
     def _print_header(self) -> None:
         parameters = sum(p.numel() for p in self.model.parameters())
-        extra = {
+        extra: dict[str, object] = {
             "run directory": self.directory.path,
             "backend in use": self.env.backend,
             "device in use": self.model.policy_head.weight.device,
@@ -200,4 +202,4 @@ class Trainer:
         }
         if self.updates:
             extra["resumed at"] = f"{self.collector.frames:,} frames"
-        print_table(self.console, "Training", describe(self.config, extra))
+        print_table(self.console, "Training", {**config_to_dict(self.config), **extra})

@@ -1,7 +1,7 @@
 """Environments: one convention for observations, actions, seeds and autoreset, whatever stands behind it.
 
-Importing this package registers with Gymnasium: `mnm/GridMaze-v0` (and GridMaze9, GridMaze11, GridMaze13: fixed side),
-`mnm/TMaze-v0` and `mnm/RepeatPrevious-v0`.
+Importing this package registers with Gymnasium: `mnm/GridMaze-v0` (and GridMaze9, GridMaze11, GridMaze13:
+fixed side), `mnm/TMaze-v0` and `mnm/RepeatPrevious-v0`.
 """
 
 from __future__ import annotations

@@ -74,7 +74,7 @@ class DictObservation(gymnasium.ObservationWrapper[dict[str, Any], Any, Any]):
         return dict(observation) if self._is_dict else {OBSERVATION: observation}
 
 
-class ChosenActions(gymnasium.ActionWrapper[Any, int, Any]):
+class ChosenActions(gymnasium.ActionWrapper[Any, Any, Any]):
     """Gives one environment the agent's actions 0 .. A-1."""
 
     def __init__(self, env: gymnasium.Env[Any, Any], table: NDArray[np.int64]) -> None:

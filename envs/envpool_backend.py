@@ -1,9 +1,11 @@
-"""EnvPool, the C++ environments, in our convention. An optional extra; 20 to 35 times faster than Python MiniGrid.
+"""EnvPool (environments in C++) in our convention: optional, 20 to 35 times faster than Python MiniGrid.
 
-EnvPool resets like NEXT_STEP. Its own sign of the reset call, `info["elapsed_step"] == 0`, must agree with "the row
-before was done", which is asserted at every step. Two peculiarities of its MiniGrid are corrected or refused here:
-    * A task that ends on the last permitted step is reported as truncated only. These tasks pay only on success, so a
-      reward above 0 there is a termination. An end with reward 0 (the wrong object) cannot be told from a time-out.
+EnvPool resets like NEXT_STEP. Its own sign of the reset call, `info["elapsed_step"] == 0`, must agree with
+"the row before was done", which is asserted at every step. Two peculiarities of its MiniGrid are corrected or
+refused here:
+    * A task that ends on the last permitted step is reported as truncated only. These tasks pay only on
+      success, so a reward above 0 there is a termination. An end with reward 0 (the wrong object) cannot be
+      told from a time-out.
     * `agent_view_size` other than 7 corrupts memory and may abort the process.
 Rows must come in order, so batch_size == num_envs always. The state cannot be saved.
 """
@@ -52,7 +54,9 @@ def refusal(name: str, env_kwargs: dict[str, Any]) -> str | None:
     for key, value in env_kwargs.items():
         if key == "agent_view_size" and is_minigrid_id(name):
             if value != DEFAULT_VIEW:
-                return f"EnvPool crashes with agent_view_size {value}, only {DEFAULT_VIEW} is safe: use backend sync"
+                return (
+                    f"EnvPool is safe only with agent_view_size {DEFAULT_VIEW}, not {value}: use backend sync"
+                )
         elif key != limit:
             return f"the env kwarg {key!r} cannot be passed to EnvPool ({limit!r} can): use backend sync"
         elif isinstance(value, bool) or not isinstance(value, int) or value < 1:

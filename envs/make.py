@@ -5,10 +5,12 @@ Backends of `make_vec`:
     envpool   EnvPool's C++ form of the same id
     sync      N Python environments in this process
     async     N Python environments in N processes
-    auto      native if there is one, else envpool if it is installed and can serve the id and its arguments, else sync
+    auto      native if there is one, else envpool if it is installed and can serve the id and its arguments,
+              else sync; an id that somebody else registered (`module:EnvId`) is never replaced by EnvPool's
 
-Environment arguments (`env_kwargs`) go to the environment's constructor, except "actions": a list of the actions that
-the agent may use, e.g. [0, 1, 2] for the MiniGrid memory tasks. It works for every environment and backend.
+Environment arguments (`env_kwargs`) go to the environment's constructor, except "actions": a list of the
+actions that the agent may use, e.g. [0, 1, 2] for the MiniGrid memory tasks. It works for every environment
+and backend.
 """
 
 from __future__ import annotations
@@ -52,7 +54,7 @@ def make_vec(
     env_kwargs: Kwargs | None = None,
     autoreset: str = "same_step",
 ) -> VecEnv:
-    """N environments in one convention. `autoreset` ("same_step" or "next_step") chooses for sync and async only."""
+    """N environments in one convention. `autoreset` (same_step or next_step) matters to sync and async only."""
     _check_choice("backend", backend, BACKENDS)
     _check_choice("autoreset", autoreset, tuple(AUTORESET))
     name = import_module_of(env_id)
@@ -76,9 +78,9 @@ def make_single(
     if spec.entry_point is None:
         raise UserError(f"{env_id} has no single form (entry_point), only a vectorised one")
     check_kwargs(env_id, spec.entry_point, kwargs, also=("actions", "max_episode_steps"))
-    rendering = {} if render_mode is None else {"render_mode": render_mode}
+    rendering: Kwargs = {} if render_mode is None else {"render_mode": render_mode}
     try:
-        env: gymnasium.Env[Any, Any] = gymnasium.make(spec, **rendering, **kwargs)
+        env: gymnasium.Env[Any, Any] = gymnasium.make(spec, **(kwargs | rendering))
     except UserError:
         raise
     except Exception as error:
@@ -98,7 +100,7 @@ def make_single(
 
 
 def success_rule(env_id: str, metadata: dict[str, Any]) -> str | None:
-    """How an episode's success is told: what the environment declares in `metadata["success"]`, else by its id."""
+    """How success is told: what the environment declares in `metadata["success"]`, else by its id."""
     declared = metadata.get("success")
     if declared is not None and declared not in SUCCESS_RULES:
         raise UserError(
@@ -169,5 +171,5 @@ def _make_python(
 
 
 def _make_recorded(env_id: str, env_kwargs: Kwargs | None) -> gymnasium.Env[Any, Any]:
-    """One environment of a sync or async vector; a function of the module, so that other processes find it."""
+    """One environment of a sync or async vector; a module-level function, so that other processes find it."""
     return Replay(make_single(env_id, env_kwargs))

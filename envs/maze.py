@@ -1,13 +1,19 @@
 """Grid World maze with a hidden goal, as a normal Gymnasium environment (`mnm/GridMaze-v0`).
 
-The agent starts at the centre and sees only the 3x3 cells around it. An invisible goal lies on a free cell, drawn per
-episode. Stepping on it pays `goal_reward` and teleports the agent to a random free cell, so the agent must remember
-where the goal was and find its own position again. There is no terminal state, only a time limit.
+The agent starts at the centre and sees only the 3x3 cells around it. An invisible goal lies on a free cell,
+drawn per episode. Stepping on it pays `goal_reward` and teleports the agent to a random free cell, so the
+agent must remember where the goal was and find its own position again. There is no terminal state, only a
+time limit.
+
 Task: Miconi, Clune, Stanley 2018, "Differentiable plasticity", and its 2019 successor "Backpropamine".
 
-Observation, 17 numbers: 0-8 the window, row by row, 1 = wall; 9 unused, 0; 10 the constant 1; 11 step / episode length;
-12 the previous reward times `previous_reward_scale`; 13-16 the previous action, one-hot. At step 0 the previous
-reward is 0 and the previous action is action 0.
+The observation is 17 numbers:
+    0-8    the window, row by row, 1 = wall
+    9      unused, 0
+    10     the constant 1
+    11     step / episode length
+    12     the previous reward times `previous_reward_scale`; 0 at step 0
+    13-16  the previous action, one-hot; action 0 at step 0
 """
 
 from __future__ import annotations
@@ -32,10 +38,10 @@ def observation_space(goal_reward: float, bump_penalty: float, scale: float) -> 
     return spaces.Box(low, high, dtype=np.float32)
 
 
-class GridMaze(gymnasium.Env[NDArray[np.float32], int]):
+class GridMaze(gymnasium.Env[Any, Any]):
     """One maze. Actions: 0 up, 1 down, 2 left, 3 right. `info["goals"]` counts the goals reached so far."""
 
-    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 8}
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 8}  # noqa: RUF012
 
     def __init__(
         self,

@@ -1,8 +1,8 @@
 """The fixed layout of the Grid World maze: which cells are walls, and what every cell looks like from inside.
 
-A square of odd side S with a wall ring; inside, a pillar on every cell whose row and column are both even, except the
-centre (S//2, S//2). Cells are numbered row by row (`row * S + column`), so that a position is one integer and the four
-moves are four offsets.
+A square of odd side S with a wall ring; inside, a pillar on every cell whose row and column are both even,
+except the centre (S//2, S//2). Cells are numbered row by row (`row * S + column`), so that a position is one
+integer and the four moves are four offsets.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Layout(NamedTuple):
     centre: int
     """Number of the start cell."""
     step_to: NDArray[np.int64]
-    """[S * S, 4] where each action leads: up, down, left, right; the cell itself where a wall is in the way."""
+    """[S * S, 4] where up, down, left and right lead; the cell itself where a wall is in the way."""
     views: NDArray[np.float32]
     """[S * S, 9] the 3x3 window around a free cell, row by row, 1 = wall; zeros for walls."""
 
@@ -67,8 +67,8 @@ def layout(side: int) -> Layout:
 def other_free_cell(maze: Layout, excluded: int, rng: np.random.Generator) -> int:
     """A uniform random free cell that is not `excluded`, by exactly one draw of `rng`.
 
-    Goal (excluded: the centre) and teleport target (excluded: the goal) are both drawn here, so that the single and
-    the vectorised maze consume the same random numbers in the same order.
+    Goal (excluded: the centre) and teleport target (excluded: the goal) are both drawn here, so that the
+    single and the vectorised maze consume the same random numbers in the same order.
     """
     place = int(rng.integers(maze.free.size - 1))
     return int(maze.free[place + (place >= maze.free_index[excluded])])

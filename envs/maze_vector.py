@@ -1,9 +1,11 @@
-"""The Grid World maze for N environments at once, in NumPy: equal to N single mazes, number for number, and much faster.
+"""The Grid World maze for N environments at once, in NumPy: the same numbers as N single mazes, much faster.
 
-Every environment keeps its own random generator, seeded and consumed as `SyncVectorEnv` over single mazes would do, so
-that one seed gives one trajectory whichever way the maze is run. All other work is done on arrays of N.
-Autoreset is SAME_STEP: the observation that comes with a done flag opens the next episode, the last one of the old
-episode is in `info["final_obs"]`.
+Every environment keeps its own random generator, seeded and consumed as `SyncVectorEnv` over single mazes
+would do, so that one seed gives one trajectory whichever way the maze is run. All other work is done on
+arrays of N.
+
+Autoreset is SAME_STEP: the observation that comes with a done flag opens the next episode, the last one of
+the old episode is in `info["final_obs"]`.
 """
 
 from __future__ import annotations
@@ -64,7 +66,7 @@ class GridMazeVector(VectorEnv[Observations, NDArray[np.int64], NDArray[Any]]):
         seed: int | Sequence[int | None] | None = None,
         options: dict[str, Any] | None = None,
     ) -> tuple[Observations, dict[str, Any]]:
-        """Reset every environment. `seed` as in SyncVectorEnv: None goes on, an int s means s, s + 1, ..., or a list."""
+        """Reset all. `seed` as in SyncVectorEnv: None goes on, an int s means s, s + 1, ..., or a list."""
         if options and "reset_mask" in options:
             raise ValueError(
                 "GridMazeVector resets itself (SAME_STEP); options['reset_mask'] is not supported"

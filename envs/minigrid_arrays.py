@@ -1,9 +1,10 @@
 """MiniGrid and BabyAI observations as arrays of categories, before anything is vectorised.
 
-A mission string blocks shared memory and fast vectorising, and the numbers of an image are names, not quantities. So
-    image      MultiDiscrete [h, w, 3]: object (11), colour (6), state (4; a door has 3 states, an agent 4 directions)
-    direction  Discrete(4)
-    mission    MultiDiscrete [24]: one id per word, 1 + crc32(word) mod 255, 0 = padding; longer missions are cut
+A mission string blocks shared memory and fast vectorising, and the numbers of an image are names, not
+quantities. So
+    image      MultiDiscrete [h, w, 3]: object (11), colour (6), state (4: doors have 3, an agent's direction
+    4) direction  Discrete(4) mission    MultiDiscrete [24]: one id per word, 1 + crc32(word) mod 255; 0 =
+    padding; the rest is cut
 Word ids need no vocabulary and are the same in every process and for every backend.
 """
 
@@ -35,7 +36,7 @@ def is_minigrid_id(name: str) -> bool:
 
 @lru_cache(maxsize=65536)
 def encode_mission(mission: str) -> NDArray[np.int64]:
-    """Word ids [24] of one mission, in lower case and without punctuation. The array is shared: do not write to it."""
+    """Word ids [24] of one mission, lower case, without punctuation. The array is shared and read-only."""
     ids = np.zeros(MISSION_WORDS, dtype=np.int64)
     for place, word in enumerate(_WORD.findall(mission.lower())[:MISSION_WORDS]):
         ids[place] = 1 + zlib.crc32(word.encode()) % (WORD_IDS - 1)
@@ -44,7 +45,7 @@ def encode_mission(mission: str) -> NDArray[np.int64]:
 
 
 class MissionRows:
-    """Encodes EnvPool's missions, uint8 [N, bytes] padded with zeros, and looks again only at rows that changed."""
+    """Encodes EnvPool's missions, uint8 [N, bytes] padded with zeros; looks again only at rows that changed."""
 
     def __init__(self, num_envs: int) -> None:
         self.ids = np.zeros((num_envs, MISSION_WORDS), dtype=np.int64)

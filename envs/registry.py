@@ -1,4 +1,4 @@
-"""From an id on a command line to a registered environment and the arguments it takes, with errors a user can act on."""
+"""From an id on a command line to a registered environment and its arguments, with errors a user can act on."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def split_id(env_id: str) -> tuple[str | None, str]:
 
 
 def import_module_of(env_id: str) -> str:
-    """Import the module in front of the colon, so that it can register its environments; gives the bare id."""
+    """Import the module before the colon, so that it can register its environments; gives the bare id."""
     module, name = split_id(env_id)
     if module is None:
         return name
@@ -58,7 +58,8 @@ def require_spec(env_id: str) -> EnvSpec:
 def has_faithful_copies(spec: EnvSpec) -> bool:
     """Whether EnvPool may stand in for this environment: only for Gymnasium's, MiniGrid's and Atari's own.
 
-    An id that somebody else registered is never replaced, though EnvPool may know an environment of that name.
+    An id that somebody else registered is never replaced, though EnvPool may know an environment of that
+    name.
     """
     entry_point = spec.entry_point
     module = (

@@ -1,4 +1,4 @@
-"""Flat-coloured drawings of grids for `render()`: one square tile per cell, no text, no dependency but NumPy."""
+"""Flat-coloured drawings of grids for `render()`: one square tile per cell, no text, only NumPy."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ VIEW_STRENGTH = 0.35
 
 
 def draw_tiles(colours: NDArray[np.uint8], tile: int) -> Image:
-    """A picture [rows * tile, columns * tile, 3] of a table of colours [rows, columns, 3], with thin grid lines."""
+    """A picture [rows * tile, columns * tile, 3] of colours [rows, columns, 3], with thin grid lines."""
     image = colours.repeat(tile, axis=0).repeat(tile, axis=1)
     image[::tile] = LINE
     image[:, ::tile] = LINE

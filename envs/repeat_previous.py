@@ -1,8 +1,9 @@
 """Repeat-previous (`mnm/RepeatPrevious-v0`): answer the symbol that was shown `lag` steps ago.
 
-The smallest exact test of memory with writes and reads at every step. Each of the `length - lag` answers that count
-is worth +1/(length - lag) when right and the same when wrong with a minus, so the return lies in [-1, 1]; whoever does
-not remember is right once in four times and gets -0.5 on average. After "Repeat Previous" of POPGym (Morad et al. 2023).
+The smallest exact test of memory with writes and reads at every step. Each of the `length - lag` answers that
+count is worth +1/(length - lag) when right and the same when wrong with a minus, so the return lies in [-1,
+1]; whoever does not remember is right once in four times and gets -0.5 on average. After "Repeat Previous" of
+POPGym (Morad et al. 2023).
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ from envs.render import BLUE, FREE, ORANGE, RED, WALL, Image, draw_square, draw_
 SYMBOLS = 4
 
 
-class RepeatPrevious(gymnasium.Env[NDArray[np.float32], int]):
-    """Observation: the present symbol, one-hot of 4. Action: a symbol. In the first `lag` steps no answer counts.
+class RepeatPrevious(gymnasium.Env[Any, Any]):
+    """Observation: the present symbol, one-hot of 4. Action: a symbol. The first `lag` answers do not count.
 
-    The episode terminates after `length` steps, because the task is then over. The observation that comes with the
-    end is one more random symbol.
+    The episode terminates after `length` steps, because the task is then over. The observation that comes
+    with the end is one more random symbol.
     """
 
-    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 4}
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 4}  # noqa: RUF012
 
     def __init__(self, lag: int = 4, length: int = 32, render_mode: str | None = None) -> None:
         for name, value in (("lag", lag), ("length", length)):
@@ -66,7 +67,7 @@ class RepeatPrevious(gymnasium.Env[NDArray[np.float32], int]):
         return self._observe(), reward, self.steps >= self.length, False, {}
 
     def render(self) -> Image | None:  # type: ignore[override]
-        """Rows are symbols, columns the last `lag` steps and now (blue); the square behind the wall is the answer."""
+        """Rows are symbols; blue: the last `lag` steps and now; behind the wall: the answer, red if wrong."""
         if self.render_mode != "rgb_array":
             return None
         tile = 20

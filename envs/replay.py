@@ -1,11 +1,11 @@
 """Exact snapshots of any Gymnasium environment, without pickling it: replay the episode from where it began.
 
-The state of an environment is a graph of arbitrary Python objects. Saving that needs pickle, and loading a pickle runs
-whatever it contains. But an episode is a function of three things: the random generator before `reset`, the arguments
-of `reset`, and the actions since. The wrapper records these, and `restore` plays them again. It compares the
-observation and the generator it arrives at with the recorded ones; an environment that keeps state elsewhere (a
-simulator's clock, global random numbers) is found out that way, and starts a fresh episode instead.
-The record grows by one action per step until the next reset.
+The state of an environment is a graph of arbitrary Python objects. Saving that needs pickle, and loading a
+pickle runs whatever it contains. But an episode is a function of three things: the random generator before
+`reset`, the arguments of `reset`, and the actions since. The wrapper records these, and `restore` plays them
+again. It compares the observation and the generator it arrives at with the recorded ones; an environment that
+keeps state elsewhere (a simulator's clock, global random numbers) is found out that way, and starts a fresh
+episode instead. The record grows by one action per step until the next reset.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from gymnasium.utils import seeding
 class Replay(gymnasium.Wrapper[Any, Any, Any, Any]):
     """Records one environment's present episode, as JSON types.
 
-    SyncVectorEnv and AsyncVectorEnv seed their environments once, at the first reset; later resets (by autoreset,
-    without a seed) go on with the environment's own generator, whose state is therefore recorded before each of them.
-    Under NEXT_STEP the vector remembers that an ended environment must be reset by the next call. A restored vector
-    has forgotten it, so this wrapper answers that call itself.
+    SyncVectorEnv and AsyncVectorEnv seed their environments once, at the first reset; later resets (by
+    autoreset, without a seed) go on with the environment's own generator, whose state is therefore recorded
+    before each of them. Under NEXT_STEP the vector remembers that an ended environment must be reset by the
+    next call. A restored vector has forgotten it, so this wrapper answers that call itself.
     """
 
     def __init__(self, env: gymnasium.Env[Any, Any]) -> None:

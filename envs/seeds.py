@@ -1,11 +1,12 @@
-"""Seeds of environments: training and held-out seeds come from two halves of the integers and so can never meet.
+"""Seeds of environments: training and held-out seeds come from two ranges that cannot meet.
 
 Training seeds lie in [0, 2^30), held-out seeds in [2^30, 2^31):
 
     train_seeds(s, N)[i]  =        (1,000,003 s mod M) + i,    i < N <= 2^20,   M = 2^30 - 2^20
     held_out_seed(s, e)   = 2^30 + (1,000,003 s + e) mod 2^30
 
-Neighbouring run seeds `s` get blocks that do not overlap either, as long as a block is shorter than 1,000,003.
+Neighbouring run seeds `s` get blocks that do not overlap either, as long as a block is shorter than
+1,000,003.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ def train_seeds(seed: int, num_envs: int) -> list[int]:
         raise UserError(f"the number of environments must be between 1 and {MOST_ENVS}, not {num_envs}")
     first = (STRIDE * seed) % (HALF - MOST_ENVS)
     seeds = list(range(first, first + num_envs))
-    assert 0 <= seeds[0] and seeds[-1] < HALF, "training seeds must stay below 2^30"
+    assert min(seeds) >= 0, "training seeds must not be negative"
+    assert max(seeds) < HALF, "training seeds must stay below 2^30"
     return seeds
 
 

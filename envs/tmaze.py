@@ -1,9 +1,9 @@
 """T-maze (`mnm/TMaze-v0`): a cue seen once in a corridor tells which way to turn at its end.
 
-The corridor has `length` cells, then comes the junction. The cue, up or down, is visible in exactly one corridor cell,
-drawn per episode from the first half of the corridor, so that neither the cue nor its time can be guessed. Without
-memory the best return is 0 on average. After Bakker 2001, "Reinforcement learning with long short-term memory", with
-a cue whose time varies.
+The corridor has `length` cells, then comes the junction. The cue, up or down, is visible in exactly one
+corridor cell, drawn per episode from the first half of the corridor, so that neither the cue nor its time can
+be guessed. Without memory the best return is 0 on average. After Bakker 2001, "Reinforcement learning with
+long short-term memory", with a cue whose time varies.
 """
 
 from __future__ import annotations
@@ -23,15 +23,19 @@ BUMP = -0.1
 STEPS_PER_CELL = 4
 
 
-class TMaze(gymnasium.Env[NDArray[np.float32], int]):
-    """Observation: one-hot [cue up, cue down, corridor, junction] (cue and corridor are both 1 in the cue's cell).
+class TMaze(gymnasium.Env[Any, Any]):
+    """Observation: [cue up, cue down, corridor, junction], 0 or 1 each; two are 1 in the cue's cell.
 
-    Actions: 0 forward, 1 turn up, 2 turn down. A turn in the corridor and a step forward at the junction are bumps:
-    -0.1, nothing moves. Turning at the junction ends the episode with +1 (towards the cue) or -1. The time limit is
-    4 * length steps. `info["cue_step"]` is the step at which the cue was first seen, -1 before.
+    Actions: 0 forward, 1 turn up, 2 turn down. A turn in the corridor and a step forward at the junction are
+    bumps: -0.1, nothing moves. Turning at the junction ends the episode with +1 (towards the cue) or -1. The
+    time limit is 4 * length steps. `info["cue_step"]` is the step at which the cue was first seen, -1 before.
     """
 
-    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 8, "success": "positive_return"}
+    metadata: dict[str, Any] = {  # noqa: RUF012
+        "render_modes": ["rgb_array"],
+        "render_fps": 8,
+        "success": "positive_return",
+    }
 
     def __init__(self, length: int = 10, render_mode: str | None = None) -> None:
         if isinstance(length, bool) or not isinstance(length, int) or length < 2:

@@ -1,10 +1,13 @@
 """One convention for every vectorised environment, whichever dialect of autoreset stands behind it.
 
-    SAME_STEP   an ended environment is reset inside the call that ends it: the observation returned opens the next
-                episode, the last one of the old episode is in `info["final_obs"]`, and every call is a transition.
-    NEXT_STEP   an ended environment is reset by the next call: its action is ignored and it is not a transition.
+    SAME_STEP   an ended environment is reset inside the call that ends it: the observation returned opens
+                the next episode, the last one of the old episode is in `info["final_obs"]`, and every call
+                is a transition.
+    NEXT_STEP   an ended environment is reset by the next call, whose action is ignored and which is not a
+                transition.
 
-The rows are kept as the environment delivers them; `valid` and `is_first` say what they are. With d_t the done flag:
+The rows are kept as the environment delivers them; `valid` and `is_first` say what they are. With d_t the
+done flag:
     SAME_STEP   valid_t = true            is_first_{t+1} = d_t
     NEXT_STEP   valid_{t+1} = not d_t     is_first_{t+1} = not valid_t
 """
@@ -18,7 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from gymnasium import spaces
-from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
 from envs.encoding import OBSERVATION, action_table, dict_space
@@ -44,7 +47,7 @@ class VecStep(NamedTuple):
     valid: Flags
     """[N] the call was a real transition, not the one that merely resets an environment."""
     final_obs: Observations | None
-    """[N, ...] SAME_STEP: the last observation of episodes that ended in this call, other rows arbitrary; else None."""
+    """[N, ...] SAME_STEP: the last observation of episodes that ended now, other rows arbitrary; else None."""
 
 
 class VecEnv(ABC):
@@ -68,7 +71,7 @@ class VecEnv(ABC):
 
     @abstractmethod
     def reset(self) -> Observations:
-        """Begin an episode everywhere. The first call uses the seeds, later calls go on with the random streams."""
+        """Begin an episode everywhere. The first call uses the seeds, later ones go on with the random streams."""
 
     @abstractmethod
     def step(self, actions: NDArray[np.int64]) -> VecStep:
@@ -90,11 +93,15 @@ class VecEnv(ABC):
 
 
 class GymnasiumVecEnv(VecEnv):
-    """Any `gymnasium.vector.VectorEnv`, SAME_STEP or NEXT_STEP, in our convention."""
+    """Any `gymnasium.vector.VectorEnv`, SAME_STEP or NEXT_STEP, in our convention.
+
+    It can be restored exactly if it is native and has `get_state() -> dict` (of JSON types) and
+    `set_state(dict)`, or if it is a sync or async vector of environments wrapped in `envs.replay.Replay`.
+    """
 
     def __init__(
         self,
-        vector: VectorEnv[Any, Any, Any],
+        vector: Any,
         seed: int | None,
         backend: str,
         env_id: str = "environment",
@@ -187,8 +194,8 @@ class GymnasiumVecEnv(VecEnv):
                 fresh += 1
         if fresh:
             warnings.warn(
-                f"{fresh} of {self.num_envs} environments did not repeat their episode when restored (they keep state "
-                "outside np_random); there a fresh episode was started",
+                f"{fresh} of {self.num_envs} environments did not repeat their episode when restored "
+                "(they keep state outside np_random); a fresh episode was started there",
                 stacklevel=2,
             )
 
@@ -196,7 +203,7 @@ class GymnasiumVecEnv(VecEnv):
         return dict(observations) if self._is_dict else {OBSERVATION: observations}
 
     def _final_obs(self, obs: Observations, info: dict[str, Any], done: Flags) -> Observations:
-        """Gymnasium gives an object array with one observation per ended environment; make arrays [N, ...] of it."""
+        """Arrays [N, ...] from Gymnasium's object array, which holds one observation per ended environment."""
         final = {key: value.copy() for key, value in obs.items()}
         last = info["final_obs"]
         for key, value in final.items():

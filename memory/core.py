@@ -112,8 +112,12 @@ class MemoryCore(nn.Module):
 
 
 def stack_outputs(outputs: list[CoreOutput]) -> CoreOutput:
-    """Stack the outputs of T steps along a new first axis."""
-    return CoreOutput(*(torch.stack(column) for column in list(zip(*outputs, strict=True))[:3]))
+    """Stack the outputs of T steps along a new first axis; the records are left out."""
+    return CoreOutput(
+        torch.stack([output.features for output in outputs]),
+        torch.stack([output.meta_loss for output in outputs]),
+        torch.stack([output.write_error for output in outputs]),
+    )
 
 
 def output_without_writes(features: Tensor) -> CoreOutput:

@@ -21,9 +21,7 @@ if TYPE_CHECKING:
 class WriteRule(nn.Module):
     """Interface: `rule(weights, before, target_value, beta [B, 3]) -> (U_1, U_2, U_3)`."""
 
-    def forward(
-        self, weights: Weights, before: Activations, target_value: Tensor, beta: Tensor
-    ) -> Weights:
+    def forward(self, weights: Weights, before: Activations, target_value: Tensor, beta: Tensor) -> Weights:
         raise NotImplementedError
 
 
@@ -37,9 +35,7 @@ class GradientRule(WriteRule):
     outer gradient, and the write also works with gradients disabled.
     """
 
-    def forward(
-        self, weights: Weights, before: Activations, target_value: Tensor, beta: Tensor
-    ) -> Weights:
+    def forward(self, weights: Weights, before: Activations, target_value: Tensor, beta: Tensor) -> Weights:
         heads, size = target_value.shape[1:]
         error3 = (2.0 / (heads * size)) * (before.value - target_value)
         error2 = (error3 @ weights[2]) * (1.0 - before.hidden2.square())
@@ -63,9 +59,7 @@ class LocalRule(WriteRule):
         super().__init__()
         self.predict_targets = nn.Linear(size, 3 * size)
 
-    def forward(
-        self, weights: Weights, before: Activations, target_value: Tensor, beta: Tensor
-    ) -> Weights:
+    def forward(self, weights: Weights, before: Activations, target_value: Tensor, beta: Tensor) -> Weights:
         heads, size = target_value.shape[1:]
         target1, target2, target3 = self.predict_targets(target_value).chunk(3, dim=-1)
         rate1, rate2, rate3 = ((2.0 / (heads * size)) * beta[:, :, None, None]).unbind(1)

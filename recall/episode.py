@@ -17,10 +17,10 @@ from typing import Any
 import gymnasium
 import numpy as np
 import torch
-from agents.evaluation import choose
+from agents.evaluation import Policy, choose
 
 from envs.errors import UserError
-from recall.files import atomic_file, check_writable
+from agents.files import atomic_file, check_writable
 from recall.gif import GifWriter
 from recall.palette import fixed_colours
 from recall.picture import Facts, Painter, Tile
@@ -76,15 +76,15 @@ def record_episode(
     model: Any,
     env: Env,
     seed: int,
-    policy: str = "greedy",
+    policy: Policy = "greedy",
     core: str | None = None,
     scenes: bool = True,
-    on_step: Callable[[int], None] | None = None,
+    rng: np.random.Generator | None = None,
 ) -> Episode:
     """Play one episode of `env`, reset with `seed`, through `model.act(..., record=True)`.
 
-    `policy` is "greedy" or "sample" (sampled with a generator of this seed), `core` the name that goes on the
-    tape. `scenes=False` records the tape alone, for environments that cannot be drawn or need not be.
+    `policy` is "greedy" or "sample" (drawn from `rng`, by default a new one of this seed), `core` the name that
+    goes on the tape. `scenes=False` records the tape alone, for environments that cannot be drawn or need not be.
     """
     state = model.initial_state(1)
     device = state.action.device
@@ -96,7 +96,7 @@ def record_episode(
     )
     store = SceneStore() if scenes else None
     names: list[str] = []
-    generator = np.random.default_rng(seed)
+    rng = rng or np.random.default_rng(seed)
     observation, _ = env.reset(seed=seed)
     previous_action, previous_reward, terminated, done = -1, 0.0, False, False
     while not done:
@@ -104,11 +104,11 @@ def record_episode(
         scene = scene_of(env) if store is not None else None
         with torch.no_grad():
             batch = {
-                name: torch.as_tensor(np.asarray(part), device=device)[None]
+                name: torch.tensor(np.array(part), device=device)[None]
                 for name, part in observation.items()
             }
             output = model.act(batch, torch.tensor([is_first], device=device), state, record=writes)
-        action = int(choose(output.logits, policy, [generator])[0])
+        action = int(choose(output.logits, policy, [rng])[0])
         names.append(action_name(env, action))
         next_observation, reward, terminated, truncated, _ = env.step(action)
         reward = float(reward)
@@ -132,9 +132,7 @@ def record_episode(
         )
         observation, previous_action, previous_reward = next_observation, action, reward
         done = terminated or truncated
-        if on_step is not None:
-            on_step(len(names))
-    return Episode(recorder.tape(), store, tuple(names), terminated)
+    return Episode(recorder.tape(), store, tuple(names), bool(terminated))
 
 
 def facts_of(episode: Episode, t: int, number: int, count: int) -> Facts:
@@ -153,6 +151,8 @@ def facts_of(episode: Episode, t: int, number: int, count: int) -> Facts:
         beta=None if tape.memory is None else float(tape.memory.beta[t]),
         episode=number,
         episodes=count,
+        core=tape.core,
+        seed=tape.seed,
     )
 
 
@@ -204,18 +204,20 @@ def render_recall_gif(
     model: Any,
     env_factory: Callable[[], Env],
     seeds: Iterable[int],
-    policy: str = "greedy",
+    policy: Policy = "greedy",
     path: str | Path = "recall.gif",
     top_k: int = 5,
     fps: float = 6.0,
     progress: Progress | None = None,
     core: str | None = None,
     thresholds: Thresholds | None = None,
+    rngs: Sequence[np.random.Generator] | None = None,
 ) -> dict[str, Any]:
     """Play one episode per seed and show them one after another in one GIF; returns what evaluate.py prints.
 
     `env_factory` makes a single environment (with render_mode="rgb_array" unless it is a grid that is drawn
-    here). Without write memory the left side is drawn alone, and the picture says why.
+    here). `rngs`, one per seed, drive the sampled policy, so that an evaluation's own episodes can be shown.
+    Without write memory the left side is drawn alone, and the picture says why.
     """
     seeds = list(seeds)
     if not seeds:
@@ -223,9 +225,7 @@ def render_recall_gif(
     path = check_writable(path)
     limits = thresholds or Thresholds()
     core = core or type(model.core).__name__
-    caption = (
-        None if model.core.writes else f"The core {core!r} has no write memory: there are no recalls to show."
-    )
+    caption = None if model.core.writes else f"No recalls: the core {core!r} has no write memory."
     start_s = time.perf_counter()
     env = env_factory()
     episodes: list[dict[str, Any]] = []
@@ -236,7 +236,9 @@ def render_recall_gif(
         with atomic_file(path) as file:
             writer = GifWriter(file, fps, fixed_colours(), _comment(limits))
             for number, seed in enumerate(seeds, start=1):
-                episode = record_episode(model, env, seed, policy, core)
+                episode = record_episode(
+                    model, env, seed, policy, core, rng=rngs[number - 1] if rngs else None
+                )
                 recalls = recalls_of(episode.tape, top_k) if model.core.writes else []
                 draw_episode(writer, painter, episode, recalls, number, len(seeds), progress)
                 episodes.append(_summary(episode, recalls, limits))

@@ -92,15 +92,19 @@ class GifWriter:
         self._file.write(b";")
 
     def _open(self) -> None:
-        pictures = [picture for picture, _ in self._waiting] self._palette = build_palette(self._fixed,
-        pictures) # Colour -> palette index for all 2^24 colours, filled as colours appear: exact, and one
-        look-up a pixel. self._index = np.full(2**24, TRANSPARENT, np.uint8) self._index[_pack(self._palette)]
-        = np.arange(len(self._palette)) height, width = pictures[0].shape[:2] table = np.zeros((256, 3),
-        np.uint8) table[: len(self._palette)] = self._palette self._table = table.tobytes() # Screen
-        descriptor: global table of 2^(7+1) colours, 8 bits a channel. self._file.write(b"GIF89a" +
-        struct.pack("<HHBBB", width, height, 0b1111_0111, 0, 0) + self._table)
-        self._file.write(b"!\xff\x0bNETSCAPE2.0\x03\x01" + struct.pack("<H", 0) + b"\0")  # repeat for ever if
-        self._comment:
+        pictures = [picture for picture, _ in self._waiting]
+        self._palette = build_palette(self._fixed, pictures)
+        # Colour -> palette index for all 2^24 colours, filled as colours appear: exact, one look-up a pixel.
+        self._index = np.full(2**24, TRANSPARENT, np.uint8)
+        self._index[_pack(self._palette)] = np.arange(len(self._palette))
+        height, width = pictures[0].shape[:2]
+        table = np.zeros((256, 3), np.uint8)
+        table[: len(self._palette)] = self._palette
+        self._table = table.tobytes()
+        # Screen descriptor: global table of 2^(7+1) colours, 8 bits a channel.
+        self._file.write(b"GIF89a" + struct.pack("<HHBBB", width, height, 0b1111_0111, 0, 0) + self._table)
+        self._file.write(b"!\xff\x0bNETSCAPE2.0\x03\x01" + struct.pack("<H", 0) + b"\0")  # repeat for ever
+        if self._comment:
             self._file.write(b"!\xfe" + _sub_blocks(self._comment.encode("ascii", "replace")))
         for moment in self._waiting:
             self._write(*moment)

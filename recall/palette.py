@@ -1,7 +1,7 @@
 """The few colours of all pictures, chosen so that they differ in lightness too and not only in hue.
 
-Orange (agent) is light and round or pointed, red (goal) is dark and square: they stay apart without colour vision.
-Bars are blue (supports) or purple and hollow (opposes), both far from the two markers.
+Orange (agent) is light and round or pointed, red (goal) is dark and square: they stay apart without colour
+vision. Bars are blue (supports) or purple and hollow (opposes), both far from the two markers.
 """
 
 from __future__ import annotations
@@ -54,11 +54,17 @@ _LETTERING = (
 _SHADES = 7
 
 
+_GREYS = tuple(70 + 15 * step for step in range(12))
+
+
 def grey_out(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The picture without colour and pale, in twelve greys at most, still readable."""
+    """The picture in twelve greys, a little pale; only the markers keep their colour, so positions stay readable."""
     lightness = picture.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
-    pale = 112 + np.round(lightness / 255 * 11) * 12
-    return np.repeat(pale[..., None], 3, axis=2).astype(np.uint8)
+    greys = np.array(_GREYS, np.uint8)[np.round(lightness / 255 * (len(_GREYS) - 1)).astype(int)]
+    greyed = np.repeat(greys[..., None], 3, axis=2)
+    for marker in (AGENT, GOAL):
+        greyed[(picture == marker).all(axis=2)] = marker
+    return greyed
 
 
 def fixed_colours() -> list[Colour]:
@@ -68,6 +74,6 @@ def fixed_colours() -> list[Colour]:
         for share in np.linspace(0, 1, _SHADES + 2)[1:-1]:
             mixed = np.round(np.array(ink) * (1 - share) + np.array(paper) * share).astype(int)
             colours[(int(mixed[0]), int(mixed[1]), int(mixed[2]))] = None
-    for step in range(12):
-        colours[(112 + 12 * step,) * 3] = None
+    for grey in _GREYS:
+        colours[(grey, grey, grey)] = None
     return list(colours)

@@ -1,8 +1,8 @@
 """One annotated frame: the map on the left, the recalls of this step on the right, numbers around them.
 
-Everything has a fixed place, so nothing jumps from frame to frame: text is drawn at fixed anchors in fixed slots,
-bars share one scale per episode, an unused tile stays as an empty frame. Pillow's own font is used, so that
-nothing has to be installed; it has no Greek letters, hence "rho".
+Everything has a fixed place, so nothing jumps from frame to frame: text is drawn at fixed anchors in fixed
+slots, bars share one scale per episode, an unused tile stays as an empty frame. Pillow's own font is used, so
+that nothing has to be installed; it has no Greek letters, hence "rho".
 """
 
 from __future__ import annotations
@@ -47,6 +47,8 @@ class Facts:
     beta: float | None
     episode: int
     episodes: int
+    core: str
+    seed: int
 
 
 @dataclass(frozen=True)
@@ -182,6 +184,10 @@ class Painter:
             left = MARGIN + place * (MAP_SIZE // len(slots))
             _slot(draw, (left, 8), name, text, strong=name == "reward" and facts.reward != 0)
 
+        if self.has_panel:
+            for place, (name, text) in enumerate([("memory core", facts.core), ("seed", str(facts.seed))]):
+                _slot(draw, (self.panel_left + place * PANEL_WIDTH // 2, 8), name, text)
+
     def _paint_doubt(self, draw: ImageDraw.ImageDraw, doubt: str) -> None:
         if not doubt:
             return
@@ -197,11 +203,14 @@ class Painter:
         ink = palette.FAINT_INK if grey else palette.INK
         _text(draw, (left + 14, (top + bottom) // 2), str(place + 1), 17, ink, "mm")
         pictures = [tile.where] if tile.seen is None else [tile.seen, tile.where]
+        space = (2 * THUMBNAIL_SIZE + 8 * (2 - len(pictures))) // len(pictures)
         for column, picture in enumerate(pictures):
             shown = palette.grey_out(picture) if grey else picture
-            corner_left = left + 28 + column * (THUMBNAIL_SIZE + 8) + (THUMBNAIL_SIZE - picture.shape[1]) // 2
+            corner_left = left + 28 + column * (space + 8) + (space - picture.shape[1]) // 2
             corner_top = top + 5 + (THUMBNAIL_SIZE - picture.shape[0]) // 2
             image.paste(Image.fromarray(shown), (corner_left, corner_top))
+            box = (corner_left - 1, corner_top - 1, corner_left + picture.shape[1], corner_top + picture.shape[0])
+            draw.rectangle(box, outline=palette.GREYED)
         text_left = left + 28 + 2 * (THUMBNAIL_SIZE + 8) + 4
         _text(draw, (text_left, top + 6), f"age {tile.age}", 19, ink)
         _text(draw, (right - 10, top + 9), f"beta {tile.beta:.2f}", 15, ink, "ra")
@@ -239,7 +248,7 @@ class Painter:
             ("use share", _share(recalls.use_share)),
             ("residual rho", _share(recalls.residual)),
             ("writing now: beta", "-" if facts.beta is None else f"{facts.beta:.2f}"),
-            (f"all {self.top_k} removed", f"{recalls.joint_score:.2f}"),
+            (f"top {self.top_k} removed jointly", f"{recalls.joint_score:.2f}"),
         ]
         step = (self.width - 2 * MARGIN) // len(slots)
         for place, (name, text) in enumerate(slots):

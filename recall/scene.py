@@ -1,7 +1,8 @@
 """What is to be drawn of an environment at one step, in one form for every kind of environment.
 
 Agent ORANGE, goal RED, field of view shaded. Three kinds are known:
-* a Grid World maze (attributes `walls`, `agent_position`, `goal_position`; the agent sees the cells around it),
+* a Grid World maze (attributes `walls`, `agent_position`, `goal_position`; the agent sees the cells around
+  it),
 * MiniGrid, which would draw a red agent and a green goal itself: both are painted over,
 * anything that renders to an `rgb_array`: its frame as it is, without markers.
 Cells are (row, column) everywhere.
@@ -20,10 +21,12 @@ from PIL import Image, ImageDraw
 from envs.errors import UserError
 from recall import palette
 
-MAP_SIZE = 460
+MAP_SIZE = 506
 """Pixels: the large picture of a scene fits a square of this side."""
 THUMBNAIL_SIZE = 76
 """Pixels: the small pictures fit a square of this side."""
+FRAME_WIDTH = 2 * THUMBNAIL_SIZE + 8
+"""Pixels: a small picture that stands alone may be as wide as two."""
 LARGEST_CELL = 56
 
 Picture = NDArray[np.uint8]
@@ -57,8 +60,9 @@ class Grid(NamedTuple):
     agent: Cell
     direction: int | None
     goal: Cell | None
-    goal_is_outline: bool
+    """Where a goal is to be drawn; None where there is none or the picture shows it already."""
     visible: NDArray[np.bool_]
+    goal_is_outline: bool = False
 
 
 def scene_of(env: gymnasium.Env[Any, Any]) -> Scene:
@@ -100,7 +104,7 @@ def _maze_scene(env: Any) -> Scene:
     goal = (int(env.goal_position[0]), int(env.goal_position[1]))
     visible = np.zeros_like(walls)
     visible[max(0, row - 1) : row + 2, max(0, column - 1) : column + 2] = True
-    grid = Grid(walls.shape[:2], (row, column), None, goal, False, visible)
+    grid = Grid(walls.shape[:2], (row, column), None, goal, visible)
 
     cell = _cell_size(grid.shape, MAP_SIZE)
     shaded = np.where(visible[..., None], palette.SEEN_FREE, palette.FREE)
@@ -119,7 +123,7 @@ def _maze_scene(env: Any) -> Scene:
         picture=_marked(_blocks(shaded, cell, lines=True), grid, cell),
         where=_marked(_blocks(dimmed, small, lines=False), grid, small),
         seen=_marked(
-            _blocks(view, view_cell, lines=True), Grid((3, 3), (1, 1), None, None, False, padded), view_cell
+            _blocks(view, view_cell, lines=True), Grid((3, 3), (1, 1), None, None, np.ones((3, 3), bool)), view_cell
         ),
         agent=grid.agent,
         goal=goal,
@@ -151,7 +155,7 @@ def _minigrid_scene(env: Any) -> Scene:
     if success is not None:
         goal, is_outline = (int(success[1]), int(success[0])), True
     visible = _minigrid_visible(env, view_mask)
-    grid = Grid(visible.shape, agent, int(env.agent_dir), goal, is_outline, visible)
+    grid = Grid(visible.shape, agent, int(env.agent_dir), goal if is_outline else None, visible, is_outline)
 
     cell = _cell_size(grid.shape, MAP_SIZE)
     small = _cell_size(grid.shape, THUMBNAIL_SIZE)
@@ -162,7 +166,7 @@ def _minigrid_scene(env: Any) -> Scene:
     view_cell = _cell_size((size, size), THUMBNAIL_SIZE)
     seen = _minigrid_picture(view_grid, view_cell, None)
     seen[~view_mask.T.repeat(view_cell, axis=0).repeat(view_cell, axis=1)] = 0
-    viewer = Grid((size, size), (size - 1, size // 2), NORTHWARD, None, False, view_mask.T)
+    viewer = Grid((size, size), (size - 1, size // 2), NORTHWARD, None, view_mask.T)
     return Scene(
         picture=_marked(_minigrid_picture(env.grid, cell, visible), grid, cell),
         where=_marked(small_picture, grid, small),
@@ -183,7 +187,8 @@ def _minigrid_goal(grid: Any) -> tuple[Cell | None, bool]:
 
 
 def _minigrid_visible(env: Any, view_mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """[row, column] true for the cells of the full map that the agent sees; `view_mask` is [x, y] of its view."""
+    """[row, column] true for the cells of the full map that the agent sees; `view_mask` is [x, y] of its
+    view."""
     visible = np.zeros((env.grid.height, env.grid.width), bool)
     for row in range(env.grid.height):
         for column in range(env.grid.width):
@@ -197,12 +202,11 @@ def _minigrid_picture(grid: Any, cell: int, visible: NDArray[np.bool_] | None) -
     picture = grid.render(
         cell, agent_pos=(-1, -1), agent_dir=None, highlight_mask=None if visible is None else visible.T
     ).copy()
-    margin = 1 if cell > 4 else 0
     for index, thing in enumerate(grid.grid):
         if thing is not None and thing.type == "goal":
             row, column = divmod(index, grid.width)
             top, left = row * cell, column * cell
-            picture[top + margin : top + cell, left + margin : left + cell] = palette.GOAL
+            picture[top : top + cell, left : left + cell] = palette.GOAL
     return np.asarray(picture, np.uint8)
 
 
@@ -225,19 +229,23 @@ def _frame_scene(env: gymnasium.Env[Any, Any]) -> Scene:
     frame = frame.astype(np.uint8)
     # The toolkit's own environments draw with the same two colours.
     own = type(env.unwrapped).__module__.split(".")[0] == "envs"
-    return Scene(_fit(frame, MAP_SIZE), _fit(frame, THUMBNAIL_SIZE), None, None, None, 0, has_markers=own)
+    return Scene(
+        picture=_fit(frame, MAP_SIZE, MAP_SIZE),
+        where=_fit(frame, FRAME_WIDTH, THUMBNAIL_SIZE),
+        seen=None,
+        agent=None,
+        goal=None,
+        cell_size=0,
+        has_markers=own,
+    )
 
 
-def _fit(frame: Picture, space: int) -> Picture:
-    """The frame shrunk (or, if tiny, enlarged by a whole factor) to fit a square."""
-    longest = max(frame.shape[:2])
-    if longest * 2 <= space:
-        factor = space // longest
-        return frame.repeat(factor, axis=0).repeat(factor, axis=1)
-    if longest <= space:
-        return frame.copy()
-    height, width = (max(1, round(side * space / longest)) for side in frame.shape[:2])
-    return np.asarray(Image.fromarray(frame).resize((width, height), Image.Resampling.BOX))
+def _fit(frame: Picture, width: int, height: int) -> Picture:
+    """The frame shrunk or enlarged, in its proportions, to fit a box; pixels stay flat where they grow."""
+    scale = min(width / frame.shape[1], height / frame.shape[0])
+    size = max(1, int(frame.shape[1] * scale)), max(1, int(frame.shape[0] * scale))
+    method = Image.Resampling.BOX if scale < 1 else Image.Resampling.NEAREST
+    return np.asarray(Image.fromarray(frame).resize(size, method))
 
 
 # --- Markers -------------------------------------------------------------------
@@ -273,7 +281,7 @@ def _outline_view(draw: ImageDraw.ImageDraw, visible: NDArray[np.bool_], cell: i
 
 def _draw_goal(draw: ImageDraw.ImageDraw, goal: Cell, cell: int, is_outline: bool) -> None:
     top, left = goal[0] * cell, goal[1] * cell
-    margin = cell // 6 if cell >= 12 else 0
+    margin = cell // 8 if cell >= 12 else 0
     box = (left + margin, top + margin, left + cell - 1 - margin, top + cell - 1 - margin)
     if is_outline:
         draw.rectangle(
@@ -284,19 +292,22 @@ def _draw_goal(draw: ImageDraw.ImageDraw, goal: Cell, cell: int, is_outline: boo
 
 
 def _draw_agent(draw: ImageDraw.ImageDraw, agent: Cell, direction: int | None, cell: int) -> None:
-    """A disc, or a triangle that points where the agent looks; a plain square where a cell is only a few pixels."""
+    """A disc, or a triangle that points where the agent looks; a plain square where a cell is only a few
+    pixels."""
     top, left = agent[0] * cell, agent[1] * cell
-    if cell < 8:
-        draw.rectangle((left, top, left + cell - 1, top + cell - 1), fill=palette.AGENT)
-        return
     edge = palette.AGENT_EDGE
+    if cell < 8:
+        # A dark rim around the cell: a few orange pixels alone are easily missed.
+        draw.rectangle((left - 1, top - 1, left + cell, top + cell), fill=palette.AGENT, outline=edge)
+        return
     if direction is None:
         margin = max(1, cell // 8)
         box = (left + margin, top + margin, left + cell - 1 - margin, top + cell - 1 - margin)
         draw.ellipse(box, fill=palette.AGENT, outline=edge, width=max(1, cell // 20))
         return
-    # Pointing east, in units of the half cell around its middle; a quarter turn clockwise is (x, y) -> (-y, x).
-    corners = [(-0.72, -0.7), (0.78, 0.0), (-0.72, 0.7)]
+    # Pointing east, in units of half a cell; a quarter turn clockwise is (x, y) -> (-y, x).
+    reach = 0.75 if cell >= 16 else 1.0
+    corners = [(-reach, -reach), (reach, 0.0), (-reach, reach)]
     for _ in range(direction - EASTWARD):
         corners = [(-y, x) for x, y in corners]
     half = (cell - 1) / 2

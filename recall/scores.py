@@ -4,16 +4,17 @@ Rules that hold for every score:
 * A write is the whole write of one step, all H write heads and all layers together.
 * Vectors per read head are averaged over the read heads BEFORE a norm is taken, because the mean is what the
   controller receives.
-* The write of the step itself (lag 0) precedes the read and would top most lists. The functions return it as the
-  last entry, since the residual needs it; `rank` never ranks it.
+* The write of the step itself (lag 0) precedes the read and would top most lists. The functions return it as
+  the last entry, since the residual needs it; `rank` never ranks it.
 
-f_W(k) = W_3 tanh(W_2 tanh(W_1 k)), no biases; W_t = W_0 - sum over s <= t of U_s^T Z_s in every layer. v_r(t) is
-the mean over heads of f_{W_t}(k_r(t)), v_0(t) the same from the unwritten memory W_0. Everything is computed in
-float64, from weights rebuilt in the tape's own precision.
+f_W(k) = W_3 tanh(W_2 tanh(W_1 k)), no biases; W_t = W_0 - sum over s <= t of U_s^T Z_s in every layer. v_r(t)
+is the mean over heads of f_{W_t}(k_r(t)), v_0(t) the same from the unwritten memory W_0. Everything is
+computed in float64, from weights rebuilt in the tape's own precision.
 
 Letters in the einsum strings: s write step, r read head, w write head, i input and o output of a layer.
-Definitions and their exactness: the counterfactual (R2) follows the leave-one-out tradition of causal ablation; R0
-is the plain cosine similarity of keys that memory figures commonly show, kept for comparison only.
+Definitions and their exactness: the counterfactual (R2) follows the leave-one-out tradition of causal
+ablation; R0 is the plain cosine similarity of keys that memory figures commonly show, kept for comparison
+only.
 """
 
 from __future__ import annotations
@@ -47,7 +48,8 @@ def key_match(tape: Tape, t: int) -> Float:
 
         R0_s = max over r, w of  <k_r(t), k_w(s)> / (|k_r(t)| |k_w(s)|)
 
-    Geometry of the keys only: it ignores beta, later overwriting and layers 2 and 3. A key of length 0 scores 0.
+    Geometry of the keys only: it ignores beta, later overwriting and layers 2 and 3. A key of length 0 scores
+    0.
     """
     memory = tape.written()
     keys_now = _unit(memory.read_key[t])
@@ -59,14 +61,15 @@ def key_match(tape: Tape, t: int) -> Float:
 def leave_one_write_out(tape: Tape, t: int, weights: Sequence[Array] | None = None) -> Removal:
     """R2: how much the value read at t changes if the write of step s is taken out, for all s <= t at once.
 
-        D_s = f_{W_t}(k_r) - f_{W_t + U_s^T Z_s in every layer}(k_r),   averaged over read heads;   score |D_s|
+        D_s = f_{W_t}(k_r) - f_{W_t + U_s^T Z_s in every layer}(k_r), averaged over read heads;   score |D_s|
 
-    The later writes stay as they were recorded and the read key stays fixed: an exact counterfactual on the value
-    read, not on what the agent would have done. `weights` are those of `weights_at(tape, t)`, if already at hand.
+    The later writes stay as they were recorded and the read key stays fixed: an exact counterfactual on the
+    value read, not on what the agent would have done. `weights` are those of `weights_at(tape, t)`, if
+    already at hand.
 
-    Method: with a correction of rank H per layer no weight matrix is ever copied. The CHANGE of each activation is
-    carried through the layers, not the activation itself, so that an empty write (U = 0, as for beta = 0) scores
-    exactly 0 and small effects do not drown in rounding:
+    Method: with a correction of rank H per layer no weight matrix is ever copied. The CHANGE of each
+    activation is carried through the layers, not the activation itself, so that an empty write (U = 0, as for
+    beta = 0) scores exactly 0 and small effects do not drown in rounding:
 
         x_0 = 0;   y_l = W_l x_{l-1} + U_{l,s}^T Z_{l,s} (z_{l-1} + x_{l-1});
         x_l = tanh(W_l z_{l-1} + y_l) - z_l  for l = 1, 2;   D_s = - mean over heads of y_3
@@ -135,7 +138,8 @@ def interaction_residual(removal: Removal) -> float:
 
 
 def rank(scores: Float, t: int, top_k: int) -> list[int]:
-    """The `top_k` writes with the highest score among s < t, best first; of equal scores the more recent first."""
+    """The `top_k` writes with the highest score among s < t, best first; of equal scores the more recent
+    first."""
     if top_k < 1:
         raise ValueError(f"top_k must be at least 1, not {top_k}")
     candidates = np.asarray(scores)[:t]

@@ -2,15 +2,15 @@
 
 Both write rules change layer l of the memory by a matrix of rank at most H,
 
-    W_{l,t} = W_{l,t-1} - U_{l,t}^T Z_{l,t}        Z_l: [H, d_{l-1}] inputs of the layer,  U_l: [H, d_l] steps,
+    W_{l,t} = W_{l,t-1} - U_{l,t}^T Z_{l,t}      Z_l: [H, d_{l-1}] inputs of the layer,  U_l: [H, d_l] steps,
 
 so the factors U and Z of every step, together with the memory at the start, W_{l,0}, give back every W_t. All
 recall scores are functions of the tape alone, computed by code that shares nothing with the training code.
 
-Dimension letters: T steps, H heads, d key and value size (d_0 = d_3 = d), u hidden width (d_1 = d_2 = u), A actions.
-Time runs first in all arrays. Row t is the step in which the agent received observation t, wrote, read, and
-acted; its write precedes its read. One tape is one episode, a reset closes it. A core without write memory makes
-a tape whose memory arrays are None: it still tells what was seen and done.
+Dimension letters: T steps, H heads, d key and value size (d_0 = d_3 = d), u hidden width (d_1 = d_2 = u), A
+actions. Time runs first in all arrays. Row t is the step in which the agent received observation t, wrote,
+read, and acted; its write precedes its read. One tape is one episode, a reset closes it. A core without write
+memory makes a tape whose memory arrays are None: it still tells what was seen and done.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from envs.errors import UserError
-from recall.files import atomic_file
+from agents.files import atomic_file
 
 FORMAT_VERSION = 1
 LAYERS = 3
@@ -98,7 +98,8 @@ class Tape:
     value: Array
     """[T] float32, the critic's value of the observation."""
     agent_cell: Array
-    """[T, 2] int64 (row, column) of the agent; -1 where unknown. For display only, never seen by the agent."""
+    """[T, 2] int64 (row, column) of the agent; -1 where unknown. For display only, never seen by the agent.
+    """
     goal_cell: Array
     """[T, 2] int64 (row, column) of the goal; -1 where unknown. For display only."""
     seed: int
@@ -204,10 +205,11 @@ def walk_weights(tape: Tape) -> Iterator[tuple[Array, ...]]:
 
         W_{l,t} = (W_{l,0} + D_{l,t-1}) - U_{l,t}^T Z_{l,t},   D_{l,t} = W_{l,t} - W_{l,0},   D_{l,-1} = 0
 
-    In the tape's own floating-point type and in the order of the cores when they act step by step: between steps
-    they keep the change D, not W. What may differ is the last bit of a product that a matrix library fuses with
-    its sum, or sums over the H heads in another order: below 1e-6 in float32 and 1e-14 in float64, relative to
-    the weights. When recording started in mid-episode, the memory of that moment is the start; same bounds.
+    In the tape's own floating-point type and in the order of the cores when they act step by step: between
+    steps they keep the change D, not W. What may differ is the last bit of a product that a matrix library
+    fuses with its sum, or sums over the H heads in another order: below 1e-6 in float32 and 1e-14 in float64,
+    relative to the weights. When recording started in mid-episode, the memory of that moment is the start;
+    same bounds.
     """
     memory = tape.written()
     change = [np.zeros_like(start) for start in memory.initial_weights]
@@ -233,10 +235,11 @@ def weights_at(tape: Tape, t: int) -> tuple[Array, ...]:
 
 
 class TapeRecorder:
-    """Collects the rows of one episode and builds its `Tape`. It only copies: what it is fed is left as it was.
+    """Collects the rows of one episode and builds its `Tape`. It only copies: what it is fed is left as it
+    was.
 
-    Give `initial_weights` (as `core.weights(state)` returns them, batch first) for a core with write memory and
-    leave them out for any other core.
+    Give `initial_weights` (as `core.weights(state)` returns them, batch first) for a core with write memory
+    and leave them out for any other core.
     """
 
     def __init__(
@@ -269,7 +272,8 @@ class TapeRecorder:
         agent_cell: tuple[int, int] | None = None,
         goal_cell: tuple[int, int] | None = None,
     ) -> None:
-        """Append one row. `record` and `logits` are batches, of which `batch_row` is kept; the rest is one row's."""
+        """Append one row. `record` and `logits` are batches, of which `batch_row` is kept; the rest is one
+        row's."""
         if is_first and self._rows:
             raise ValueError("a reset closes the tape: start a new recorder for the next episode")
         if (record is None) != (self._start is None):

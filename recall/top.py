@@ -2,8 +2,8 @@
 
 A list of recalls is shown in grey, with the reason, where it would mislead:
 * "memory not used": the share of what was written in the value read is below a threshold;
-* "writes interact": the single removals do not add up (residual rho above a threshold), so that the score of one
-  write alone does not say what it contributed. The joint removal of the listed writes stays meaningful.
+* "writes interact": the single removals do not add up (residual rho above a threshold), so that the score of
+  one write alone does not say what it contributed. The joint removal of the listed writes stays meaningful.
 """
 
 from __future__ import annotations
@@ -83,7 +83,8 @@ def recalls_of(tape: Tape, top_k: int) -> list[StepRecalls]:
 
 
 def bar_scale(recalls: list[StepRecalls], thresholds: Thresholds) -> float:
-    """The score that fills a bar, one for the whole episode: the highest that may be believed, else the highest."""
+    """The score that fills a bar, one for the whole episode: the highest that may be believed, else the
+    highest."""
     best = [(step.scores[0], step.doubt(thresholds)) for step in recalls if step.scores]
     for accepted in (("",), ("", INTERACT), ("", INTERACT, NOT_USED)):
         highest = max((score for score, doubt in best if doubt in accepted), default=0.0)

@@ -1,0 +1,207 @@
+"""Evaluation on held-out episodes: every episode has its own seed, so any number of environments plays the same.
+
+An episode is defined by (evaluation seed, episode number) alone: they give the seed of the environment and,
+for the sampled policy, the random stream of the actions. No vector environment is involved, so no episode
+is favoured for being short.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import gymnasium
+import numpy as np
+import torch
+
+from agents.checkpoint import load_checkpoint, load_weights
+from agents.config import TrainConfig, config_from_dict
+from agents.episodes import is_success
+from agents.model import ActorCritic
+from agents.rollout import select_agent
+from agents.run_dir import RunDirectory, package_versions
+from agents.trainer import build_model
+from envs import held_out_seed, make_single, success_rule
+from envs.errors import UserError
+
+Policy = Literal["greedy", "sample"]
+
+
+@dataclass(frozen=True)
+class LoadedAgent:
+    """An agent and where it comes from."""
+
+    model: ActorCritic
+    config: TrainConfig
+    frames: int
+    """Frames it was trained for."""
+    checkpoint: str
+    """Path of its checkpoint, or "untrained"."""
+
+
+@dataclass(frozen=True)
+class EpisodeResult:
+    """One finished episode."""
+
+    seed: int
+    episode_return: float
+    length: int
+    success: float
+    """1.0 or 0.0; NaN where the environment does not define success."""
+
+
+def load_agent(run_dir: Path, checkpoint: str, device: torch.device) -> LoadedAgent:
+    """The agent of a run: its `latest` or `best` checkpoint, one at a path, or an `untrained` twin."""
+    run = RunDirectory(run_dir)
+    config = run.read_config()
+    if checkpoint == "untrained":
+        return LoadedAgent(_fresh_model(config).to(device).eval(), config, 0, checkpoint)
+    path = run.checkpoint(checkpoint) if checkpoint in ("latest", "best") else Path(checkpoint)
+    if checkpoint == "best" and not path.is_file():
+        raise UserError(
+            f"no checkpoint at {path}: `best` is written once 100 episodes have ended; use latest"
+        )
+    content = load_checkpoint(path)
+    stored = config_from_dict(content["config"], str(path))
+    model = _fresh_model(config)
+    load_weights(model, content["model"], path)
+    if (stored.env, stored.core) != (config.env, config.core):
+        raise UserError(
+            f"{path} belongs to a run of {stored.core} on {stored.env}, not of {config.core} on {config.env}"
+        )
+    return LoadedAgent(model.to(device).eval(), config, content["frames"], str(path))
+
+
+def _fresh_model(config: TrainConfig) -> ActorCritic:
+    env = make_single(config.env, config.env_arguments())
+    model = build_model(config, env.observation_space, env.action_space)
+    env.close()
+    return model
+
+
+def choose(logits: torch.Tensor, policy: Policy, rngs: list[np.random.Generator]) -> np.ndarray:
+    """Actions [B]: the most probable one, or a draw from softmax(logits [B, A]) with one stream per row.
+
+    A draw is the largest of logit + Gumbel noise.
+    """
+    values = logits.detach().cpu().double().numpy()
+    if policy == "sample":
+        values = values + np.stack([rng.gumbel(size=values.shape[1]) for rng in rngs])
+    return values.argmax(axis=1)
+
+
+def action_rng(seed: int, episode: int) -> np.random.Generator:
+    """The random stream of one evaluation episode's actions."""
+    return np.random.default_rng([seed, episode])
+
+
+@dataclass
+class _Slot:
+    """One environment and the episode that it is playing."""
+
+    env: gymnasium.Env[Any, Any]
+    number: int
+    rng: np.random.Generator
+    obs: dict[str, Any]
+    is_first: bool = True
+    episode_return: float = 0.0
+    length: int = 0
+
+
+@torch.no_grad()
+def play_episodes(
+    agent: LoadedAgent,
+    episodes: int,
+    policy: Policy = "greedy",
+    seed: int = 0,
+    num_envs: int = 16,
+    progress: Callable[[list[EpisodeResult]], None] = lambda results: None,
+) -> list[EpisodeResult]:
+    """Play episodes 0 .. episodes-1 on held-out levels, `num_envs` at a time; results in episode order."""
+    config, model = agent.config, agent.model
+    device = model.policy_head.weight.device
+    envs = [make_single(config.env, config.env_arguments()) for _ in range(min(num_envs, episodes))]
+    rule = success_rule(config.env, envs[0].metadata)
+    slots = [_open(env, number, seed) for number, env in enumerate(envs)]
+    coming = len(slots)
+    state = model.initial_state(len(slots))
+    done: dict[int, EpisodeResult] = {}
+    while slots:
+        obs = {key: _stack([slot.obs[key] for slot in slots], device) for key in slots[0].obs}
+        is_first = torch.tensor([slot.is_first for slot in slots], device=device)
+        out = model.act(obs, is_first, state)
+        actions = choose(out.logits, policy, [slot.rng for slot in slots])
+        rewards, kept = [], []
+        for row, (slot, action) in enumerate(zip(slots, actions, strict=True)):
+            slot.obs, reward, terminated, truncated, _ = slot.env.step(int(action))
+            slot.is_first = False
+            slot.episode_return += float(reward)
+            slot.length += 1
+            rewards.append(float(reward))
+            if terminated or truncated:
+                success = is_success(rule, slot.episode_return, bool(terminated))
+                result = EpisodeResult(
+                    held_out_seed(seed, slot.number), slot.episode_return, slot.length, success
+                )
+                done[slot.number] = result
+                progress(list(done.values()))
+                if coming >= episodes:
+                    slot.env.close()
+                    continue
+                slots[row] = _open(slot.env, coming, seed)
+                coming += 1
+            kept.append(row)
+        state = model.after(
+            out.state, torch.as_tensor(actions, device=device), torch.tensor(rewards, device=device)
+        )
+        if len(kept) < len(slots):
+            slots = [slots[row] for row in kept]
+            state = select_agent(state, torch.tensor(kept, dtype=torch.int64, device=device))
+    return [done[number] for number in range(episodes)]
+
+
+def _open(env: gymnasium.Env[Any, Any], number: int, seed: int) -> _Slot:
+    obs, _ = env.reset(seed=held_out_seed(seed, number))
+    return _Slot(env, number, action_rng(seed, number), obs)
+
+
+def _stack(arrays: list[Any], device: torch.device) -> torch.Tensor:
+    return torch.from_numpy(np.stack(arrays)).to(device)
+
+
+def bootstrap_interval(
+    values: np.ndarray, level: float = 0.95, resamples: int = 10_000
+) -> tuple[float, float]:
+    """Percentile bootstrap interval of the mean of `values` [N] (fixed stream: same values, same interval)."""
+    rng = np.random.default_rng(0)
+    means = np.array([values[rng.integers(0, len(values), len(values))].mean() for _ in range(resamples)])
+    low, high = np.quantile(means, [(1.0 - level) / 2.0, (1.0 + level) / 2.0])
+    return float(low), float(high)
+
+
+def report(agent: LoadedAgent, results: list[EpisodeResult], policy: Policy, seed: int) -> dict[str, Any]:
+    """Everything that `evaluate.py --json` writes."""
+    returns = np.array([result.episode_return for result in results])
+    successes = np.array([result.success for result in results])
+    low, high = bootstrap_interval(returns)
+    return {
+        "env": agent.config.env,
+        "env_kwargs": agent.config.env_arguments(),
+        "core": agent.config.core,
+        "algo": agent.config.algo,
+        "checkpoint": agent.checkpoint,
+        "frames": agent.frames,
+        "policy": policy,
+        "episodes": len(results),
+        "seeds": f"episode e of evaluation seed {seed} uses environment seed envs.held_out_seed({seed}, e): "
+        f"{results[0].seed} .. {results[-1].seed}; held-out seeds are >= 2**30, training seeds below",
+        "backend": "python (one environment per episode in play)",
+        "success_rate": None if np.isnan(successes).any() else float(successes.mean()),
+        "return_mean": float(returns.mean()),
+        "return_interval_95": [low, high],
+        "length_mean": float(np.mean([result.length for result in results])),
+        "returns": returns.tolist(),
+        "versions": package_versions(),
+    }

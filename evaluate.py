@@ -1,0 +1,140 @@
+"""Play a trained agent on held-out levels; report its return, and render what it recalls.
+
+    python evaluate.py runs/maze --episodes 100
+    python evaluate.py runs/maze --episodes 200 --policy sample --checkpoint best --json result.json
+    python evaluate.py runs/maze --episodes 20 --gif recall.gif --gif-episodes 1
+
+The run knows its environment and its agent, so no option of the training has to be repeated.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import signal
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from rich.console import Console
+
+from agents.evaluation import EpisodeResult, LoadedAgent, load_agent, play_episodes, report
+from agents.files import atomic_file, check_writable
+from agents.options import option, parse, run_command
+from agents.progress import ProgressDisplay, number, print_table
+from agents.trainer import pick_device
+from envs import held_out_seed, make_single
+from envs.errors import UserError
+from recall.episode import render_recall_gif
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """Options of the command."""
+
+    run_dir: str = option("", "directory of a training run")
+    checkpoint: str = option(
+        "latest", "latest, best, the path of a checkpoint, or untrained (fresh weights)", metavar="NAME"
+    )
+    episodes: int = option(100, "held-out episodes to play")
+    policy: Literal["greedy", "sample"] = option("greedy", "take the most probable action, or draw one")
+    seed: int = option(0, "which block of held-out levels")
+    num_envs: int = option(16, "episodes in play at the same time; the result does not depend on it")
+    device: Literal["auto", "cpu", "cuda"] = option("auto", "where the agent lives")
+    threads: int = option(0, "threads of PyTorch on the CPU; 0 leaves the choice to PyTorch")
+    json: str | None = option(None, "write the result to this file", metavar="FILE")
+    gif: str | None = option(
+        None, "write an annotated GIF of the first episodes to this file", metavar="FILE"
+    )
+    gif_episodes: int = option(1, "episodes in the GIF")
+    gif_fps: float = option(6.0, "frames per second of the GIF")
+    top_k: int = option(5, "recalls shown at every step")
+
+    def __post_init__(self) -> None:
+        for name in ("episodes", "num_envs", "gif_episodes", "top_k"):
+            if getattr(self, name) < 1:
+                raise UserError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(self, name)}")
+        if self.seed < 0:
+            raise UserError(f"--seed must be 0 or more, got {self.seed}")
+        if self.gif_fps <= 0:
+            raise UserError(f"--gif-fps must be positive, got {self.gif_fps}")
+
+
+def play(agent: LoadedAgent, config: EvaluateConfig, console: Console) -> dict[str, Any]:
+    """Play the episodes under a progress bar; returns the report."""
+    with ProgressDisplay(console, config.episodes, "episodes") as display:
+
+        def show(results: list[EpisodeResult]) -> None:
+            mean_return = float(np.mean([result.episode_return for result in results]))
+            success = float(np.mean([result.success for result in results]))
+            status = f"return {number(mean_return)}  success {number(success)}"
+            display.show(len(results), status, last=len(results) == config.episodes)
+
+        results = play_episodes(agent, config.episodes, config.policy, config.seed, config.num_envs, show)
+    return report(agent, results, config.policy, config.seed)
+
+
+def render(agent: LoadedAgent, config: EvaluateConfig, console: Console) -> None:
+    """Render the first episodes as a GIF."""
+    assert config.gif is not None
+    train = agent.config
+    seeds = [held_out_seed(config.seed, episode) for episode in range(config.gif_episodes)]
+    summary = render_recall_gif(
+        agent.model,
+        lambda: make_single(train.env, train.env_arguments(), render_mode="rgb_array"),
+        seeds,
+        policy=config.policy,
+        path=config.gif,
+        top_k=config.top_k,
+        fps=config.gif_fps,
+        core=train.core,
+    )
+    console.print(
+        f"{summary['path']}: {summary['frames']} frames, {summary['bytes'] / 1e6:.2f} MB, "
+        f"{summary['seconds']:.1f} s"
+    )
+    if not agent.model.core.writes:
+        console.print(f"The core {train.core} has no write memory, so the GIF shows no recalls.")
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the command; returns the exit code."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    config = parse(EvaluateConfig(), argv, description=__doc__ or "", positional="run_dir")
+    for path in (config.json, config.gif):
+        if path is not None:
+            check_writable(path)
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    console = Console()
+    agent = load_agent(Path(config.run_dir), config.checkpoint, pick_device(config.device))
+    extra = {
+        "agent": f"{agent.config.core}, {agent.config.algo}, {agent.frames:,} frames",
+        "env": agent.config.env,
+    }
+    print_table(console, "Evaluation", {**dataclasses.asdict(config), **extra})
+    result = play(agent, config, console)
+    low, high = result["return_interval_95"]
+    success = "" if result["success_rate"] is None else f"  success {result['success_rate']:.3f}"
+    console.print(
+        f"return {result['return_mean']:.3f} (95% interval {low:.3f} to {high:.3f}){success}  "
+        f"length {result['length_mean']:.1f}  over {result['episodes']} held-out episodes, {config.policy} policy"
+    )
+    if config.json is not None:
+        with atomic_file(config.json) as file:
+            file.write((json.dumps(result, indent=2) + "\n").encode())
+    if config.gif is not None:
+        render(agent, config, console)
+    return 0
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    run_command(main)

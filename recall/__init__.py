@@ -1,0 +1,1 @@
+"""Recall: what an agent wrote to its memory, which of it matters now, and pictures of both."""

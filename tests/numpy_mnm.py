@@ -1,0 +1,94 @@
+"""Metalearned Neural Memory in plain NumPy, one example and one head at a time: an independent reference.
+
+Written from the equations alone, with loops and scalars where they make the equation plain, and sharing
+nothing with `memory/`. The tests hold the real code against it in float64.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+
+def sigmoid(x: Array) -> Array:
+    return 1.0 / (1.0 + np.exp(-x))
+
+
+def memory_pass(weights: list[Array], key: Array) -> list[Array]:
+    """[z^0, z^1, z^2, z^3] for one key."""
+    z1 = np.tanh(weights[0] @ key)
+    z2 = np.tanh(weights[1] @ z1)
+    return [key, z1, z2, weights[2] @ z2]
+
+
+def local_write(
+    weights: list[Array], keys: Array, values: Array, beta: Array, bfpf: tuple[Array, Array]
+) -> list[Array]:
+    """MNM-p: M^l - beta_l * 2/(H dim z^l) * sum_i (z^l_i - z'^l_i) (z^{l-1}_i)^T."""
+    new = [w.copy() for w in weights]
+    for key, value in zip(keys, values, strict=True):
+        z = memory_pass(weights, key)
+        targets = np.split(bfpf[0] @ value + bfpf[1], 3)
+        for layer in range(3):
+            scale = 2.0 / (len(keys) * len(z[layer + 1]))
+            new[layer] -= beta[layer] * scale * np.outer(z[layer + 1] - targets[layer], z[layer])
+    return new
+
+
+def gradient_write(weights: list[Array], keys: Array, values: Array, beta: Array) -> list[Array]:
+    """MNM-g: M^l - beta_l * dL/dM^l with L = mean over heads and units of (f(k) - v)^2."""
+    new = [w.copy() for w in weights]
+    for key, value in zip(keys, values, strict=True):
+        z = memory_pass(weights, key)
+        error = 2.0 * (z[3] - value) / values.size
+        for layer in (2, 1, 0):
+            new[layer] -= beta[layer] * np.outer(error, z[layer])
+            if layer > 0:
+                error = (weights[layer].T @ error) * (1.0 - z[layer] ** 2)
+    return new
+
+
+@dataclass
+class Reference:
+    """One example's MNM core, its parameters copied from a state_dict as float64 arrays."""
+
+    parameters: dict[str, Array]
+    hidden_size: int
+    memory_size: int
+    heads: int
+    rule: str
+
+    def linear(self, name: str, x: Array) -> Array:
+        return self.parameters[f"{name}.weight"] @ x + self.parameters[f"{name}.bias"]
+
+    def lstm(self, x: Array, h: Array, c: Array) -> tuple[Array, Array]:
+        p = self.parameters
+        gates = p["cell.weight_ih"] @ x + p["cell.bias_ih"] + p["cell.weight_hh"] @ h + p["cell.bias_hh"]
+        enter, forget, new, out = np.split(gates, 4)
+        c = sigmoid(forget) * c + sigmoid(enter) * np.tanh(new)
+        return sigmoid(out) * np.tanh(c), c
+
+    def step(
+        self, x: Array, h: Array, c: Array, value_read: Array, weights: list[Array]
+    ) -> tuple[Array, float, Array, Array, Array, list[Array]]:
+        """out_t, m_t, h_t, c_t, v_t and phi_t."""
+        d, heads = self.memory_size, self.heads
+        h, c = self.lstm(np.concatenate([x, value_read]), h, c)
+        vector = np.tanh(self.linear("interaction", h))
+        beta = np.broadcast_to(sigmoid(self.linear("rate", vector[:d])), (3,))
+        per_head = vector[d:].reshape(heads, 3, d)
+        write_keys, values, read_keys = per_head[:, 0], per_head[:, 1], per_head[:, 2]
+        if self.rule == "local":
+            name = "memory.rule.predict_targets"
+            bfpf = (self.parameters[f"{name}.weight"], self.parameters[f"{name}.bias"])
+            weights = local_write(weights, write_keys, values, beta, bfpf)
+        else:
+            weights = gradient_write(weights, write_keys, values, beta)
+        value_read = np.mean([memory_pass(weights, key)[3] for key in read_keys], axis=0)
+        after = np.array([memory_pass(weights, key)[3] for key in write_keys])
+        meta_loss = float(np.mean((after - values) ** 2))
+        return self.linear("output", np.concatenate([h, value_read])), meta_loss, h, c, value_read, weights

@@ -1,0 +1,169 @@
+"""An independent neural memory in plain NumPy, one loop per equation, and agents built on it, for the recall tests.
+
+It shares no code with `memory/` and `recall/`: one matrix per layer, explicit outer products, one head at a time.
+"""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from recall.tape import Tape, TapeRecorder
+
+
+class Record(NamedTuple):
+    """The shape of `memory.MemoryRecord`."""
+
+    write_inputs: tuple[Any, ...]
+    write_steps: tuple[Any, ...]
+    target_value: Any
+    beta: Any
+    read_key: Any
+    read_hidden: tuple[Any, ...]
+    value_read: Any
+
+
+def forward(weights, key):
+    """z_1, z_2, f_W(k) for one key."""
+    hidden1 = np.tanh(weights[0] @ key)
+    hidden2 = np.tanh(weights[1] @ hidden1)
+    return hidden1, hidden2, weights[2] @ hidden2
+
+
+def read(weights, keys):
+    """Mean over heads of f_W(k)."""
+    return np.mean([forward(weights, key)[2] for key in keys], axis=0)
+
+
+class ReferenceMemory:
+    """Writes by rule "p" (local targets from a fixed random map) or "g" (one gradient step), float by float."""
+
+    def __init__(self, rule="p", heads=1, size=8, hidden=None, seed=0, dtype=np.float64, gain=1.5):
+        rng = np.random.default_rng(seed)
+        hidden = size if hidden is None else hidden
+        shapes = [(hidden, size), (hidden, hidden), (size, hidden)]
+        self.rule, self.heads, self.size, self.dtype, self.rng = rule, heads, size, dtype, rng
+        self.start = [(gain * rng.normal(size=s) / np.sqrt(s[1])).astype(dtype) for s in shapes]
+        self.targets = [rng.normal(size=(s[0], size)).astype(dtype) / np.sqrt(size) for s in shapes]
+        self.change = [np.zeros_like(w) for w in self.start]
+
+    def weights(self):
+        return [w + d for w, d in zip(self.start, self.change, strict=True)]
+
+    def step(self, write_keys, target_values, beta, read_keys, layers=(0, 1, 2)):
+        """One write and one read; returns the record of it (batch of one) and the weights read from."""
+        weights = self.weights()
+        inputs = [np.zeros((self.heads, w.shape[1]), self.dtype) for w in weights]
+        steps = [np.zeros((self.heads, w.shape[0]), self.dtype) for w in weights]
+        for head in range(self.heads):
+            hidden1, hidden2, value = forward(weights, write_keys[head])
+            inputs[0][head], inputs[1][head], inputs[2][head] = write_keys[head], hidden1, hidden2
+            outputs = (hidden1, hidden2, value)
+            if self.rule == "g":
+                error = 2 / (self.heads * self.size) * (value - target_values[head])
+                below2 = (weights[2].T @ error) * (1 - hidden2**2)
+                below1 = (weights[1].T @ below2) * (1 - hidden1**2)
+                errors = (below1, below2, error)
+            else:
+                errors = tuple(
+                    2 / (self.heads * len(out)) * (out - target @ target_values[head])
+                    for out, target in zip(outputs, self.targets, strict=True)
+                )
+            for layer in layers:
+                steps[layer][head] = beta * errors[layer]
+        written = [w - u.T @ z for w, u, z in zip(weights, steps, inputs, strict=True)]
+        self.change = [w - start for w, start in zip(written, self.start, strict=True)]
+        passes = [forward(written, key) for key in read_keys]
+        record = Record(
+            write_inputs=tuple(batch_of_one(z) for z in inputs),
+            write_steps=tuple(batch_of_one(u) for u in steps),
+            target_value=batch_of_one(target_values),
+            beta=batch_of_one(np.array(beta, self.dtype)),
+            read_key=batch_of_one(read_keys),
+            read_hidden=tuple(batch_of_one(np.stack([p[n] for p in passes])) for n in (0, 1)),
+            value_read=batch_of_one(np.mean([p[2] for p in passes], axis=0)),
+        )
+        return record, written
+
+    def draw(self):
+        """Random keys or values [H, d] in (-1, 1), as a controller would give them."""
+        return np.tanh(self.rng.normal(size=(self.heads, self.size))).astype(self.dtype)
+
+
+def batch_of_one(array):
+    return torch.from_numpy(np.array(array))[None]
+
+
+def random_tape(
+    rule="p", heads=1, steps=12, size=8, hidden=None, seed=0, dtype=np.float64, betas=None, layers=(0, 1, 2), gain=1.5
+) -> tuple[Tape, list[list[np.ndarray]]]:
+    """A tape of random writes and reads, and the weights W_t of every step as the run had them."""
+    memory = ReferenceMemory(rule, heads, size, hidden, seed, dtype, gain)
+    recorder = TapeRecorder("mnm-" + rule, seed, [batch_of_one(w) for w in memory.start])
+    weights = []
+    for t in range(steps):
+        beta = memory.rng.uniform() if betas is None else betas[t]
+        keys = memory.draw()
+        record, written = memory.step(keys, memory.draw(), beta, memory.draw(), layers)
+        weights.append(written)
+        add_row(recorder, record, t, memory.rng)
+    return recorder.tape(), weights
+
+
+def add_row(recorder, record, t, rng):
+    """A row of no particular episode around a record."""
+    recorder.add(
+        record,
+        observation={"obs": rng.normal(size=3).astype(np.float32), "direction": np.int64(t % 4)},
+        is_first=t == 0,
+        previous_action=t - 1,
+        previous_reward=0.5 * t,
+        action=t,
+        reward=0.25 * t,
+        logits=torch.from_numpy(rng.normal(size=(1, 4)).astype(np.float32)),
+        value=float(rng.normal()),
+        agent_cell=(t % 5, 2),
+        goal_cell=None,
+    )
+
+
+class AgentState(NamedTuple):
+    core: Any
+    action: torch.Tensor
+    reward: torch.Tensor
+
+
+class ReferenceAgent:
+    """Plays like a model of `agents/`, acts at random, and remembers with the NumPy memory above.
+
+    Its key is a hash of what it sees, so that equal views write and read at equal places.
+    """
+
+    def __init__(self, actions=4, writes=True, seed=0, size=16, gain=1.5, layers=(0, 1, 2)):
+        self.seed, self.size, self.actions, self.layers = seed, size, actions, layers
+        self.memory = ReferenceMemory("p", 1, size, seed=seed, dtype=np.float32, gain=gain)
+        self.core = SimpleNamespace(writes=writes, weights=lambda state: [batch_of_one(w) for w in self.memory.start])
+        self.recorded = 0
+
+    def initial_state(self, batch):
+        self.rng = np.random.default_rng(self.seed)
+        self.memory.change = [np.zeros_like(w) for w in self.memory.start]
+        return AgentState(None, torch.full((batch,), -1), torch.zeros(batch))
+
+    def act(self, obs, is_first, state, record=False):
+        seen = np.concatenate([np.asarray(part[0], np.float32).ravel()[:200] for part in obs.values()])
+        direction = np.random.default_rng(5).normal(size=(self.size, len(seen)))
+        key = np.tanh(direction @ seen)[None].astype(np.float32)
+        beta = np.float32(self.rng.uniform(0.2, 1))
+        entry, _ = self.memory.step(key, np.roll(key, 1), beta, key, self.layers)
+        self.recorded += record
+        logits = torch.from_numpy(self.rng.normal(size=(1, self.actions)).astype(np.float32) * 2)
+        return SimpleNamespace(
+            logits=logits, value=logits.mean(1), state=state, record=entry if record and self.core.writes else None
+        )
+
+    def after(self, state, action, reward):
+        return AgentState(state.core, action, reward)
