@@ -110,7 +110,7 @@ def main(argv: Sequence[str]) -> int:
             check_writable(path)
     if config.threads:
         torch.set_num_threads(config.threads)
-    console = Console()
+    console = Console(soft_wrap=True)
     agent = load_agent(Path(config.run_dir), config.checkpoint, pick_device(config.device))
     extra = {
         "agent": f"{agent.config.core}, {agent.config.algo}, {agent.frames:,} frames",

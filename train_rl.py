@@ -76,7 +76,7 @@ class StopSignal:
 def main(argv: Sequence[str]) -> int:
     """Run the command; returns the exit code."""
     config, resume = read_command(argv)
-    console = Console()
+    console = Console(soft_wrap=True)
     trainer = Trainer(config, resume, console)
     stop = StopSignal(console.print)
     try:

@@ -32,7 +32,7 @@ class TrainConfig:
     backend: BackendName = option("auto", "what steps the environments")
     device: Literal["auto", "cpu", "cuda"] = option("auto", "where the agent lives")
     run_dir: str | None = option(
-        None, "directory of the run (default: runs/ENV-CORE-ALGO-SEED)", metavar="DIR"
+        None, "directory of the run; runs/ENV-CORE-ALGO-SEED if not given", metavar="DIR"
     )
     log_every: int = option(5, "updates between rows of metrics.csv")
     checkpoint_every: int = option(50, "updates between checkpoints")

@@ -41,9 +41,9 @@ class EpisodeLog:
             self.count += 1
             self.running_return[n], self.running_length[n] = 0.0, 0
 
-    def abandon(self) -> None:
-        """Forget the unfinished episodes (their environments were started anew)."""
-        self.running_return[:], self.running_length[:] = 0.0, 0
+    def abandon(self, which: np.ndarray) -> None:
+        """Forget the unfinished episodes of the environments `which` [N], because these were started anew."""
+        self.running_return[which], self.running_length[which] = 0.0, 0
 
     def summary(self) -> dict[str, float]:
         """Means over the last WINDOW episodes; NaN before the first one ended."""

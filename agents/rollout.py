@@ -48,12 +48,12 @@ class Rollout:
     """State of the core that enters row 0, before that row's reset; detached."""
 
     @classmethod
-    def allocate(cls, env: VecEnv, steps: int, device: torch.device) -> Rollout:
-        """Empty rows for `steps` steps of `env`."""
-        shape = (steps, env.num_envs)
+    def allocate(cls, env: VecEnv, steps: int, like: Tensor) -> Rollout:
+        """Empty rows for `steps` steps of `env`, on the device and in the precision of `like`."""
+        shape, device = (steps, env.num_envs), like.device
 
         def numbers() -> Tensor:
-            return torch.zeros(shape, device=device)
+            return like.new_zeros(shape)
 
         def flags(rows: int = steps) -> Tensor:
             return torch.zeros((rows, env.num_envs), dtype=torch.bool, device=device)
@@ -123,7 +123,7 @@ class Collector:
     ) -> None:
         self.env, self.model, self.generator, self.timing = env, model, generator, timing
         self.device = model.policy_head.weight.device
-        self.rollout = Rollout.allocate(env, steps, self.device)
+        self.rollout = Rollout.allocate(env, steps, model.policy_head.weight.detach())
         self.episodes = EpisodeLog(env.num_envs, env.success_rule)
         self.state: AgentState = model.initial_state(env.num_envs)
         self.frames = 0
@@ -189,7 +189,7 @@ class Collector:
     def _value_of_final(self, t: int, final_obs: dict[str, np.ndarray]) -> FinalValues:
         """Mask [N] of rows whose episode was cut at t, and the values [N] of what followed there."""
         cut = self.rollout.truncated[t] & ~self.rollout.terminated[t]
-        values = torch.zeros(self.env.num_envs, device=self.device)
+        values = self.rollout.value.new_zeros(self.env.num_envs)
         index = cut.nonzero().squeeze(1)
         if len(index):
             rows = index.cpu().numpy()
@@ -205,10 +205,8 @@ class Collector:
         self.rollout.next_value[t] = value.masked_fill(self.rollout.terminated[t], 0.0)
 
     def state_dict(self) -> dict[str, Any]:
-        """What the next rollout needs, as plain tensors and text: carried rows, state, environments."""
+        """What the next rollout needs, as plain tensors, numbers and text."""
         return {
-            "obs": {key: x[-1].clone() for key, x in self.rollout.obs.items()},
-            "is_first": self.rollout.is_first[-1].clone(),
             "core": list(self.state.core),
             "action": self.state.action,
             "reward": self.state.reward,
@@ -222,13 +220,13 @@ class Collector:
         self.frames = saved["frames"]
         self.episodes.load_state_dict(saved["episodes"])
         if saved["env"] is None:
-            self.episodes.abandon()
+            self.episodes.abandon(np.ones(self.env.num_envs, dtype=bool))
             self.start()
             return False
         self.env.restore(saved["env"])
-        for key, x in saved["obs"].items():
-            self.rollout.obs[key][-1] = x
-        self.rollout.is_first[-1] = saved["is_first"]
+        self._see(self.env.last_obs, self.env.last_is_first, row=-1)
+        # An environment that could not repeat its episode has opened a new one.
+        self.episodes.abandon(self.env.last_is_first)
         core = type(self.state.core)(*(x.to(self.device) for x in saved["core"]))
         self.state = AgentState(core, saved["action"].to(self.device), saved["reward"].to(self.device))
         return True

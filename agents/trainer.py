@@ -162,9 +162,9 @@ class Trainer:
         self.directory.forget_after(self.updates)
 
     def _update(self) -> dict[str, float]:
+        progress = min(self.collector.frames / self.config.total_steps, 1.0)
         rollout = self.collector.collect()
         started = time.perf_counter()
-        progress = min(self.collector.frames / self.config.total_steps, 1.0)
         metrics = self.learner.update(rollout, progress)
         self.timing.learn += time.perf_counter() - started
         self.updates += 1

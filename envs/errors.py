@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 
 class UserError(ValueError):
-    """A mistake in what was asked for. One line: what was wrong, what was expected, the nearest valid choice."""
+    """A mistake in what was asked for. One line: what was wrong, what was expected, the nearest choice."""
 
 
 def nearest(name: str, choices: Iterable[str], limit: int = 3) -> str:

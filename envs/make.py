@@ -19,6 +19,7 @@ from functools import partial
 from typing import Any
 
 import gymnasium
+from gymnasium import spaces
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 
 from envs.encoding import ChosenActions, DictObservation, action_table
@@ -28,6 +29,7 @@ from envs.minigrid_arrays import MiniGridArrays, has_mission, is_minigrid_id
 from envs.registry import (
     accepted_kwargs,
     check_kwargs,
+    check_render_mode,
     could_not_make,
     find_spec,
     has_faithful_copies,
@@ -54,7 +56,7 @@ def make_vec(
     env_kwargs: Kwargs | None = None,
     autoreset: str = "same_step",
 ) -> VecEnv:
-    """N environments in one convention. `autoreset` (same_step or next_step) matters to sync and async only."""
+    """N environments in one convention. `autoreset` (same_step, next_step) matters to sync and async only."""
     _check_choice("backend", backend, BACKENDS)
     _check_choice("autoreset", autoreset, tuple(AUTORESET))
     name = import_module_of(env_id)
@@ -78,6 +80,8 @@ def make_single(
     if spec.entry_point is None:
         raise UserError(f"{env_id} has no single form (entry_point), only a vectorised one")
     check_kwargs(env_id, spec.entry_point, kwargs, also=("actions", "max_episode_steps"))
+    if render_mode is not None:
+        check_render_mode(env_id, spec.entry_point, render_mode)
     rendering: Kwargs = {} if render_mode is None else {"render_mode": render_mode}
     try:
         env: gymnasium.Env[Any, Any] = gymnasium.make(spec, **(kwargs | rendering))
@@ -87,12 +91,6 @@ def make_single(
         if not kwargs and not rendering:
             raise
         raise could_not_make(env_id, kwargs | rendering, error) from error
-    offered = env.metadata.get("render_modes") or []
-    if render_mode is not None and render_mode not in offered:
-        env.close()
-        raise UserError(
-            f"{env_id} cannot render {render_mode!r}; it offers {', '.join(offered) or 'nothing'}"
-        )
     table = action_table(env.action_space, actions, env_id)
     if has_mission(env.observation_space):
         env = MiniGridArrays(env)
@@ -132,10 +130,25 @@ def _choose_backend(env_id: str, kwargs: Kwargs) -> str:
         names = accepted_kwargs(spec.vector_entry_point)
         if names is None or set(kwargs) <= set(names):
             return "native"
-    replaceable = spec is None or has_faithful_copies(spec)
-    if replaceable and refusal(split_id(env_id)[1], kwargs) is None:
+    name = split_id(env_id)[1]
+    if (spec is not None and not has_faithful_copies(spec)) or refusal(name, kwargs) is not None:
+        return "sync"
+    if spec is None or is_minigrid_id(name) or _envpool_observes_alike(env_id, name, kwargs):
         return "envpool"
     return "sync"
+
+
+def _envpool_observes_alike(env_id: str, name: str, kwargs: Kwargs) -> bool:
+    """Whether EnvPool's observations have the form of the Python environment's, on which agents are evaluated."""
+    pool, single = make_envpool(name, 1, 0, kwargs, None), make_single(env_id, kwargs)
+    forms = [
+        {key: (type(entry), entry.shape, entry.dtype) for key, entry in space.items()}
+        for space in (pool.observation_space, single.observation_space)
+        if isinstance(space, spaces.Dict)
+    ]
+    pool.close()
+    single.close()
+    return forms[0] == forms[1]
 
 
 def _make_native(

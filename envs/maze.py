@@ -106,7 +106,7 @@ class GridMaze(gymnasium.Env[Any, Any]):
         truncated = self.steps >= self.max_steps
         return self._observe(int(action), reward), reward, False, truncated, {"goals": self.goals}
 
-    def render(self) -> Image | None:  # type: ignore[override]
+    def render(self) -> Image | None:
         if self.render_mode != "rgb_array":
             return None
         return draw_maze(self.walls, self.agent_position, self.goal_position, self.view_cells)

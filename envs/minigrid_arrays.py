@@ -45,7 +45,7 @@ def encode_mission(mission: str) -> NDArray[np.int64]:
 
 
 class MissionRows:
-    """Encodes EnvPool's missions, uint8 [N, bytes] padded with zeros; looks again only at rows that changed."""
+    """Encodes EnvPool's missions, uint8 [N, bytes] padded with zeros; looks only at rows that changed."""
 
     def __init__(self, num_envs: int) -> None:
         self.ids = np.zeros((num_envs, MISSION_WORDS), dtype=np.int64)

@@ -1,4 +1,4 @@
-"""From an id on a command line to a registered environment and its arguments, with errors a user can act on."""
+"""From an id on a command line to a registered environment and its arguments, with errors that help."""
 
 from __future__ import annotations
 
@@ -91,6 +91,19 @@ def check_kwargs(env_id: str, entry_point: Any, env_kwargs: dict[str, Any], also
             close = nearest(key, names, limit=1)
             hint = f" (did you mean {close}?)" if close else ""
             raise UserError(f"{env_id} has no env kwarg {key!r}; it accepts {', '.join(names)}{hint}")
+
+
+def check_render_mode(env_id: str, entry_point: Any, render_mode: str) -> None:
+    """Refuse a render mode that the environment's class does not offer; factory functions are tried as they are."""
+    creator = load_env_creator(entry_point) if isinstance(entry_point, str) else entry_point
+    metadata = getattr(creator, "metadata", None)
+    if not isinstance(metadata, dict):
+        return
+    offered = metadata.get("render_modes") or []
+    if render_mode not in offered and not (render_mode == "human" and "rgb_array" in offered):
+        raise UserError(
+            f"{env_id} cannot render {render_mode!r}; it offers {', '.join(offered) or 'nothing'}"
+        )
 
 
 def could_not_make(env_id: str, env_kwargs: dict[str, Any], error: Exception) -> UserError:

@@ -66,7 +66,7 @@ class RepeatPrevious(gymnasium.Env[Any, Any]):
         self.steps += 1
         return self._observe(), reward, self.steps >= self.length, False, {}
 
-    def render(self) -> Image | None:  # type: ignore[override]
+    def render(self) -> Image | None:
         """Rows are symbols; blue: the last `lag` steps and now; behind the wall: the answer, red if wrong."""
         if self.render_mode != "rgb_array":
             return None

@@ -15,7 +15,8 @@ from typing import Any
 
 import gymnasium
 import numpy as np
-from gymnasium.utils import seeding
+
+BIT_GENERATORS = ("PCG64", "PCG64DXSM", "MT19937", "Philox", "SFC64")
 
 
 class Replay(gymnasium.Wrapper[Any, Any, Any, Any]):
@@ -40,7 +41,7 @@ class Replay(gymnasium.Wrapper[Any, Any, Any, Any]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
-        generator = None if seed is not None else _to_json(self.unwrapped.np_random.bit_generator.state)
+        generator = None if seed is not None else to_json(self.unwrapped.np_random.bit_generator.state)
         opening = {"seed": seed, "generator": generator, "options": options}
         observation, info = self.env.reset(seed=seed, options=options)
         self._opening, self._actions, self._observation = opening, [], observation
@@ -52,7 +53,7 @@ class Replay(gymnasium.Wrapper[Any, Any, Any, Any]):
             observation, info = self.reset()
             return observation, 0.0, False, False, info
         observation, reward, terminated, truncated, info = self.env.step(action)
-        self._actions.append(_to_json(action))
+        self._actions.append(to_json(action))
         self._observation = observation
         self._ended = bool(terminated or truncated)
         return observation, reward, terminated, truncated, info
@@ -65,7 +66,7 @@ class Replay(gymnasium.Wrapper[Any, Any, Any, Any]):
             **self._opening,
             "actions": list(self._actions),
             "observation": fingerprint(self._observation),
-            "generator_now": _to_json(self.unwrapped.np_random.bit_generator.state),
+            "generator_now": to_json(self.unwrapped.np_random.bit_generator.state),
         }
 
     def replay_restore(self) -> tuple[Any, bool]:
@@ -76,7 +77,7 @@ class Replay(gymnasium.Wrapper[Any, Any, Any, Any]):
         assert self.replay_data is not None, "set replay_data first"
         data, self.replay_data = self.replay_data, None
         if data["generator"] is not None:
-            self.unwrapped.np_random = _generator(data["generator"])
+            self.unwrapped.np_random = generator_from(data["generator"])
         self.reset(seed=data["seed"], options=data["options"])
         for action in data["actions"]:
             if self._ended:
@@ -101,20 +102,21 @@ def fingerprint(observation: Any) -> str:
     return digest.hexdigest()
 
 
-def _generator(state: dict[str, Any]) -> np.random.Generator:
+def generator_from(state: dict[str, Any]) -> np.random.Generator:
     """A generator of the recorded kind in the recorded state."""
-    if state["bit_generator"] == "PCG64":
-        generator, _ = seeding.np_random(0)
-    else:
-        generator = np.random.Generator(getattr(np.random, state["bit_generator"])())
+    if state["bit_generator"] not in BIT_GENERATORS:
+        raise ValueError(
+            f"unknown bit generator {state['bit_generator']!r}; expected {', '.join(BIT_GENERATORS)}"
+        )
+    generator = np.random.Generator(getattr(np.random, state["bit_generator"])())
     generator.bit_generator.state = state
     return generator
 
 
-def _to_json(value: Any) -> Any:
+def to_json(value: Any) -> Any:
     """NumPy numbers and arrays inside `value` as plain Python, which JSON keeps exactly."""
     if isinstance(value, dict):
-        return {key: _to_json(entry) for key, entry in value.items()}
+        return {key: to_json(entry) for key, entry in value.items()}
     if isinstance(value, (np.ndarray, np.generic)):
         return value.tolist()
     return value

@@ -74,7 +74,7 @@ class TMaze(gymnasium.Env[Any, Any]):
         observation, info = self._observe()
         return observation, reward, terminated, truncated, info
 
-    def render(self) -> Image | None:  # type: ignore[override]
+    def render(self) -> Image | None:
         if self.render_mode != "rgb_array":
             return None
         tile = 20

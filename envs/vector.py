@@ -47,7 +47,7 @@ class VecStep(NamedTuple):
     valid: Flags
     """[N] the call was a real transition, not the one that merely resets an environment."""
     final_obs: Observations | None
-    """[N, ...] SAME_STEP: the last observation of episodes that ended now, other rows arbitrary; else None."""
+    """[N, ...] SAME_STEP: the last observation of episodes that ended now; other rows arbitrary. None if none did"""
 
 
 class VecEnv(ABC):
@@ -71,7 +71,7 @@ class VecEnv(ABC):
 
     @abstractmethod
     def reset(self) -> Observations:
-        """Begin an episode everywhere. The first call uses the seeds, later ones go on with the random streams."""
+        """Begin an episode everywhere. The first call uses the seeds, later ones the random streams."""
 
     @abstractmethod
     def step(self, actions: NDArray[np.int64]) -> VecStep:
@@ -121,7 +121,8 @@ class GymnasiumVecEnv(VecEnv):
         self.observation_space = dict_space(vector.single_observation_space, env_id)
         self._table = action_table(vector.single_action_space, actions, env_id)
         self.action_space = spaces.Discrete(len(self._table))
-        self.resumable = hasattr(vector, "get_state") or backend in ("sync", "async")
+        self._has_state = hasattr(vector, "get_state") and hasattr(vector, "set_state")
+        self.resumable = self._has_state or backend in ("sync", "async")
         self._same_step = mode == AutoresetMode.SAME_STEP
         self._is_dict = isinstance(vector.single_observation_space, spaces.Dict)
         self._seed = seed
@@ -162,7 +163,7 @@ class GymnasiumVecEnv(VecEnv):
         if not self.resumable:
             return None
         saved: dict[str, Any] = {"due": self._due.tolist(), "is_first": self.last_is_first.tolist()}
-        if hasattr(self.vector, "get_state"):
+        if self._has_state:
             saved["state"] = self.vector.get_state()
             saved["obs"] = {key: value.tolist() for key, value in self.last_obs.items()}
         else:
@@ -178,7 +179,7 @@ class GymnasiumVecEnv(VecEnv):
         self.reset()
         self._due = np.array(saved["due"], dtype=np.bool_)
         self.last_is_first = np.array(saved["is_first"], dtype=np.bool_)
-        if hasattr(self.vector, "set_state"):
+        if self._has_state:
             self.vector.set_state(saved["state"])
             self.last_obs = {
                 key: np.array(saved["obs"][key], dtype=value.dtype) for key, value in self.last_obs.items()
@@ -203,7 +204,7 @@ class GymnasiumVecEnv(VecEnv):
         return dict(observations) if self._is_dict else {OBSERVATION: observations}
 
     def _final_obs(self, obs: Observations, info: dict[str, Any], done: Flags) -> Observations:
-        """Arrays [N, ...] from Gymnasium's object array, which holds one observation per ended environment."""
+        """Arrays [N, ...] from Gymnasium's object array of one observation per ended environment."""
         final = {key: value.copy() for key, value in obs.items()}
         last = info["final_obs"]
         for key, value in final.items():

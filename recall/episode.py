@@ -17,10 +17,10 @@ from typing import Any
 import gymnasium
 import numpy as np
 import torch
-from agents.evaluation import Policy, choose
 
-from envs.errors import UserError
+from agents.evaluation import Policy, choose
 from agents.files import atomic_file, check_writable
+from envs.errors import UserError
 from recall.gif import GifWriter
 from recall.palette import fixed_colours
 from recall.picture import Facts, Painter, Tile
@@ -104,8 +104,7 @@ def record_episode(
         scene = scene_of(env) if store is not None else None
         with torch.no_grad():
             batch = {
-                name: torch.tensor(np.array(part), device=device)[None]
-                for name, part in observation.items()
+                name: torch.tensor(np.array(part), device=device)[None] for name, part in observation.items()
             }
             output = model.act(batch, torch.tensor([is_first], device=device), state, record=writes)
         action = int(choose(output.logits, policy, [rng])[0])

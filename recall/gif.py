@@ -188,7 +188,7 @@ def _sub_blocks(data: bytes) -> bytes:
 def _pack(picture: Picture) -> NDArray[np.uint32]:
     """[..., 3] bytes -> [...] one number 0xRRGGBB."""
     wide = picture.astype(np.uint32)
-    return (wide[..., 0] << 16) | (wide[..., 1] << 8) | wide[..., 2]
+    return np.asarray((wide[..., 0] << 16) | (wide[..., 1] << 8) | wide[..., 2], np.uint32)
 
 
 def _unpack(packed: NDArray[np.uint32]) -> Picture:

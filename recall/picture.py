@@ -209,13 +209,18 @@ class Painter:
             corner_left = left + 28 + column * (space + 8) + (space - picture.shape[1]) // 2
             corner_top = top + 5 + (THUMBNAIL_SIZE - picture.shape[0]) // 2
             image.paste(Image.fromarray(shown), (corner_left, corner_top))
-            box = (corner_left - 1, corner_top - 1, corner_left + picture.shape[1], corner_top + picture.shape[0])
+            box = (
+                corner_left - 1,
+                corner_top - 1,
+                corner_left + picture.shape[1],
+                corner_top + picture.shape[0],
+            )
             draw.rectangle(box, outline=palette.GREYED)
         text_left = left + 28 + 2 * (THUMBNAIL_SIZE + 8) + 4
         _text(draw, (text_left, top + 6), f"age {tile.age}", 19, ink)
         _text(draw, (right - 10, top + 9), f"beta {tile.beta:.2f}", 15, ink, "ra")
         self._paint_bar(draw, (text_left, top + 36, right - 62, top + 51), tile, scale, grey)
-        _text(draw, (right - 10, top + 35), f"{tile.score:.2f}", 16, ink, "ra")
+        _text(draw, (right - 10, top + 35), f"{tile.score:.{2 if tile.score >= 0.1 else 3}f}", 16, ink, "ra")
         then = f"step {tile.step}" + (f", reward {signed(tile.reward)}" if tile.reward else "")
         _text(draw, (text_left, top + 60), then, 15, palette.FAINT_INK)
 

@@ -123,7 +123,9 @@ def _maze_scene(env: Any) -> Scene:
         picture=_marked(_blocks(shaded, cell, lines=True), grid, cell),
         where=_marked(_blocks(dimmed, small, lines=False), grid, small),
         seen=_marked(
-            _blocks(view, view_cell, lines=True), Grid((3, 3), (1, 1), None, None, np.ones((3, 3), bool)), view_cell
+            _blocks(view, view_cell, lines=True),
+            Grid((3, 3), (1, 1), None, None, np.ones((3, 3), bool)),
+            view_cell,
         ),
         agent=grid.agent,
         goal=goal,
@@ -169,7 +171,7 @@ def _minigrid_scene(env: Any) -> Scene:
     viewer = Grid((size, size), (size - 1, size // 2), NORTHWARD, None, view_mask.T)
     return Scene(
         picture=_marked(_minigrid_picture(env.grid, cell, visible), grid, cell),
-        where=_marked(small_picture, grid, small),
+        where=_marked(small_picture, grid._replace(goal=goal), small),  # its red was dimmed with the rest
         seen=_marked(seen, viewer, view_cell),
         agent=agent,
         goal=goal,
@@ -268,11 +270,12 @@ def _outline_view(draw: ImageDraw.ImageDraw, visible: NDArray[np.bool_], cell: i
     padded = np.pad(visible, 1)
     for row, column in np.argwhere(visible):
         top, left = int(row) * cell, int(column) * cell
+        bottom, right_end = top + cell - 1, left + cell - 1
         sides = {
-            (-1, 0): (left, top, left + cell, top + 1),
-            (1, 0): (left, top + cell - 1, left + cell, top + cell),
-            (0, -1): (left, top, left + 1, top + cell),
-            (0, 1): (left + cell - 1, top, left + cell, top + cell),
+            (-1, 0): (left, top, right_end, top + 1),
+            (1, 0): (left, bottom - 1, right_end, bottom),
+            (0, -1): (left, top, left + 1, bottom),
+            (0, 1): (right_end - 1, top, right_end, bottom),
         }
         for (down, right), box in sides.items():
             if not padded[row + 1 + down, column + 1 + right]:
@@ -296,7 +299,7 @@ def _draw_agent(draw: ImageDraw.ImageDraw, agent: Cell, direction: int | None, c
     pixels."""
     top, left = agent[0] * cell, agent[1] * cell
     edge = palette.AGENT_EDGE
-    if cell < 8:
+    if cell < (14 if direction is None else 8):
         # A dark rim around the cell: a few orange pixels alone are easily missed.
         draw.rectangle((left - 1, top - 1, left + cell, top + cell), fill=palette.AGENT, outline=edge)
         return

@@ -25,8 +25,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from envs.errors import UserError
 from agents.files import atomic_file
+from envs.errors import UserError
 
 FORMAT_VERSION = 1
 LAYERS = 3

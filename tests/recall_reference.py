@@ -1,6 +1,6 @@
-"""An independent neural memory in plain NumPy, one loop per equation, and agents built on it, for the recall tests.
+"""For the recall tests: an independent neural memory in plain NumPy, an agent built on it, and small environments.
 
-It shares no code with `memory/` and `recall/`: one matrix per layer, explicit outer products, one head at a time.
+The memory shares no code with `memory/` and `recall/`: one matrix per layer, one head at a time.
 """
 
 from __future__ import annotations
@@ -8,9 +8,13 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
+import gymnasium
+import imageio.v3 as imageio
 import numpy as np
 import torch
+from gymnasium import spaces
 
+from envs import make_single
 from recall.tape import Tape, TapeRecorder
 
 
@@ -98,7 +102,16 @@ def batch_of_one(array):
 
 
 def random_tape(
-    rule="p", heads=1, steps=12, size=8, hidden=None, seed=0, dtype=np.float64, betas=None, layers=(0, 1, 2), gain=1.5
+    rule="p",
+    heads=1,
+    steps=12,
+    size=8,
+    hidden=None,
+    seed=0,
+    dtype=np.float64,
+    betas=None,
+    layers=(0, 1, 2),
+    gain=1.5,
 ) -> tuple[Tape, list[list[np.ndarray]]]:
     """A tape of random writes and reads, and the weights W_t of every step as the run had them."""
     memory = ReferenceMemory(rule, heads, size, hidden, seed, dtype, gain)
@@ -123,7 +136,7 @@ def add_row(recorder, record, t, rng):
         previous_reward=0.5 * t,
         action=t,
         reward=0.25 * t,
-        logits=torch.from_numpy(rng.normal(size=(1, 4)).astype(np.float32)),
+        logits=torch.from_numpy(rng.normal(size=(8, 4)).astype(np.float32)),
         value=float(rng.normal()),
         agent_cell=(t % 5, 2),
         goal_cell=None,
@@ -145,7 +158,9 @@ class ReferenceAgent:
     def __init__(self, actions=4, writes=True, seed=0, size=16, gain=1.5, layers=(0, 1, 2)):
         self.seed, self.size, self.actions, self.layers = seed, size, actions, layers
         self.memory = ReferenceMemory("p", 1, size, seed=seed, dtype=np.float32, gain=gain)
-        self.core = SimpleNamespace(writes=writes, weights=lambda state: [batch_of_one(w) for w in self.memory.start])
+        self.core = SimpleNamespace(
+            writes=writes, weights=lambda state: [batch_of_one(w) for w in self.memory.start]
+        )
         self.recorded = 0
 
     def initial_state(self, batch):
@@ -162,8 +177,42 @@ class ReferenceAgent:
         self.recorded += record
         logits = torch.from_numpy(self.rng.normal(size=(1, self.actions)).astype(np.float32) * 2)
         return SimpleNamespace(
-            logits=logits, value=logits.mean(1), state=state, record=entry if record and self.core.writes else None
+            logits=logits,
+            value=logits.mean(1),
+            state=state,
+            record=entry if record and self.core.writes else None,
         )
 
     def after(self, state, action, reward):
         return AgentState(state.core, action, reward)
+
+
+def maze(steps: int = 40, side: int = 9) -> Any:
+    return make_single("mnm/GridMaze-v0", {"side": side, "max_steps": steps}, render_mode="rgb_array")
+
+
+class Photo(gymnasium.Env):
+    """An environment of which nothing is known but its frames."""
+
+    metadata = {"render_modes": ["rgb_array", "human"]}  # noqa: RUF012
+    observation_space = spaces.Dict({"obs": spaces.Box(0, 1, (2,))})
+    action_space = spaces.Discrete(4)
+
+    def __init__(self, render_mode=None, shape=(40, 60, 3)):
+        self.render_mode, self.shape = render_mode, shape
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.steps = 0
+        return {"obs": np.zeros(2, np.float32)}, {}
+
+    def step(self, action):
+        self.steps += 1
+        return {"obs": np.full(2, self.steps, np.float32)}, 1.0, self.steps == 6, False, {}
+
+    def render(self):
+        return np.full(self.shape, 40 * self.steps, np.uint8)
+
+
+def frames_of(path: Any) -> list[np.ndarray]:
+    return list(imageio.imread(path, index=None, mode="RGB"))

@@ -23,7 +23,9 @@ VARIANTS = [
 RESETS = {
     "none": lambda: torch.zeros(T, B, dtype=torch.bool),
     "at the start": lambda: torch.arange(T)[:, None].expand(T, B) == 0,
-    "in a row, and at the last step": lambda: torch.isin(torch.arange(T), torch.tensor([3, 4, T - 1])).expand(B, T).T,
+    "in a row, and at the last step": lambda: (
+        torch.isin(torch.arange(T), torch.tensor([3, 4, T - 1])).expand(B, T).T
+    ),
     "at random": lambda: torch.rand(T, B) < 0.3,
 }
 
@@ -88,7 +90,9 @@ def test_one_batch_with_resets_equals_separate_sequences(core: MemoryCore) -> No
             entering = core.initial_state(1) if is_first[start, b] else carried
             none_first = torch.zeros(stop - start, 1, dtype=torch.bool)
             alone, last = core.unroll(piece, entering, none_first)
-            torch.testing.assert_close(alone.features[:, 0], output.features[start:stop, b], rtol=1e-12, atol=1e-13)
+            torch.testing.assert_close(
+                alone.features[:, 0], output.features[start:stop, b], rtol=1e-12, atol=1e-13
+            )
             (gradient,) = torch.autograd.grad(alone.features.square().sum() + alone.meta_loss.sum(), [piece])
             torch.testing.assert_close(gradient[:, 0], input_gradient[start:stop, b], rtol=1e-10, atol=1e-12)
         for mine, whole in zip(last, final, strict=True):
@@ -119,7 +123,8 @@ def test_the_gradient_check_sees_the_parameters() -> None:
     weight = next(core.parameters())
     with pytest.raises(GradcheckError):
         torch.autograd.gradcheck(
-            lambda w: core.unroll(xs, core.initial_state(B), nobody)[0].features.detach() + 0.0 * w.sum(), (weight,)
+            lambda w: core.unroll(xs, core.initial_state(B), nobody)[0].features.detach() + 0.0 * w.sum(),
+            (weight,),
         )
 
 

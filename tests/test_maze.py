@@ -1,4 +1,4 @@
-"""The Grid World maze: layout, rules, observation, calibration returns, and the vectorised form against the single one."""
+"""The Grid World maze: layout, rules, observation, calibration returns, and the vectorised form against the single."""
 
 from __future__ import annotations
 

@@ -16,12 +16,16 @@ from memory.rules import GradientRule, LocalRule
 D, U, H, B, X, N = 5, 7, 3, 4, 6, 8
 
 
-def random_case(rule: str, heads: int = H, seed: int = 0) -> tuple[NeuralMemory, Weights, Tensor, Tensor, Tensor]:
+def random_case(
+    rule: str, heads: int = H, seed: int = 0
+) -> tuple[NeuralMemory, Weights, Tensor, Tensor, Tensor]:
     """A memory, weights that already hold something, keys, values in (-1, 1) and rates, in float64."""
     torch.manual_seed(seed)
     width = D if rule == "local" else U
     memory = NeuralMemory(D, width, LocalRule(D) if rule == "local" else GradientRule()).double()
-    w1, w2, w3 = (phi0.detach() + 0.1 * torch.randn(B, *phi0.shape).double() for phi0 in memory.initial_weights)
+    w1, w2, w3 = (
+        phi0.detach() + 0.1 * torch.randn(B, *phi0.shape).double() for phi0 in memory.initial_weights
+    )
     keys, values = torch.randn(2, B, heads, D, dtype=torch.float64).tanh()
     return memory, (w1, w2, w3), keys, values, torch.rand(B, 3, dtype=torch.float64)
 
@@ -106,9 +110,7 @@ def test_the_local_write_with_ideal_targets_is_a_last_layer_gradient_step(heads:
     gradients = vmap(grad(mean_squared_error))(weights, keys, values)
     assert torch.equal(new[0], weights[0])
     assert torch.equal(new[1], weights[1])
-    torch.testing.assert_close(
-        new[2], weights[2] - beta[:, 2, None, None] * gradients[2], rtol=0, atol=1e-15
-    )
+    torch.testing.assert_close(new[2], weights[2] - beta[:, 2, None, None] * gradients[2], rtol=0, atol=1e-15)
 
 
 def test_a_last_layer_write_contracts_its_error_by_a_known_factor() -> None:
@@ -183,7 +185,9 @@ def test_the_read_uses_the_memory_of_the_same_step_after_its_write(name: str) ->
     read_before = forward(core.weights(state), key).value.mean(1)
     torch.testing.assert_close(after.value_read, read_after, rtol=0, atol=1e-15)
     assert (read_before - after.value_read).abs().max() > 1e-6
-    rebuilt = apply_write(core.weights(state), WriteFactors(output.record.write_inputs, output.record.write_steps))
+    rebuilt = apply_write(
+        core.weights(state), WriteFactors(output.record.write_inputs, output.record.write_steps)
+    )
     for mine, theirs in zip(rebuilt, core.weights(after), strict=True):
         torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-15)
 

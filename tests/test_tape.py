@@ -54,7 +54,9 @@ def test_weights_from_the_tape_are_those_of_the_run_bit_for_bit(rule, dtype, tol
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.float64, 1e-12)])
 def test_weights_from_the_tape_are_those_of_a_real_core(name, heads, dtype, tolerance):
     torch.manual_seed(0)
-    core = make_core(CoreConfig(name=name, hidden_size=12, memory_size=10, heads=heads), input_size=6).to(dtype)
+    core = make_core(CoreConfig(name=name, hidden_size=12, memory_size=10, heads=heads), input_size=6).to(
+        dtype
+    )
     batch, row = 3, 1
     state = core.initial_state(batch)
     recorder = TapeRecorder(name, 0, core.weights(state), batch_row=row)

@@ -1,0 +1,232 @@
+"""The commands as a user meets them: what they print, what they refuse, and how they stop."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+import torch
+
+import evaluate
+import train_rl
+from agents.config import TrainConfig
+from agents.evaluation import load_agent, play_episodes
+from agents.options import run_command
+from agents.presets import PRESETS, preset
+from envs.errors import UserError
+
+ROOT = Path(__file__).parent.parent
+TINY = ["--env", "mnm/GridMaze9-v0", "--core", "lstm", "--num-envs", "4", "--rollout-steps", "25",
+        "--hidden-size", "16", "--embedding-size", "16", "--minibatches", "2", "--threads", "1"]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished tiny run."""
+    path = tmp_path_factory.mktemp("runs") / "tiny"
+    assert train_rl.main([*TINY, "--total-steps", "1000", "--log-every", "2", "--run-dir", str(path)]) == 0
+    return path
+
+
+def refusal(main: object, *argv: str) -> str:
+    """The one line with which a command refuses its arguments."""
+    with pytest.raises(UserError) as caught:
+        main(list(argv))  # type: ignore[operator]
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def test_a_run_directory_holds_everything(run_dir: Path) -> None:
+    names = {path.name for path in run_dir.iterdir()}
+    assert {"config.json", "metrics.csv", "checkpoints", "curves.png"} <= names
+    assert any(name.startswith("events.out.tfevents") for name in names)
+    assert not [path for path in run_dir.rglob("*") if path.name.endswith(".part")]
+
+
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        (["--env", "mnm/GridMaze-v1"], "mnm/GridMaze"),
+        (["--env", "nonsense.module:Env-v0"], "nonsense.module"),
+        (["--core", "mnmp"], "unknown core 'mnmp' (did you mean mnm-p"),
+        (["--algo", "pppo"], "did you mean ppo"),
+        (["--backend", "evnpool"], "did you mean envpool"),
+        (["--lerning-rate", "1"], "unknown option --lerning-rate (did you mean --learning-rate"),
+        (["--total-steps", "many"], "invalid"),
+        (["--preset", "mase"], "unknown preset 'mase' (did you mean maze"),
+        (["--env-kwargs", "{side: 9}"], "not JSON"),
+        (["--env-kwargs", "[1]"], "must be a JSON object"),
+        (["--env-kwargs", '{"sides": 9}'], "side"),
+        (["--gamma", "1.5"], "--gamma must lie in [0, 1], got 1.5"),
+        (["--num-envs", "2", "--minibatches", "4"], "never over time"),
+        (["--num-envs", "0"], "--num-envs must be at least 1"),
+        (["--env", "Pendulum-v1"], "Box"),
+        (["--env", "Blackjack-v1"], "Tuple"),
+        (["--resume"], "--resume needs --run-dir"),
+    ],
+)
+def test_bad_input_is_refused_in_one_line(argv: list[str], expected: str, tmp_path: Path) -> None:
+    target = [] if "--resume" in argv else ["--run-dir", str(tmp_path / "run")]
+    assert expected in refusal(train_rl.main, *argv, *target)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
+def test_cuda_asked_for_and_absent(tmp_path: Path) -> None:
+    assert "finds no CUDA device" in refusal(
+        train_rl.main, "--device", "cuda", "--run-dir", str(tmp_path / "run")
+    )
+
+
+def test_a_run_directory_is_never_overwritten(run_dir: Path) -> None:
+    assert "exists; continue it with --resume" in refusal(train_rl.main, *TINY, "--run-dir", str(run_dir))
+
+
+def test_resume_keeps_the_architecture(run_dir: Path) -> None:
+    resume = ["--run-dir", str(run_dir), "--resume"]
+    message = refusal(train_rl.main, *resume, "--hidden-size", "32")
+    assert "cannot change the architecture option --hidden-size from 16 to 32" in message
+    assert "cannot change the architecture option --core" in refusal(train_rl.main, *resume, "--core", "gru")
+    assert "cannot change the option --num-envs" in refusal(train_rl.main, *resume, "--num-envs", "8")
+
+
+def test_resume_trains_on_where_more_steps_are_asked_for(run_dir: Path, tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    assert train_rl.main([*TINY, "--total-steps", "200", "--run-dir", str(path)]) == 0
+    assert train_rl.main(["--run-dir", str(path), "--resume", "--total-steps", "400"]) == 0
+    assert json.loads((path / "config.json").read_text())["config"]["total_steps"] == 400
+
+
+@pytest.mark.parametrize("name", ["missing", "truncated", "garbage", "foreign"])
+def test_a_checkpoint_that_cannot_be_used(name: str, run_dir: Path, tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint.pt"
+    whole = (run_dir / "checkpoints" / "latest.pt").read_bytes()
+    if name == "truncated":
+        path.write_bytes(whole[: len(whole) // 2])
+    elif name == "garbage":
+        path.write_bytes(b"not a checkpoint")
+    elif name == "foreign":
+        torch.save({"weights": torch.zeros(3)}, path)
+    message = refusal(evaluate.main, str(run_dir), "--checkpoint", str(path))
+    assert {"missing": "no checkpoint at", "foreign": "holds no model"}.get(
+        name, "truncated or not"
+    ) in message
+
+
+def test_a_checkpoint_never_unpickles_objects(run_dir: Path, tmp_path: Path) -> None:
+    """A pickle that would run code is refused, and the code does not run."""
+    path, trace = tmp_path / "evil.pt", tmp_path / "trace"
+
+    class Evil:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return os.system, (f"touch {trace}",)
+
+    torch.save({"model": Evil()}, path)
+    assert "not a checkpoint" in refusal(evaluate.main, str(run_dir), "--checkpoint", str(path))
+    assert not trace.exists()
+
+
+def test_a_checkpoint_of_another_architecture(run_dir: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    wider = [word if word != "16" else "24" for word in TINY]
+    train_rl.main([*wider, "--total-steps", "100", "--run-dir", str(other)])
+    message = refusal(evaluate.main, str(run_dir), "--checkpoint", str(other / "checkpoints" / "latest.pt"))
+    assert "of another architecture" in message
+    assert "shape" in message
+
+
+def test_evaluate_refuses_in_one_line(run_dir: Path, tmp_path: Path) -> None:
+    assert "not a run directory" in refusal(evaluate.main, str(tmp_path))
+    assert "--episodes must be at least 1" in refusal(evaluate.main, str(run_dir), "--episodes", "0")
+    assert "--top-k must be at least 1" in refusal(evaluate.main, str(run_dir), "--top-k", "0")
+    assert "does not exist" in refusal(evaluate.main, str(run_dir), "--json", str(tmp_path / "no" / "x.json"))
+    assert "use latest" in refusal(evaluate.main, str(run_dir), "--checkpoint", "best")
+
+
+def test_evaluation_json_says_everything(run_dir: Path, tmp_path: Path) -> None:
+    path = tmp_path / "result.json"
+    assert evaluate.main([str(run_dir), "--episodes", "5", "--policy", "sample", "--json", str(path)]) == 0
+    result = json.loads(path.read_text())
+    low, high = result["return_interval_95"]
+    assert low <= result["return_mean"] <= high
+    assert result["env"] == "mnm/GridMaze9-v0"
+    assert (result["core"], result["algo"], result["policy"], result["episodes"]) == (
+        "lstm",
+        "ppo",
+        "sample",
+        5,
+    )
+    assert result["frames"] == 1000
+    assert result["success_rate"] is None  # the maze defines no success
+    assert result["length_mean"] == 200.0
+    assert "held-out" in result["seeds"]
+    assert result["checkpoint"].endswith("latest.pt")
+    assert result["versions"]["torch"] == version("torch")
+
+
+@pytest.mark.parametrize("policy", ["greedy", "sample"])
+def test_any_number_of_environments_plays_the_same_episodes(run_dir: Path, policy: str) -> None:
+    agent = load_agent(run_dir, "latest", torch.device("cpu"))
+    agent.model.double()
+    one = play_episodes(agent, 7, policy, num_envs=1)
+    eight = play_episodes(agent, 7, policy, num_envs=3)
+    assert one == eight or str(one) == str(eight)  # NaN success is not equal to itself
+
+
+def test_help_shows_every_option_with_its_default(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        train_rl.main(["--help"])
+    assert caught.value.code == 0
+    text = capsys.readouterr().out
+    for name in TrainConfig.__dataclass_fields__:
+        assert f"--{name.replace('_', '-')}" in text
+    assert text.count("(default:") == len(TrainConfig.__dataclass_fields__) + 2
+    assert all(name in text for name in PRESETS)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_are_valid_configurations(name: str) -> None:
+    assert isinstance(preset(name), TrainConfig)
+
+
+def test_options_win_over_the_preset() -> None:
+    config, _ = train_rl.read_command(["--preset", "maze", "--core", "gru", "--gamma=0.9"])
+    assert (config.core, config.gamma, config.reward_scale) == ("gru", 0.9, PRESETS["maze"]["reward_scale"])
+
+
+def test_a_user_error_is_one_line_and_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
+    def fail(argv: object) -> int:
+        raise UserError("this is what was wrong")
+
+    with pytest.raises(SystemExit) as caught:
+        run_command(fail)
+    assert caught.value.code == 2
+    assert capsys.readouterr().err == "error: this is what was wrong\n"
+
+
+@pytest.mark.slow
+def test_ctrl_c_leaves_a_checkpoint_and_exit_code_130(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    command = [sys.executable, "train_rl.py", *TINY, "--total-steps", "100000000", "--log-every", "1",
+               "--run-dir", str(path)]  # fmt: skip
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        deadline = time.monotonic() + 60
+        while not (path / "metrics.csv").exists() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    assert "Traceback" not in errors
+    assert train_rl.read_command(["--run-dir", str(path), "--resume"])[1]
+    assert load_agent(path, "latest", torch.device("cpu")).frames > 0
