@@ -15,9 +15,11 @@ MAZE: dict[str, Any] = {
     "previous_inputs": False,
     "reward_scale": 0.1,
     "num_envs": 64,
-    "rollout_steps": 100,
+    "rollout_steps": 50,
+    "learning_rate": 3e-3,
     "gamma": 0.95,
     "gae_lambda": 0.95,
+    "log_every": 10,
 }
 
 MINIGRID_MEMORY: dict[str, Any] = {

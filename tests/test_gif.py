@@ -91,11 +91,11 @@ def test_one_frame_per_step_and_one_palette(tmp_path):
 
 
 def test_long_episode_is_small_and_fast(tmp_path):
-    start_s = time.perf_counter()
+    start_s = time.process_time()
     summary = render_recall_gif(
         ReferenceAgent(size=128), lambda: maze(steps=200, side=13), [0], path=tmp_path / "long.gif"
     )
-    assert time.perf_counter() - start_s < 10
+    assert time.process_time() - start_s < 10
     assert summary["frames"] == 200
     assert summary["bytes"] < 5e6
 

@@ -178,7 +178,7 @@ def test_tape_and_scores_survive_a_file(tmp_path):
 
 def test_a_whole_episode_takes_well_under_a_second():
     tape, _ = random_tape(steps=200, size=128, dtype=np.float32)
-    start_s = time.perf_counter()
+    start_s = time.process_time()
     recalls_of(tape, 5)
-    # 0.5 s on one core here; the bound leaves room for a busy machine.
-    assert time.perf_counter() - start_s < 4.0
+    # 0.2 s on one core here; processor time, so that a busy machine does not fail it.
+    assert time.process_time() - start_s < 1.0
