@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from agents.evaluation import EpisodeResult, LoadedAgent, load_agent, play_episodes, report
+from agents.evaluation import EpisodeResult, LoadedAgent, action_rng, load_agent, play_episodes, report
 from agents.files import atomic_file, check_writable
 from agents.options import option, parse, run_command
 from agents.progress import ProgressDisplay, number, print_table
@@ -82,16 +82,17 @@ def render(agent: LoadedAgent, config: EvaluateConfig, console: Console) -> None
     """Render the first episodes as a GIF."""
     assert config.gif is not None
     train = agent.config
-    seeds = [held_out_seed(config.seed, episode) for episode in range(config.gif_episodes)]
+    episodes = range(config.gif_episodes)
     summary = render_recall_gif(
         agent.model,
         lambda: make_single(train.env, train.env_arguments(), render_mode="rgb_array"),
-        seeds,
+        [held_out_seed(config.seed, episode) for episode in episodes],
         policy=config.policy,
         path=config.gif,
         top_k=config.top_k,
         fps=config.gif_fps,
         core=train.core,
+        rngs=[action_rng(config.seed, episode) for episode in episodes],
     )
     console.print(
         f"{summary['path']}: {summary['frames']} frames, {summary['bytes'] / 1e6:.2f} MB, "

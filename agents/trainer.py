@@ -97,7 +97,7 @@ class Trainer:
         finished = self.collector.frames >= self.config.total_steps
         with ProgressDisplay(self.console, self.config.total_steps, "frames") as display:
             while not finished and not stop() and self.updates != stop_after_updates:
-                metrics = self._update()
+                metrics = self.advance()
                 self.wall_s = wall_before + time.monotonic() - begun
                 finished = self.collector.frames >= self.config.total_steps
                 episodes = self.collector.episodes.summary()
@@ -161,7 +161,8 @@ class Trainer:
             )
         self.directory.forget_after(self.updates)
 
-    def _update(self) -> dict[str, float]:
+    def advance(self) -> dict[str, float]:
+        """One rollout and one update; returns the learner's metrics."""
         progress = min(self.collector.frames / self.config.total_steps, 1.0)
         rollout = self.collector.collect()
         started = time.perf_counter()

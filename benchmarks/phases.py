@@ -1,0 +1,85 @@
+"""Training speed by phase: frames per second of acting, stepping environments and learning, per core.
+
+    python benchmarks/phases.py                          Grid World maze, PPO and A2C, every core
+    python benchmarks/phases.py --preset minigrid-memory
+
+Every core is trained for a few updates, in turn and `--repeats` times, and the fastest repeat counts, so
+that a busy moment of the machine does not fall on one core alone. Writes benchmarks/results/phases-PRESET.csv.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from agents.files import write_text
+from agents.options import option, parse, run_command
+from agents.presets import preset
+from agents.trainer import Trainer
+from memory import CORE_NAMES
+
+RESULTS = Path(__file__).resolve().parent / "results"
+PHASES = ("act", "env", "learn", "all")
+
+
+@dataclass(frozen=True)
+class PhasesConfig:
+    """Options of the command."""
+
+    preset: str = option("maze", "configuration to measure", metavar="NAME")
+    updates: int = option(5, "updates per measurement")
+    repeats: int = option(3, "measurements per row")
+    threads: int = option(1, "threads of PyTorch")
+
+
+def measure(config: PhasesConfig, core: str, algo: str) -> dict[str, float]:
+    """Frames per second of each phase over a few updates, after one to warm up."""
+    with tempfile.TemporaryDirectory() as folder:
+        settings = dataclasses.replace(
+            preset(config.preset), core=core, algo=algo, threads=config.threads, run_dir=folder
+        )
+        trainer = Trainer(settings)
+        trainer.advance()
+        timing = trainer.timing
+        timing.act = timing.env = timing.learn = 0.0
+        frames, started = trainer.collector.frames, time.perf_counter()
+        for _ in range(config.updates):
+            trainer.advance()
+        seconds = time.perf_counter() - started
+        frames = trainer.collector.frames - frames
+        trainer.close()
+    spent = {"act": timing.act, "env": timing.env, "learn": timing.learn, "all": seconds}
+    return {phase: frames / spent[phase] for phase in PHASES}
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the command; returns the exit code."""
+    config = parse(PhasesConfig(), argv, description=__doc__ or "")
+    best: dict[tuple[str, str], dict[str, float]] = {}
+    for _ in range(config.repeats):
+        for algo in ("ppo", "a2c"):
+            for core in CORE_NAMES:
+                rates, known = measure(config, core, algo), best.get((algo, core), {})
+                best[algo, core] = {phase: max(rates[phase], known.get(phase, 0.0)) for phase in PHASES}
+    rows: list[list[Any]] = [
+        [algo, core, *(round(rates[phase]) for phase in PHASES)] for (algo, core), rates in best.items()
+    ]
+    names = ["algo", "core", *(f"{phase}_fps" for phase in PHASES)]
+    lines = [",".join(names), *(",".join(map(str, row)) for row in rows)]
+    write_text(RESULTS / f"phases-{config.preset}.csv", "\n".join(lines) + "\n")
+    print(f"torch {torch.__version__}, {config.threads} thread(s), preset {config.preset}")
+    print("| algorithm | core | act | env step | learn | all |\n|---|---|---|---|---|---|")
+    for algo, core, *values in rows:
+        print(f"| {algo} | {core} | " + " | ".join(f"{value:,}" for value in values) + " |")
+    return 0
+
+
+if __name__ == "__main__":
+    run_command(main)
