@@ -101,17 +101,17 @@ class Trainer:
                 self.wall_s = wall_before + time.monotonic() - begun
                 finished = self.collector.frames >= self.config.total_steps
                 episodes = self.collector.episodes.summary()
+                now = time.monotonic()
+                fps = (self.collector.frames - log_frames) / (now - log_time)
+                status = (
+                    f"{fps:,.0f} frames/s  return {number(episodes['return_mean'])}  "
+                    f"success {number(episodes['success_rate'])}"
+                )
+                display.show(self.collector.frames, status, last=finished)
                 if self.updates % self.config.log_every == 0 or finished:
-                    now = time.monotonic()
-                    fps = (self.collector.frames - log_frames) / (now - log_time)
                     log_time, log_frames = now, self.collector.frames
                     self._log(metrics, episodes, fps)
                     self._keep_best(episodes)
-                    status = (
-                        f"{fps:,.0f} frames/s  return {number(episodes['return_mean'])}  "
-                        f"success {number(episodes['success_rate'])}"
-                    )
-                    display.show(self.collector.frames, status, last=finished)
                 if self.updates % self.config.checkpoint_every == 0:
                     self.save()
         self.save()

@@ -42,10 +42,8 @@ class PhasesConfig:
 def measure(config: PhasesConfig, core: str, algo: str) -> dict[str, float]:
     """Frames per second of each phase over a few updates, after one to warm up."""
     with tempfile.TemporaryDirectory() as folder:
-        settings = dataclasses.replace(
-            preset(config.preset), core=core, algo=algo, threads=config.threads, run_dir=folder
-        )
-        trainer = Trainer(settings)
+        row: dict[str, Any] = {"core": core, "algo": algo, "threads": config.threads, "run_dir": folder}
+        trainer = Trainer(dataclasses.replace(preset(config.preset), **row))
         trainer.advance()
         timing = trainer.timing
         timing.act = timing.env = timing.learn = 0.0
