@@ -1,9 +1,9 @@
 """Cores without a write memory: `none` (the memoryless control), `lstm` and `gru`.
 
-LSTM and GRU cross resets in ONE library kernel call. Each column of xs is cut at its resets into
-pieces; a piece that opens at a reset starts from zeros, a piece that opens the segment starts from the
-carried state; all pieces go through the kernel together as one packed sequence. No flag is left inside a
-piece, so there is no slow path.
+LSTM and GRU run a segment without resets inside in ONE library kernel call. Where there are resets, each
+column is cut at them into pieces; a piece that opens at a reset starts from zeros, a piece that opens the
+segment starts from the carried state; all pieces go through the kernel together as one packed sequence.
+No flag is left inside a piece, so the number of kernel calls does not grow with the number of resets.
 """
 
 from __future__ import annotations
@@ -14,7 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from memory.core import CoreOutput, MemoryCore, output_without_writes
+from memory.core import CoreOutput, MemoryCore, output_without_writes, reset_state
+
+BLOCK = 16
+"""Rows that are packed together. On the CPU the backward pass of a packed sequence of T rows costs O(T^2),
+because the kernel slices one long tensor per row; blocks keep it linear (measured: 2 to 5 times faster)."""
 
 
 class NoState(NamedTuple):
@@ -94,16 +98,35 @@ def cut_at_resets(is_first: Tensor) -> Pieces:
 def run_kernel(
     rnn: nn.LSTM | nn.GRU, xs: Tensor, state: tuple[Tensor, ...], is_first: Tensor
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Outputs [T, B, n] and final state of one kernel call over a segment with resets.
+    """Outputs [T, B, n] and final state of the library's kernel over a segment with resets.
 
     xs [T, B, D]; state: one tensor [B, n] per state variable of the kernel.
     """
+    if not is_first[1:].any():
+        return _run_plain(rnn, xs, reset_state(state, is_first[0]))
+    outputs = []
+    for block, flags in zip(xs.split(BLOCK), is_first.split(BLOCK), strict=True):
+        out, state = _run_packed(rnn, block, state, flags)
+        outputs.append(out)
+    return torch.cat(outputs), state
+
+
+def _run_plain(
+    rnn: nn.LSTM | nn.GRU, xs: Tensor, state: tuple[Tensor, ...]
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    starts = tuple(x.unsqueeze(0) for x in state)
+    out, final = rnn(xs, starts if len(starts) > 1 else starts[0])
+    return out, tuple(x[0] for x in (final if isinstance(final, tuple) else (final,)))
+
+
+def _run_packed(
+    rnn: nn.LSTM | nn.GRU, xs: Tensor, state: tuple[Tensor, ...], is_first: Tensor
+) -> tuple[Tensor, tuple[Tensor, ...]]:
     steps, columns = is_first.shape
     pieces = cut_at_resets(is_first)
+    continues = (pieces.opens_segment >= 0)[:, None]
     starts = tuple(
-        torch.where(
-            (pieces.opens_segment < 0)[:, None], 0.0, carried[pieces.opens_segment.clamp(min=0)]
-        ).unsqueeze(0)
+        torch.where(continues, carried[pieces.opens_segment.clamp(min=0)], 0.0).unsqueeze(0)
         for carried in state
     )
     packed = PackedSequence(xs.flatten(0, 1)[pieces.order], pieces.batch_sizes)

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.autograd.gradcheck import GradcheckError
 
 from memory import CORE_NAMES, CoreConfig, MemoryCore, detach_state, make_core, map_state, select_state
+from memory.recurrent import BLOCK
 
 T, B, X, N, D, H = 9, 5, 6, 7, 4, 3
 VARIANTS = [
@@ -196,13 +197,23 @@ def test_a_record_changes_nothing(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["lstm", "gru"])
-def test_a_segment_with_resets_is_one_kernel_call(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    core = make_core(CoreConfig(name=name, hidden_size=N), X)
+@pytest.mark.parametrize(("resets", "expected"), [(0.0, 1), (0.1, 3), (0.9, 3)])
+def test_kernel_calls_do_not_grow_with_resets(
+    name: str, resets: float, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One call without resets inside the segment; with them one per block of rows, however many there are."""
+    torch.manual_seed(0)
+    core, steps = make_core(CoreConfig(name=name, hidden_size=N), X), 3 * BLOCK
     calls = []
     kernel = core.rnn.forward
     monkeypatch.setattr(core.rnn, "forward", lambda *args: (calls.append(1), kernel(*args))[1])
-    core.unroll(torch.randn(T, B, X), core.initial_state(B), torch.rand(T, B) < 0.5)
-    assert len(calls) == 1
+    is_first = torch.rand(steps, B) < resets
+    xs, state = torch.randn(steps, B, X), core.initial_state(B)
+    output, final = core.unroll(xs, state, is_first)
+    assert len(calls) == expected
+    by_steps, last = MemoryCore.unroll(core, xs, state, is_first)
+    torch.testing.assert_close(output.features, by_steps.features)
+    torch.testing.assert_close(final.h, last.h)
 
 
 def test_unknown_core_names_the_known_ones() -> None:
