@@ -24,15 +24,20 @@ from torch import Tensor, nn
 from envs.errors import UserError
 
 
+LARGEST_BOUND = 65_535
+"""Above this, the bound of a whole-number Box is that of its type and says nothing about the values."""
+
+
 class NumbersEncoder(nn.Module):
     """Linear map of the flattened entries of a Box."""
 
     def __init__(self, space: spaces.Box, size: int) -> None:
         super().__init__()
         self.dims = len(space.shape)
-        # Whole-number boxes (bytes, for example) are brought to about [0, 1]; floats are taken as they are.
+        # Whole numbers with a real bound (bytes, for example) are brought to about [0, 1]; floats, and whole
+        # numbers bounded by nothing but their type, are taken as they are.
         high = float(np.max(space.high)) if np.issubdtype(space.dtype, np.integer) else 1.0
-        self.scale = 1.0 / max(high, 1.0)
+        self.scale = 1.0 / high if 1.0 < high <= LARGEST_BOUND else 1.0
         self.linear = nn.Linear(int(np.prod(space.shape)), size)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -41,11 +46,12 @@ class NumbersEncoder(nn.Module):
 
 
 class ImageEncoder(nn.Module):
-    """Three strided convolutions over a uint8 image [H, W, C], then a linear map."""
+    """Three strided convolutions over a uint8 image, [H, W, C] or [C, H, W], then a linear map."""
 
     def __init__(self, space: spaces.Box, size: int) -> None:
         super().__init__()
-        channels = space.shape[-1]
+        self.channels_first = space.shape[0] < space.shape[2]
+        height, width, channels = (*space.shape[1:], space.shape[0]) if self.channels_first else space.shape
         self.convolutions = nn.Sequential(
             nn.Conv2d(channels, 32, 3, stride=2, padding=1),
             nn.ReLU(),
@@ -56,12 +62,14 @@ class ImageEncoder(nn.Module):
             nn.Flatten(),
         )
         with torch.no_grad():
-            width = self.convolutions(torch.zeros(1, channels, *space.shape[:2])).shape[1]
-        self.linear = nn.Linear(width, size)
+            features = self.convolutions(torch.zeros(1, channels, height, width)).shape[1]
+        self.linear = nn.Linear(features, size)
 
     def forward(self, x: Tensor) -> Tensor:
         leading = x.shape[:-3]
-        image = x.reshape(-1, *x.shape[-3:]).movedim(-1, 1).to(self.linear.weight.dtype) / 255.0
+        image = x.reshape(-1, *x.shape[-3:])
+        image = image if self.channels_first else image.movedim(-1, 1)
+        image = image.to(self.linear.weight.dtype) / 255.0
         return self.linear(self.convolutions(image)).view(*leading, -1)
 
 
@@ -71,8 +79,9 @@ class CategoriesEncoder(nn.Module):
     offsets: Tensor
 
     def __init__(self, counts: np.ndarray, starts: np.ndarray, size: int) -> None:
-        """`counts` categories per component, the smallest of which is `starts`; both flat arrays."""
+        """`counts` categories per component, the smallest of which is `starts`; both in the observation's shape."""
         super().__init__()
+        self.dims = counts.ndim
         counts = counts.astype(np.int64).reshape(-1)
         offsets = np.concatenate([[0], np.cumsum(counts)[:-1]]) - starts.astype(np.int64).reshape(-1)
         self.register_buffer("offsets", torch.as_tensor(offsets), persistent=False)
@@ -82,19 +91,9 @@ class CategoriesEncoder(nn.Module):
         self.bias = nn.Parameter(torch.zeros(size))
 
     def forward(self, x: Tensor) -> Tensor:
-        components = len(self.offsets)
-        leading = x.shape[: x.dim() - self._component_dims(x, components)]
-        rows = x.reshape(-1, components).long() + self.offsets
+        leading = x.shape[: x.dim() - self.dims]
+        rows = x.reshape(-1, len(self.offsets)).long() + self.offsets
         return self.table(rows).view(*leading, -1) + self.bias
-
-    @staticmethod
-    def _component_dims(x: Tensor, components: int) -> int:
-        """How many trailing axes of x hold the components (0 for a Discrete value)."""
-        dims, size = 0, 1
-        while size < components:
-            dims += 1
-            size *= x.shape[-dims]
-        return dims
 
 
 class WordsEncoder(nn.Module):
@@ -138,10 +137,10 @@ def part_encoder(key: str, space: spaces.Space, size: int) -> nn.Module:
     if key == "mission" and isinstance(space, spaces.MultiDiscrete):
         return WordsEncoder(space, size)
     if isinstance(space, spaces.Box):
-        is_image = len(space.shape) == 3 and space.dtype == np.uint8 and min(space.shape[:2]) >= 8
+        is_image = len(space.shape) == 3 and space.dtype == np.uint8 and sorted(space.shape)[1] >= 8
         return ImageEncoder(space, size) if is_image else NumbersEncoder(space, size)
     if isinstance(space, spaces.Discrete):
-        return CategoriesEncoder(np.array([space.n]), np.array([space.start]), size)
+        return CategoriesEncoder(np.array(space.n), np.array(space.start), size)
     if isinstance(space, spaces.MultiDiscrete):
         return CategoriesEncoder(space.nvec, space.start, size)
     if isinstance(space, spaces.MultiBinary):

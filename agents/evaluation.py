@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from agents.checkpoint import load_checkpoint, load_weights
-from agents.config import TrainConfig, config_from_dict
+from agents.config import ARCHITECTURE, TrainConfig, config_from_dict
 from agents.episodes import is_success
 from agents.model import ActorCritic
 from agents.rollout import select_agent
@@ -65,12 +65,15 @@ def load_agent(run_dir: Path, checkpoint: str, device: torch.device) -> LoadedAg
         )
     content = load_checkpoint(path)
     stored = config_from_dict(content["config"], str(path))
+    for name in ARCHITECTURE:
+        theirs, ours = getattr(stored, name), getattr(config, name)
+        if theirs != ours:
+            raise UserError(
+                f"{path} is of another architecture: its --{name.replace('_', '-')} is {theirs!r}, "
+                f"that of {run_dir} is {ours!r}"
+            )
     model = _fresh_model(config)
     load_weights(model, content["model"], path)
-    if (stored.env, stored.core) != (config.env, config.core):
-        raise UserError(
-            f"{path} belongs to a run of {stored.core} on {stored.env}, not of {config.core} on {config.env}"
-        )
     return LoadedAgent(model.to(device).eval(), config, content["frames"], str(path))
 
 

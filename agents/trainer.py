@@ -69,7 +69,9 @@ class Trainer:
         self.directory = RunDirectory(config.directory())
         saved = load_checkpoint(self.directory.checkpoint("latest")) if resume else None
         device = pick_device(config.device)
-        self.env = make_vec(config.env, config.num_envs, config.seed, config.backend, config.env_arguments())
+        # Environments that cannot be restored must not play their first levels again after every resume.
+        env_seed = config.seed if saved is None else config.seed + saved.get("updates", 0) * 1_000
+        self.env = make_vec(config.env, config.num_envs, env_seed, config.backend, config.env_arguments())
         self.model = build_model(config, self.env.observation_space, self.env.action_space).to(device)
         self.timing = Timing()
         self.action_generator = make_generator(config.seed, ACTION_STREAM, device)
@@ -131,7 +133,6 @@ class Trainer:
                 **self._agent(),
                 "updates": self.updates,
                 "wall_s": self.wall_s,
-                "best_return": self.best_return,
                 "collector": self.collector.state_dict(),
                 "action_generator": self.action_generator.get_state(),
                 "learner": self.learner.state_dict(),
@@ -143,6 +144,7 @@ class Trainer:
             "config": config_to_dict(self.config),
             "model": self.model.state_dict(),
             "frames": self.collector.frames,
+            "best_return": self.best_return,
         }
 
     def _load(self, saved: dict[str, Any]) -> None:
@@ -152,7 +154,8 @@ class Trainer:
                 f"{self.directory.checkpoint('latest')} holds an agent alone and cannot be resumed"
             )
         self.updates, self.wall_s = saved["updates"], saved["wall_s"]
-        self.best_return = saved["best_return"]
+        best = self.directory.checkpoint("best")
+        self.best_return = load_checkpoint(best)["best_return"] if best.exists() else saved["best_return"]
         self.learner.load_state_dict(saved["learner"])
         self.action_generator.set_state(saved["action_generator"].cpu())
         if not self.collector.load_state_dict(saved["collector"]):

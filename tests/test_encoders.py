@@ -42,6 +42,21 @@ def test_a_discrete_space_may_start_anywhere() -> None:
     assert len({tuple(row.tolist()) for row in rows}) == 3
 
 
+@pytest.mark.parametrize("shape", [(), (1,), (1, 3), (3, 1)])
+def test_axes_of_size_one_are_not_taken_for_batch_axes(shape: tuple[int, ...]) -> None:
+    space = spaces.MultiDiscrete(np.full(shape, 5)) if shape else spaces.Discrete(5)
+    encoder = part_encoder("x", space, SIZE)
+    assert encoder(torch.randint(0, 5, (4, *shape))).shape == (4, SIZE)
+    assert encoder(torch.randint(0, 5, (6, 4, *shape))).shape == (6, 4, SIZE)
+
+
+def test_a_bound_that_is_only_that_of_the_type_does_not_scale_the_observation_away() -> None:
+    limits = np.iinfo(np.int64)
+    encoder = part_encoder("x", spaces.Box(limits.min, limits.max, (2,), dtype=np.int64), SIZE)
+    x = torch.tensor([[1, -2]])
+    torch.testing.assert_close(encoder(x), encoder.linear(x.float()))
+
+
 def test_numbers_are_flattened_and_bytes_scaled() -> None:
     floats = part_encoder("x", spaces.Box(-1, 1, (2, 3), dtype=np.float32), SIZE)
     assert isinstance(floats, NumbersEncoder)
@@ -60,6 +75,14 @@ def test_images_go_through_convolutions() -> None:
     images = torch.randint(0, 256, (4, 5, 16, 20, 3), dtype=torch.uint8)
     together = encoder(images)
     torch.testing.assert_close(together[2, 3], encoder(images[2, 3][None])[0])
+
+
+def test_images_may_have_their_channels_first() -> None:
+    first = part_encoder("image", spaces.Box(0, 255, (4, 16, 20), dtype=np.uint8), SIZE)
+    last = part_encoder("image", spaces.Box(0, 255, (16, 20, 4), dtype=np.uint8), SIZE)
+    last.load_state_dict(first.state_dict())
+    images = torch.randint(0, 256, (5, 4, 16, 20), dtype=torch.uint8)
+    torch.testing.assert_close(first(images), last(images.movedim(1, -1)))
 
 
 def test_the_order_of_words_matters_and_padding_does_not() -> None:
