@@ -47,6 +47,9 @@ class TrainConfig:
         "learned", "MNM: whether a new episode's memory is trained"
     )
     update_rate: Literal["scalar", "per-layer"] = option("scalar", "MNM: one update rate, or one per layer")
+    implementation: Literal["fused", "plain"] = option(
+        "fused", "MNM: the fast code, or the plain oracle it is tested against"
+    )
     previous_inputs: bool = option(True, "give the agent its previous action and reward as extra inputs")
 
     learning_rate: float = option(7e-4, "step size of Adam")
@@ -104,6 +107,7 @@ class TrainConfig:
             controller=self.controller,
             initial_weights=self.initial_weights,
             update_rate=self.update_rate,
+            implementation=self.implementation,
         )
 
     def directory(self) -> Path:

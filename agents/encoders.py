@@ -23,7 +23,6 @@ from torch import Tensor, nn
 
 from envs.errors import UserError
 
-
 LARGEST_BOUND = 65_535
 """Above this, the bound of a whole-number Box is that of its type and says nothing about the values."""
 

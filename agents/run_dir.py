@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -35,6 +36,15 @@ def package_versions() -> dict[str, str]:
     return versions
 
 
+def source_commit() -> str:
+    """The commit of this code, with "-dirty" if files differ from it; "unknown" outside a git checkout."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
 class RunDirectory:
     """Paths and writers of one run."""
 
@@ -62,7 +72,11 @@ class RunDirectory:
 
     def write_config(self, config: TrainConfig) -> None:
         """Store the effective configuration and the package versions."""
-        content = {"config": config_to_dict(config), "versions": package_versions()}
+        content = {
+            "config": config_to_dict(config),
+            "commit": source_commit(),
+            "versions": package_versions(),
+        }
         write_text(self.path / "config.json", json.dumps(content, indent=2) + "\n")
 
     def read_config(self) -> TrainConfig:

@@ -118,7 +118,7 @@ def collect(runs: Sequence[Run]) -> None:
                 "high": round(result["return_interval_95"][1], 2),
                 "episodes": result["episodes"],
                 "policy": result["policy"],
-                "train_s": round(metrics[-1]["wall_s"], 1),
+                "commit": json.loads((run.path / "config.json").read_text()).get("commit", "unknown"),
             }
         )
         curves += [

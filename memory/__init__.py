@@ -10,6 +10,7 @@ from memory.core import (
     reset_state,
     select_state,
 )
+from memory.fused import FusedMNMCore
 from memory.mnm import MNMCore, MNMState
 from memory.neural import NeuralMemory, WriteFactors
 from memory.recurrent import GRUCore, LSTMCore, NoMemory
@@ -19,6 +20,7 @@ __all__ = [
     "CoreConfig",
     "CoreName",
     "CoreOutput",
+    "FusedMNMCore",
     "GRUCore",
     "LSTMCore",
     "MNMCore",

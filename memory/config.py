@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from memory.core import MemoryCore
+from memory.fused import FusedMNMCore
 from memory.mnm import MNMCore
 from memory.recurrent import GRUCore, LSTMCore, NoMemory
 
@@ -33,6 +34,8 @@ class CoreConfig:
     """MNM: whether phi_0, the memory of a new episode, is trained."""
     update_rate: Literal["scalar", "per-layer"] = "scalar"
     """MNM: one update rate beta per step, or one per layer of the memory."""
+    implementation: Literal["fused", "plain"] = "fused"
+    """MNM: "plain" is the oracle under ordinary autograd, slow but twice differentiable; same checkpoints."""
 
 
 def make_core(config: CoreConfig, input_size: int) -> MemoryCore:
@@ -45,7 +48,8 @@ def make_core(config: CoreConfig, input_size: int) -> MemoryCore:
         return GRUCore(input_size, config.hidden_size)
     if config.name not in CORE_NAMES:
         raise ValueError(f"unknown core {config.name!r}; known cores: {', '.join(CORE_NAMES)}")
-    return MNMCore(
+    core = FusedMNMCore if config.implementation == "fused" else MNMCore
+    return core(
         input_size,
         config.hidden_size,
         config.memory_size,

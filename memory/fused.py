@@ -1,0 +1,168 @@
+"""The neural memory as ONE autograd function per segment: the fast formulation of `memory/mnm.py`.
+
+    forward     in place, under no_grad, one live W per example; a tape of low-rank factors   (fused_forward.py)
+    backward    written by hand, walks the tape back, undoing the writes one by one          (fused_backward.py)
+
+`FusedMNMCore` has the parameters, the checkpoints and, up to rounding, the numbers of `MNMCore`, which stays
+the oracle. What does not depend on the recurrence is outside: re-ordering the slow weights and the output
+layer are ordinary autograd. There is no second derivative; use `implementation="plain"` for one.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from memory.core import CoreOutput
+from memory.fused_backward import BackwardPass, OutputGradients
+from memory.fused_forward import ForwardPass
+from memory.fused_layout import SlowWeights, Spec, Tape
+from memory.fused_step import acting_step
+from memory.mnm import MNMCore, MNMState
+from memory.rules import LocalRule
+
+CACHE_BYTES = 12 * 2**20
+"""What W and G of a batch may take together on a CPU; larger batches are split."""
+
+Gradients = tuple[Tensor | None, ...]
+
+
+class Segment(torch.autograd.Function):
+    """T steps of controller and memory.
+
+    (spec, is_first, keep, xs, start, cell, D^1..D^3, slow weights) ->
+    (meta loss, write error, [h ; v] of all steps, [h ; v] and c after the last, D^1..D^3 after the last)
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        spec: Spec,
+        is_first: Tensor,
+        keep: bool,
+        xs: Tensor,
+        start: Tensor,
+        cell: Tensor,
+        *rest: Tensor,
+    ) -> tuple[Tensor, ...]:
+        delta, slow = rest[:3], SlowWeights(*rest[3:])
+        segment = ForwardPass(spec, slow, xs, start, cell, is_first)
+        meta_loss, write_error, tape = segment.run(delta, keep)
+        ctx.spec, ctx.blocks = spec, len(tape.inputs)
+        ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(write_error)
+        if keep:
+            ctx.lease = segment.lease
+            ctx.save_for_backward(is_first, xs, *slow, *tape.pack())
+        return meta_loss, write_error, tape.hv, tape.hv[-1].clone(), tape.cells[-1].clone(), *tape.delta
+
+    @staticmethod
+    def backward(ctx: Any, *above: Tensor | None) -> Gradients:
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                "the fused memory has no second derivative, but its gradient was asked for with "
+                'create_graph=True; build the core with CoreConfig(implementation="plain")'
+            )
+        is_first, xs, *rest = ctx.saved_tensors
+        count = len(SlowWeights._fields)
+        slow, tape = SlowWeights(*rest[:count]), Tape.unpack(rest[count:], ctx.blocks)
+        meta_loss, _, hv, last, cell, *delta_above = above
+        walk = BackwardPass(
+            ctx.spec, slow, tape, xs, is_first, OutputGradients(meta_loss, hv, last, cell, tuple(delta_above))
+        )
+        found = walk.run()
+        wanted = ctx.needs_input_grad[6:9]
+        delta = [g.clone() if want else None for g, want in zip(found.delta, wanted, strict=True)]
+        return None, None, None, found.xs, found.start, found.cell, *delta, *found.slow
+
+
+class FusedMNMCore(MNMCore):
+    """MNM-g and MNM-p with the fused unroll, and an acting step that keeps nothing for a backward."""
+
+    def unroll(self, xs: Tensor, state: MNMState, is_first: Tensor) -> tuple[CoreOutput, MNMState]:
+        """T steps in one autograd function; equals `MNMCore.unroll` up to rounding."""
+        slow, keep = self._slow_weights(), torch.is_grad_enabled()
+        h = state.h if self.spec.is_lstm else xs.new_zeros(xs.shape[1], self.output_size)
+        start = torch.cat([h, state.value_read], dim=-1)
+        parts = self._parts(xs)
+        pieces = zip(
+            *(x.chunk(parts, dim=1) for x in (is_first, xs)),
+            *(x.chunk(parts) for x in (start, state.c, *state.delta)),
+            strict=True,
+        )
+        results = [Segment.apply(self.spec, first, keep, *piece, *slow) for first, *piece in pieces]
+        axes = (1, 1, 1, 0, 0, 0, 0, 0)
+        meta_loss, write_error, hv, last, c, d1, d2, d3 = (
+            x[0] if parts == 1 else torch.cat(x, dim=axis)
+            for x, axis in zip(zip(*results, strict=True), axes, strict=True)
+        )
+        h, value_read = last.split([self.output_size, self.memory_size], dim=-1)
+        final = MNMState(h if self.spec.is_lstm else state.h, c, value_read, d1, d2, d3)
+        return CoreOutput(self.output(hv), meta_loss, write_error), final
+
+    def _parts(self, xs: Tensor) -> int:
+        """Pieces of the batch that are walked one after the other, so that W and G stay in the cache."""
+        if xs.is_cuda:
+            return 1
+        live = 2 * xs.element_size() * sum(w.numel() for w in self.memory.initial_weights)
+        columns = max(1, CACHE_BYTES // live)
+        wanted = -(-xs.shape[1] // columns)
+        return len(xs[0].chunk(wanted))
+
+    def step(self, x_t: Tensor, state: MNMState, record: bool = False) -> tuple[CoreOutput, MNMState]:
+        """Without gradients the acting step; with them the plain one, for a step has no tape."""
+        if torch.is_grad_enabled():
+            return super().step(x_t, state, record)
+        return acting_step(self, x_t, state, record)
+
+    @property
+    def spec(self) -> Spec:
+        """Sizes and choices, for the passes."""
+        return Spec(
+            self.heads,
+            self.memory_size,
+            self.memory.shapes[0][0],
+            self.output_size,
+            self.controller == "lstm",
+            isinstance(self.memory.rule, LocalRule),
+        )
+
+    def _slow_weights(self) -> SlowWeights:
+        """The parameters in the order of `fused_layout`, by operations that autograd undoes."""
+        size, heads = self.memory_size, self.heads
+        controller = self.cell
+        if isinstance(controller, nn.LSTMCell):
+            w_x, w_v = controller.weight_ih.split([self.input_size, size], dim=1)
+            whole = (
+                w_x,
+                torch.cat([controller.weight_hh, w_v], dim=1),
+                controller.bias_ih + controller.bias_hh,
+            )
+            cell = [torch.cat([i, f, o, g]) for i, f, g, o in (part.chunk(4) for part in whole)]
+        else:
+            assert isinstance(controller, nn.Linear)
+            cell = [*controller.weight.split([self.input_size, size], dim=1), controller.bias]
+        interaction = []
+        for part in (self.interaction.weight, self.interaction.bias[:, None]):
+            rate, per_head = part.split([size, 3 * heads * size])
+            write_key, target_value, read_key = per_head.view(heads, 3, size, -1).unbind(1)
+            interaction.append(
+                torch.cat([*(x.flatten(0, 1) for x in (read_key, write_key, target_value)), rate])
+            )
+        rule, nothing = self.memory.rule, self.rate.bias.new_empty(0)
+        targets = (nothing[:, None], nothing)
+        if isinstance(rule, LocalRule):
+            targets = (rule.predict_targets.weight, rule.predict_targets.bias)
+        return SlowWeights._make(
+            (
+                *self.memory.initial_weights,
+                *cell,
+                interaction[0],
+                interaction[1].squeeze(1),
+                self.rate.weight,
+                self.rate.bias,
+                *targets,
+            )
+        )

@@ -1,0 +1,222 @@
+"""The fused memory, forward: a whole segment in place, with one live W and a tape of low-rank factors.
+
+Legend: T time, B batch, n controller size, H heads, d key and value size, u hidden width of the memory.
+
+The maths is that of `memory/mnm.py`, step by step; only the work is arranged differently. The input's part
+of the gates is one product for the whole segment, W is updated in place, every activation is written to
+where the backward walk will read it, and the losses are taken after the loop.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from memory.fused_layout import (
+    MINUS_ONE,
+    Layered,
+    Lease,
+    SlowWeights,
+    Spec,
+    Tape,
+    add_outer,
+    linear,
+    rows_of_resets,
+    tanh_of_half,
+)
+
+tanh_backward = torch.ops.aten.tanh_backward.grad_input
+"""tanh_backward(dy, y, grad_input=dx): dx = dy (1 - y^2)."""
+
+
+class ForwardPass:
+    """Buffers of one segment, and the step that fills them."""
+
+    def __init__(
+        self, spec: Spec, slow: SlowWeights, xs: Tensor, start: Tensor, cell: Tensor, is_first: Tensor
+    ) -> None:
+        steps, batch = xs.shape[:2]
+        heads, size, n = spec.heads, spec.size, spec.controller_size
+        self.spec, self.slow, self.start, self.is_first = spec, slow, start, is_first
+        self.resets = rows_of_resets(is_first)
+        self.hv = xs.new_empty(steps, batch, n + size)
+        self.lease, self.scratch = Lease(xs), Lease(xs)
+        empty = self.lease.empty
+        self.cells = empty(steps + 1, *cell.shape)
+        self.cells[0] = cell
+        self.tanh_c = empty(steps, *cell.shape)
+        self.target_value = empty(steps, batch, heads, size)
+        self.rate_in = empty(steps, batch, size)
+        self.beta = empty(steps, batch, slow.rate_w.shape[0])
+        self.miss = empty(steps, batch, heads, size)
+        self.value_before = self.scratch.empty(steps if spec.is_local else 1, batch, heads, size)
+        self.inputs = Layered.empty(self.lease, (steps + 1,), [(batch, 3 * heads, w) for w in spec.widths_in])
+        self.errors = Layered.empty(self.lease, (steps,), [(batch, heads, w) for w in spec.widths_out])
+        for block in self.inputs.blocks:  # Nothing is written after the last step.
+            block[steps, ..., 2 * heads :, :] = 0.0
+        self._prepare_weights(xs)
+        self._prepare_scratch(xs, batch)
+        self._prepare_views()
+
+    def _prepare_weights(self, xs: Tensor) -> None:
+        """Slow weights as the step wants them: transposed, and doubled where a tanh follows."""
+        spec, slow = self.spec, self.slow
+        n, (x, r, b) = spec.controller_size, (slow.cell_x, slow.cell_r, slow.cell_b)
+        double = x.new_ones(len(b))
+        double[3 * n if spec.is_lstm else 0 :] = 2.0
+        gates = linear(xs.flatten(0, 1), double[:, None] * x, double * b)
+        self.gates = gates.view(*xs.shape[:2], -1)
+        self.cell_r = double[:, None] * r
+        self.interaction_w = 2.0 * slow.interaction_w
+        self.interaction_b = 2.0 * slow.interaction_b
+        self.rate_w = slow.rate_w.t()
+        if spec.is_local:
+            self.target_w = -spec.scale * slow.target_w
+            self.target_b = -spec.scale * slow.target_b
+
+    def _prepare_scratch(self, xs: Tensor, batch: int) -> None:
+        """The live weights, and buffers that every step overwrites; products want contiguous results."""
+        spec, heads = self.spec, self.spec.heads
+        shapes = [(batch, o, i) for o, i in zip(spec.widths_out, spec.widths_in, strict=True)]
+        self.weights = Layered.empty(self.scratch, (), shapes)
+        self.weights_t = [weight.mT for weight in self.weights.layers]
+        self.write_steps = Layered.empty(self.scratch, (), [(batch, heads, w) for w in spec.widths_out])
+        self.hidden_w = self.scratch.empty(batch, heads, spec.hidden)
+        self.hidden_r = self.scratch.empty(batch, 2 * heads, spec.hidden)
+        self.value_r = self.scratch.empty(batch, 2 * heads, spec.size)
+
+    def _prepare_views(self) -> None:
+        """Everything a step touches, cut out once: making a view costs as much as a small kernel."""
+        n, heads = self.spec.controller_size, self.spec.heads
+        self.h_t = self.hv[..., :n].unbind(0)
+        self.v_t = self.hv[..., n:].unbind(0)
+        self.previous = (self.start, *self.hv.unbind(0))
+        self.gates_t = self.gates.unbind(0)
+        if self.spec.is_lstm:
+            self.i_t, self.f_t, self.o_t, self.g_t = (g.unbind(0) for g in self.gates.chunk(4, dim=-1))
+        self.c_t, self.tanh_c_t = self.cells.unbind(0), self.tanh_c.unbind(0)
+        self.target_t, self.rate_in_t = self.target_value.unbind(0), self.rate_in.unbind(0)
+        self.beta_t, self.miss_t = self.beta.unbind(0), self.miss.unbind(0)
+        rates = self.beta.mT[..., None, None].expand(-1, 3, -1, -1, -1)
+        self.rate_t = [r.unbind(0) for r in rates.split([b.shape[-4] for b in self.errors.blocks], dim=1)]
+        written = self.inputs.rows(2 * heads, 3 * heads)
+        read = self.inputs.rows(0, 2 * heads)
+        self.z_t = [layer.unbind(0) for layer in written.layers]
+        self.z_flat_t = [flat.unbind(0) for flat in written.flat]
+        self.q_t = [layer.unbind(0) for layer in read.layers]
+        self.e_t = [layer.unbind(0) for layer in self.errors.layers]
+        self.e_block_t = [block.unbind(0) for block in self.errors.blocks]
+        if self.spec.is_local:
+            self.e_lower_t, self.e_last_t = (e.unbind(0) for e in self.errors.blocks[0].split([2, 1], dim=1))
+            self.z_lower_t = written.blocks[0][:, 1:].unbind(0)
+            self.target_rows_t = self.target_value.flatten(1, 2).unbind(0)
+        self.before_t = self.value_before.expand(len(self.hv), -1, -1, -1).unbind(0)
+        self.read_value, self.rewritten = self.value_r.split(heads, dim=1)
+
+    def run(self, delta: tuple[Tensor, ...], keep: bool) -> tuple[Tensor, Tensor, Tape]:
+        """Meta loss and write error [T, B], and the tape; `keep` what a reset overwrites for a backward."""
+        phi0 = self.slow.phi0
+        overwritten: list[Tensor] = []
+        for weight, initial, change in zip(self.weights.layers, phi0, delta, strict=True):
+            torch.add(initial, change, out=weight)
+        for t, rows in enumerate(self.resets):
+            if rows is not None:
+                if keep and t > 0:  # Before step 0 nothing is undone.
+                    overwritten += [weight[rows] for weight in self.weights.layers]
+                for weight, initial in zip(self.weights.layers, phi0, strict=True):
+                    weight.index_copy_(0, rows, initial.expand(len(rows), -1, -1))
+            self._control(t)
+            self._interact(t)
+            self._write(t)
+            self._read(t)
+        final = tuple(weight - initial for weight, initial in zip(self.weights.layers, phi0, strict=True))
+        tape = Tape(
+            self.start,
+            self.hv,
+            self.gates if self.spec.is_lstm else self.gates.new_empty(0),
+            self.cells,
+            self.tanh_c,
+            self.target_value,
+            self.rate_in,
+            self.beta,
+            self.miss,
+            tuple(self.inputs.blocks),
+            tuple(self.errors.blocks),
+            final,
+            tuple(overwritten),
+        )
+        return self.miss.square().mean(dim=(2, 3)), self._write_error(), tape
+
+    def _control(self, t: int) -> None:
+        """[h ; v]_{t-1} and the input's part of the gates -> h_t."""
+        previous, gates = self.previous[t], self.gates_t[t]
+        reset = self.resets[t] is not None
+        if reset:
+            previous = previous.masked_fill(self.is_first[t][:, None], 0.0)
+        gates.add_(linear(previous[:, self.spec.kept :], self.cell_r))
+        if not self.spec.is_lstm:
+            return tanh_of_half(gates, out=self.h_t[t])
+        gates.sigmoid_()
+        g, c, tanh_c = self.g_t[t], self.c_t[t + 1], self.tanh_c_t[t]
+        g.mul_(2.0).sub_(1.0)
+        before = self.c_t[t].masked_fill(self.is_first[t][:, None], 0.0) if reset else self.c_t[t]
+        torch.mul(self.f_t[t], before, out=c).addcmul_(self.i_t[t], g)
+        tanh_of_half(torch.mul(c, 2.0, out=tanh_c), out=tanh_c)
+        torch.mul(self.o_t[t], tanh_c, out=self.h_t[t])
+
+    def _interact(self, t: int) -> None:
+        """h_t -> keys, target value and rate, each written to where it is used."""
+        heads, size = self.spec.heads, self.spec.size
+        vector = linear(self.h_t[t], self.interaction_w, self.interaction_b).sigmoid_()
+        rows = vector.view(-1, 3 * heads + 1, size)
+        torch.add(MINUS_ONE, rows[:, : 2 * heads], alpha=2.0, out=self.q_t[0][t + 1])
+        torch.add(MINUS_ONE, rows[:, heads : 2 * heads], alpha=2.0, out=self.z_t[0][t])
+        torch.add(MINUS_ONE, rows[:, 2 * heads : 3 * heads], alpha=2.0, out=self.target_t[t])
+        rate_in = torch.add(MINUS_ONE, rows[:, 3 * heads], alpha=2.0, out=self.rate_in_t[t])
+        torch.addmm(self.slow.rate_b, rate_in, self.rate_w, out=self.beta_t[t]).sigmoid_()
+
+    def _write(self, t: int) -> None:
+        """W <- W - U^T Z with U = beta E, the errors E by the write rule."""
+        (z1, z2, z3), (w1, w2, w3), pre = (z[t] for z in self.z_t), self.weights_t, self.hidden_w
+        tanh_of_half(torch.baddbmm(pre, z1, w1, beta=0.0, alpha=2.0, out=pre), out=z2)
+        tanh_of_half(torch.baddbmm(pre, z2, w2, beta=0.0, alpha=2.0, out=pre), out=z3)
+        torch.bmm(z3, w3, out=self.before_t[t])
+        if self.spec.is_local:
+            self._local_errors(t)
+        else:
+            self._gradient_errors(t)
+        for u, e, rate in zip(self.write_steps.blocks, self.e_block_t, self.rate_t, strict=True):
+            torch.mul(e[t], rate[t], out=u)
+        for w, u, z in zip(self.weights.flat, self.write_steps.flat, self.z_flat_t, strict=True):
+            add_outer(w, u, z[t], alpha=-1.0)
+
+    def _local_errors(self, t: int) -> None:
+        """E_l = s (z^l - B_l v^w - c_l)."""
+        scale, heads, size = self.spec.scale, self.spec.heads, self.spec.size
+        predicted = linear(self.target_rows_t[t], self.target_w, self.target_b)
+        predicted = predicted.view(-1, heads, 3, size).permute(2, 0, 1, 3)
+        torch.add(predicted[:2], self.z_lower_t[t], alpha=scale, out=self.e_lower_t[t])
+        torch.add(predicted[2:], self.before_t[t], alpha=scale, out=self.e_last_t[t])
+
+    def _gradient_errors(self, t: int) -> None:
+        """E_3 = s (z^3 - v^w), E_l = (E_{l+1} W_{l+1}) (1 - (z^l)^2)."""
+        (_, w2, w3), back = self.weights.layers, self.hidden_w
+        e1, e2, e3 = (e[t] for e in self.e_t)
+        torch.sub(self.before_t[t], self.target_t[t], out=e3).mul_(self.spec.scale)
+        tanh_backward(torch.bmm(e3, w3, out=back), self.z_t[2][t], grad_input=e2)
+        tanh_backward(torch.bmm(e2, w2, out=back), self.z_t[1][t], grad_input=e1)
+
+    def _read(self, t: int) -> None:
+        """Read keys and write keys together through the new weights: v_t, and what the write missed."""
+        (q1, q2, q3), (w1, w2, w3), pre = (q[t + 1] for q in self.q_t), self.weights_t, self.hidden_r
+        tanh_of_half(torch.baddbmm(pre, q1, w1, beta=0.0, alpha=2.0, out=pre), out=q2)
+        tanh_of_half(torch.baddbmm(pre, q2, w2, beta=0.0, alpha=2.0, out=pre), out=q3)
+        torch.bmm(q3, w3, out=self.value_r)
+        torch.mean(self.read_value, dim=1, out=self.v_t[t])
+        torch.sub(self.rewritten, self.target_t[t], out=self.miss_t[t])
+
+    def _write_error(self) -> Tensor:
+        """The error before the write, [T, B]; logged only."""
+        if self.spec.is_local:
+            return self.value_before.sub_(self.target_value).square_().mean(dim=(2, 3))
+        return self.errors.layers[2].square().mean(dim=(2, 3)).div_(self.spec.scale**2)

@@ -1,0 +1,234 @@
+"""What the fused memory keeps in which order: slow weights, layered buffers and the tape.
+
+Legend: T time, B batch, X input size, n controller size, H heads, d key and value size, u hidden width of
+the memory, G rows of the controller's gates (4n for the LSTM, n without it).
+
+The order of rows is chosen so that no step of the recurrence has to copy: the gates as [i, f, o, g] (three
+sigmoids in one stretch) and the interaction vector as [k^r, k^w, v^w, beta'] (read keys and write keys
+adjoin, because the read and the meta loss pass through the memory together).
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from typing import ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Spec(NamedTuple):
+    """The sizes and choices of a core that no tensor shape tells."""
+
+    heads: int
+    size: int
+    hidden: int
+    controller_size: int
+    is_lstm: bool
+    is_local: bool
+    """The write rule: local (MNM-p) or gradient (MNM-g)."""
+
+    @property
+    def kept(self) -> int:
+        """First column of [h ; v] that the controller sees again: the feed-forward one only sees v."""
+        return 0 if self.is_lstm else self.controller_size
+
+    @property
+    def scale(self) -> float:
+        """2 / (H d): of a squared error averaged over the heads and units of one example."""
+        return 2.0 / (self.heads * self.size)
+
+    @property
+    def widths_in(self) -> tuple[int, int, int]:
+        """Width of what enters the layers of the memory."""
+        return self.size, self.hidden, self.hidden
+
+    @property
+    def widths_out(self) -> tuple[int, int, int]:
+        """Width of what leaves them."""
+        return self.hidden, self.hidden, self.size
+
+
+class SlowWeights(NamedTuple):
+    """All that the outer loop trains, the output layer aside, in the order of the module's docstring."""
+
+    phi0_1: Tensor
+    phi0_2: Tensor
+    phi0_3: Tensor
+    cell_x: Tensor
+    """[G, X], from the input."""
+    cell_r: Tensor
+    """[G, n + d] from [h ; v], or [G, d] from v alone."""
+    cell_b: Tensor
+    interaction_w: Tensor
+    """[(3H + 1) d, n]."""
+    interaction_b: Tensor
+    rate_w: Tensor
+    """[1 or 3, d]."""
+    rate_b: Tensor
+    target_w: Tensor
+    """The BFPF of MNM-p, [3 d, d]; empty for MNM-g."""
+    target_b: Tensor
+    """[3 d]."""
+
+    @property
+    def phi0(self) -> tuple[Tensor, Tensor, Tensor]:
+        return self.phi0_1, self.phi0_2, self.phi0_3
+
+
+class Tape(NamedTuple):
+    """What the backward walk needs: low-rank factors of every write and small activations, never weights.
+
+    With Z_l(t) the inputs of layer l for the write keys and Q_l(t) those for [read keys ; write keys] after
+    the write, `inputs` holds at index t the rows [Q(t - 1) ; Z(t)]: both enter dL/dW_{t-1} in ONE product.
+    """
+
+    start: Tensor
+    """[h ; v] before the first step, [B, n + d]."""
+    hv: Tensor
+    """[h ; v] of every step, [T, B, n + d]."""
+    gates: Tensor
+    """Activations i, f, o, g, [T, B, 4n]; empty without LSTM."""
+    cells: Tensor
+    """c, the initial one first, [T + 1, B, n]."""
+    tanh_c: Tensor
+    """[T, B, n]."""
+    target_value: Tensor
+    """v^w [T, B, H, d]."""
+    rate_in: Tensor
+    """beta' [T, B, d]."""
+    beta: Tensor
+    """[T, B, 1 or 3]."""
+    miss: Tensor
+    """f(k^w; phi_t) - v^w, [T, B, H, d]."""
+    inputs: tuple[Tensor, ...]
+    """Blocks [T + 1, L, B, 3H, width]."""
+    errors: tuple[Tensor, ...]
+    """E_l with U_l = beta_l E_l, blocks [T, L, B, H, width]."""
+    delta: tuple[Tensor, ...]
+    """D after the last step, from which the walk starts."""
+    overwritten: tuple[Tensor, ...]
+    """Weights that a reset replaced, three per reset step that has a step before it, rows of B only."""
+
+    def pack(self) -> list[Tensor]:
+        """All tensors in a row, as autograd stores them."""
+        return [*self[:9], *self.inputs, *self.errors, *self.delta, *self.overwritten]
+
+    @staticmethod
+    def unpack(tensors: Sequence[Tensor], blocks: int) -> Tape:
+        """Inverse of `pack`; `blocks` is 1 if all layers are of one size, else 3."""
+        small, rest = tuple(tensors[:9]), tuple(tensors[9:])
+        ends = (blocks, 2 * blocks, 2 * blocks + 3)
+        inputs, errors, delta, overwritten = (
+            rest[start:stop] for start, stop in itertools.pairwise((0, *ends, len(rest)))
+        )
+        return Tape._make((*small, inputs, errors, delta, overwritten))
+
+
+class Lease:
+    """The large buffers of one segment, taken from a shelf and put back when the segment is forgotten.
+
+    A fresh page costs the system more than the arithmetic that fills it, and a tape is hundreds of pages per
+    step. The autograd node owns the lease, so buffers return only when nothing can walk the tape any more;
+    what a segment returns to its caller is never leased. CUDA has torch's own caching allocator.
+    """
+
+    shelf: ClassVar[dict[tuple[torch.dtype, int], list[Tensor]]] = {}
+    shelf_bytes: ClassVar[int] = 0
+    LIMIT: ClassVar[int] = 2**29
+    """Bytes that may lie unused; beyond it the shelf is emptied."""
+
+    def __init__(self, like: Tensor) -> None:
+        self.like = like.new_empty(0)
+        self.held: list[Tensor] = []
+
+    def empty(self, *shape: int) -> Tensor:
+        """An uninitialised buffer."""
+        if self.like.is_cuda:
+            return self.like.new_empty(shape)
+        key = (self.like.dtype, math.prod(shape))
+        if Lease.shelf.get(key):
+            flat = Lease.shelf[key].pop()
+            Lease.shelf_bytes -= flat.nbytes
+        else:
+            flat = self.like.new_empty(key[1])
+        self.held.append(flat)
+        return flat.view(shape)
+
+    def __del__(self) -> None:
+        for flat in self.held:
+            if Lease.shelf_bytes + flat.nbytes > Lease.LIMIT:
+                Lease.shelf.clear()
+                Lease.shelf_bytes = 0
+            if flat.nbytes <= Lease.LIMIT:
+                Lease.shelf.setdefault((flat.dtype, flat.numel()), []).append(flat)
+                Lease.shelf_bytes += flat.nbytes
+
+
+class Layered:
+    """One tensor per layer of the memory; layers of one size share a block, so that one call serves all.
+
+    `blocks` [.., L, B, rows, cols], `flat` [.., L * B, rows, cols], `layers` [.., B, rows, cols].
+    """
+
+    def __init__(self, blocks: Sequence[Tensor]) -> None:
+        self.blocks = list(blocks)
+        self.flat = [block.flatten(-4, -3) for block in blocks]
+        self.layers = [layer for block in blocks for layer in block.unbind(-4)]
+
+    @staticmethod
+    def empty(lease: Lease, lead: Sequence[int], shapes: Sequence[tuple[int, int, int]]) -> Layered:
+        """Uninitialised; `shapes` are the three [B, rows, cols]."""
+        if len(set(shapes)) == 1:
+            return Layered([lease.empty(*lead, 3, *shapes[0])])
+        return Layered([lease.empty(*lead, 1, *shape) for shape in shapes])
+
+    def rows(self, start: int, stop: int) -> Layered:
+        """A stretch of rows of every layer, without copying."""
+        return Layered([block[..., start:stop, :] for block in self.blocks])
+
+
+MINUS_ONE = torch.tensor(-1.0)
+HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x weight^T + bias for matrices of any strides.
+
+    torch multiplies float32 matrices by MKL, which reaches less than half of oneDNN's rate on AMD processors;
+    oneDNN comes with torch and is used where it is present.
+    """
+    if HAS_ONEDNN and x.dtype == torch.float32 and x.device.type == "cpu":
+        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return torch.nn.functional.linear(x, weight, bias)
+
+
+def add_weight_gradient(total: Tensor, delta: Tensor, x: Tensor) -> None:
+    """total [out, in] += delta^T x for rows delta [.., out], x [.., in] of a linear map."""
+    total.t().add_(linear(x.t(), delta.t()))
+
+
+def tanh_of_half(doubled: Tensor, out: Tensor) -> None:
+    """out = tanh(doubled / 2) = 2 sigmoid(doubled) - 1; destroys `doubled`.
+
+    On a CPU torch's tanh costs about ten times its sigmoid, and the factor 2 is free in the product before.
+    The absolute error is that of a rounding at 1.
+    """
+    torch.add(MINUS_ONE, doubled.sigmoid_(), alpha=2.0, out=out)
+
+
+def add_outer(weights: Tensor, rows_out: Tensor, rows_in: Tensor, alpha: float = 1.0) -> None:
+    """weights [.., p, q] += alpha * sum over rows of rows_out [.., H, p] (outer) rows_in [.., H, q]."""
+    if rows_out.shape[-2] == 1:  # The general product is slow for a single row.
+        weights.addcmul_(rows_out.mT, rows_in, value=alpha)
+    else:
+        weights.baddbmm_(rows_out.mT, rows_in, alpha=alpha)
+
+
+def rows_of_resets(is_first: Tensor) -> list[Tensor | None]:
+    """Per step the examples that reset, or None; asks the device once."""
+    counts = is_first.sum(dim=1).tolist()
+    rows = is_first.nonzero()[:, 1].split(counts)
+    return [index if count else None for index, count in zip(rows, counts, strict=True)]
