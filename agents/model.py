@@ -91,7 +91,9 @@ class ActorCritic(nn.Module):
     ) -> ActOutput:
         """One row: obs[key] [B, ...], is_first bool [B]; state is reset where is_first is set."""
         x_t = self.encoder(obs, is_first, state.action, state.reward)
-        output, core_state = self.core.step(x_t, reset_state(state.core, is_first), record=record)
+        # Most rows open no episode, and a reset copies the whole memory.
+        entering = reset_state(state.core, is_first) if is_first.any() else state.core
+        output, core_state = self.core.step(x_t, entering, record=record)
         logits, value = self._heads(output.features)
         return ActOutput(logits, value, state._replace(core=core_state), output.record)
 

@@ -1,0 +1,226 @@
+"""The neural memory alone: frames/s of the fused against the plain implementation, and memory kept.
+
+    python benchmarks/memory_speed.py                  print the table, write benchmarks/results/memory_speed.csv
+    python benchmarks/memory_speed.py --rounds 12      more rounds, for a busy machine
+
+Both implementations run in ONE process on one thread, in turn, and the best round of each counts. Time is CPU
+time of the process, so that a neighbour's share of the machine is not counted; only the ratios are results.
+A frame is one time step of one sample. Memory is every byte that autograd keeps for a backward, once.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import datetime
+import platform
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from agents.options import option, parse, run_command
+from memory import CoreConfig, MemoryCore, make_core
+from memory.fused_layout import linear
+
+RESULTS = Path(__file__).resolve().parent / "results" / "memory_speed.csv"
+SHAPES = ((64, 4), (64, 1), (128, 1))
+BATCH, STEPS, INPUT, HIDDEN = 64, 64, 128, 128
+ACTING_STEPS = 16
+IMPLEMENTATIONS = ("plain", "fused")
+
+
+@dataclass(frozen=True)
+class SpeedConfig:
+    """Options of the command."""
+
+    rounds: int = option(4, "rounds of every measurement; the best one counts")
+    reset_rate: float = option(0.01, "probability that a row opens an episode")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table."""
+
+    rule: str
+    d: int
+    heads: int
+    what: str
+    plain: float
+    fused: float
+    ratio: float
+    peak_share: float | None = None
+    """Of the fused forward + backward, counting the operations of the maths only."""
+
+
+def build(rule: str, size: int, heads: int) -> dict[str, MemoryCore]:
+    torch.manual_seed(0)
+    config = CoreConfig(name=rule, hidden_size=HIDDEN, memory_size=size, heads=heads)  # type: ignore[arg-type]
+    cores = {
+        name: make_core(dataclasses.replace(config, implementation=name), INPUT)  # type: ignore[arg-type]
+        for name in IMPLEMENTATIONS
+    }
+    cores["fused"].load_state_dict(cores["plain"].state_dict())
+    return cores
+
+
+def operations(rule: str, size: int, heads: int) -> float:
+    """FLOP of one frame, forward and backward: linear maps three times, the memory by its own count."""
+    linear_maps = 2.0 * (
+        4 * HIDDEN * (INPUT + HIDDEN + size) + HIDDEN * (3 * heads + 1) * size + HIDDEN * (HIDDEN + size)
+    )
+    memory = (30 + 66 if rule == "mnm-p" else 28 + 62) * heads * size**2
+    return 3.0 * linear_maps + memory
+
+
+def seconds(run: Callable[[], Any]) -> float:
+    start = time.process_time()
+    run()
+    return time.process_time() - start
+
+
+def alternate(runs: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
+    """Best CPU seconds of each, the runs taking turns."""
+    for run in runs.values():
+        run()
+    best = dict.fromkeys(runs, float("inf"))
+    for _ in range(rounds):
+        for name, run in runs.items():
+            best[name] = min(best[name], seconds(run))
+    return best
+
+
+def gemm_peaks(rounds: int) -> dict[str, float]:
+    """GFLOP/s of a large float32 product, by torch.mm and by the library that the fused memory chooses."""
+    a = torch.randn(2048, 2048)
+    best = alternate({"torch.mm": lambda: a @ a, "fused": lambda: linear(a, a)}, rounds)
+    return {name: 2.0 * 2048**3 / taken / 1e9 for name, taken in best.items()}
+
+
+def forward(core: MemoryCore, xs: Tensor, is_first: Tensor) -> None:
+    with torch.no_grad():
+        core.unroll(xs, core.initial_state(xs.shape[1]), is_first)
+
+
+def forward_backward(core: MemoryCore, xs: Tensor, is_first: Tensor) -> None:
+    output, _ = core.unroll(xs, core.initial_state(xs.shape[1]), is_first)
+    (output.features.square().mean() + output.meta_loss.mean()).backward()
+
+
+def act(core: MemoryCore, xs: Tensor) -> None:
+    with torch.no_grad():
+        state = core.initial_state(xs.shape[1])
+        for x_t in xs[:ACTING_STEPS]:
+            _, state = core.step(x_t, state)
+
+
+def measure(rule: str, size: int, heads: int, config: SpeedConfig, peak: float) -> list[Row]:
+    cores = build(rule, size, heads)
+    xs = torch.randn(STEPS, BATCH, INPUT)
+    is_first = torch.rand(STEPS, BATCH) < config.reset_rate
+    kinds: dict[str, tuple[int, Callable[[MemoryCore], None]]] = {
+        "forward": (STEPS, lambda core: forward(core, xs, is_first)),
+        "forward + backward": (STEPS, lambda core: forward_backward(core, xs, is_first)),
+        "act": (ACTING_STEPS, lambda core: act(core, xs)),
+    }
+    rows = []
+    for what, (steps, run) in kinds.items():
+        best = alternate({name: partial(run, core) for name, core in cores.items()}, config.rounds)
+        rate = {name: steps * BATCH / taken for name, taken in best.items()}
+        share = operations(rule, size, heads) * rate["fused"] / 1e9 / peak if "backward" in what else None
+        rows.append(
+            Row(rule, size, heads, what, rate["plain"], rate["fused"], rate["fused"] / rate["plain"], share)
+        )
+    return rows
+
+
+def kept_bytes(core: MemoryCore, steps: int, batch: int) -> int:
+    """Bytes that autograd keeps for the backward of one segment, parameters aside, every storage once."""
+    own = {p.untyped_storage().data_ptr() for p in core.parameters()}
+    storages: dict[int, int] = {}
+
+    def note(x: Tensor) -> Tensor:
+        storage = x.untyped_storage()
+        if storage.data_ptr() not in own:
+            storages[storage.data_ptr()] = storage.nbytes()
+        return x
+
+    nobody = torch.zeros(steps, batch, dtype=torch.bool)
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda x: x):
+        kept = core.unroll(torch.randn(steps, batch, INPUT), core.initial_state(batch), nobody)
+    del kept
+    return sum(storages.values())
+
+
+def measure_memory(rule: str, size: int, heads: int, batch: int = 2) -> list[Row]:
+    """KiB per sample (a small batch: the plain one would need gigabytes)."""
+    cores = build(rule, size, heads)
+    rows = []
+    for steps in (64, 1024):
+        kept = {name: kept_bytes(core, steps, batch) / batch / 1024 for name, core in cores.items()}
+        ratio = kept["plain"] / kept["fused"]
+        rows.append(
+            Row(rule, size, heads, f"KiB kept per sample, T = {steps}", kept["plain"], kept["fused"], ratio)
+        )
+    return rows
+
+
+def cpu_model() -> str:
+    """The processor's name, where the system tells it."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def print_table(rows: list[Row], peaks: dict[str, float]) -> None:
+    print(f"\ntorch {torch.__version__}, {cpu_model()}, one thread, B = {BATCH}, T = {STEPS}; ", end="")
+    print(", ".join(f"GEMM peak of {name} {peak:.0f} GFLOP/s" for name, peak in peaks.items()) + "\n")
+    print("| rule | d | H | what | plain | fused | ratio | share of the GEMM peak (torch.mm) |")
+    print("|---|---|---|---|---|---|---|---|")
+    for r in rows:
+        share = "" if r.peak_share is None else f"{100 * r.peak_share:.0f} %"
+        numbers = f"{r.plain:,.0f} | {r.fused:,.0f} | {r.ratio:.2f} | {share}"
+        print(f"| {r.rule} | {r.d} | {r.heads} | {r.what} | {numbers} |")
+
+
+def write_csv(rows: list[Row], peaks: dict[str, float]) -> None:
+    machine = {
+        "date": datetime.date.today().isoformat(),
+        "torch": torch.__version__,
+        "cpu": cpu_model(),
+        "peak_mm_gflops": round(peaks["torch.mm"], 1),
+        "peak_fused_gflops": round(peaks["fused"], 1),
+    }
+    RESULTS.parent.mkdir(exist_ok=True)
+    with RESULTS.open("w", newline="") as file:
+        writer = csv.DictWriter(file, [*(f.name for f in dataclasses.fields(Row)), *machine])
+        writer.writeheader()
+        for row in rows:
+            rounded = {
+                k: round(v, 3) if isinstance(v, float) else v for k, v in dataclasses.asdict(row).items()
+            }
+            writer.writerow(rounded | machine)
+
+
+def main(argv: Sequence[str]) -> int:
+    config = parse(SpeedConfig(), argv, __doc__ or "")
+    torch.set_num_threads(1)
+    peaks = gemm_peaks(config.rounds)
+    rows = []
+    for rule in ("mnm-p", "mnm-g"):
+        for size, heads in SHAPES:
+            rows += measure(rule, size, heads, config, peaks["torch.mm"])
+        rows += measure_memory(rule, 128, 1)
+    print_table(rows, peaks)
+    write_csv(rows, peaks)
+    return 0
+
+
+if __name__ == "__main__":
+    run_command(main)
