@@ -2,7 +2,7 @@
 
     python evaluate.py runs/maze --episodes 100
     python evaluate.py runs/maze --episodes 200 --policy sample --checkpoint best --json result.json
-    python evaluate.py runs/maze --episodes 20 --gif recall.gif --gif-episodes 1
+    python evaluate.py runs/maze --episodes 20 --gif recall.gif --html recall.html --gif-episodes 1
 
 The run knows its environment and its agent, so no option of the training has to be repeated.
 """
@@ -29,7 +29,11 @@ from agents.progress import ProgressDisplay, number, print_table
 from agents.trainer import pick_device
 from envs import held_out_seed, make_single
 from envs.errors import UserError
-from recall.episode import render_recall_gif
+from recall.episode import Outputs, numbered, render_recalls
+from recall.picture import MOST_TILES
+from recall.video import check_movie
+
+ScoreName = Literal["removal", "symmetrised", "contribution", "key", "decision"]
 
 
 @dataclass(frozen=True)
@@ -48,10 +52,16 @@ class EvaluateConfig:
     threads: int = option(0, "threads of PyTorch on the CPU; 0 leaves the choice to PyTorch")
     json: str | None = option(None, "write the result to this file", metavar="FILE")
     gif: str | None = option(
-        None, "write an annotated GIF of the first episodes to this file", metavar="FILE"
+        None, "write an annotated .gif or .mp4 of the first episodes to this file", metavar="FILE"
     )
-    gif_episodes: int = option(1, "episodes in the GIF")
+    html: str | None = option(None, "write a viewer of the first episodes, one HTML page", metavar="FILE")
+    tape: str | None = option(None, "write the raw tape of the first episodes to this .npz", metavar="FILE")
+    similarity: str | None = option(
+        None, "write maps of the similarity of write keys and target values to this PNG", metavar="FILE"
+    )
+    gif_episodes: int = option(1, "episodes in the GIF, the page, the tapes and the maps")
     gif_fps: float = option(6.0, "frames per second of the GIF")
+    score: ScoreName = option("removal", "what ranks the recalls")
     top_k: int = option(5, "recalls shown at every step")
 
     def __post_init__(self) -> None:
@@ -60,8 +70,8 @@ class EvaluateConfig:
                 raise UserError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(self, name)}")
         if self.seed < 0:
             raise UserError(f"--seed must be 0 or more, got {self.seed}")
-        if self.gif_fps <= 0:
-            raise UserError(f"--gif-fps must be positive, got {self.gif_fps}")
+        if self.top_k > MOST_TILES:
+            raise UserError(f"--top-k must be at most {MOST_TILES} to fit a picture, got {self.top_k}")
 
 
 def play(agent: LoadedAgent, config: EvaluateConfig, console: Console) -> dict[str, Any]:
@@ -79,36 +89,41 @@ def play(agent: LoadedAgent, config: EvaluateConfig, console: Console) -> dict[s
 
 
 def render(agent: LoadedAgent, config: EvaluateConfig, console: Console) -> None:
-    """Render the first episodes as a GIF."""
-    assert config.gif is not None
-    train = agent.config
-    episodes = range(config.gif_episodes)
-    summary = render_recall_gif(
+    """Record the first episodes once and write everything that was asked for."""
+    train, episodes = agent.config, range(config.gif_episodes)
+    summary = render_recalls(
         agent.model,
         lambda: make_single(train.env, train.env_arguments(), render_mode="rgb_array"),
         [held_out_seed(config.seed, episode) for episode in episodes],
+        Outputs(config.gif, config.html, config.tape, config.similarity),
         policy=config.policy,
-        path=config.gif,
+        score=config.score,
         top_k=config.top_k,
         fps=config.gif_fps,
+        title=f"{train.core} in {train.env}",
         core=train.core,
         rngs=[action_rng(config.seed, episode) for episode in episodes],
     )
-    console.print(
-        f"{summary['path']}: {summary['frames']} frames, {summary['bytes'] / 1e6:.2f} MB, "
-        f"{summary['seconds']:.1f} s"
-    )
+    if config.gif is not None:
+        console.print(f"{config.gif}: {summary['frames']} frames, {summary['bytes'] / 1e6:.2f} MB")
+    if config.html is not None:
+        console.print(f"{config.html}: {summary['html_bytes'] / 1e6:.2f} MB")
+    for path in (config.tape, config.similarity):
+        if path is not None:
+            console.print(", ".join(str(numbered(path, e + 1, len(episodes))) for e in episodes))
     if not agent.model.core.writes:
-        console.print(f"The core {train.core} has no write memory, so the GIF shows no recalls.")
+        console.print(f"The core {train.core} has no write memory, so there are no recalls to show.")
 
 
 def main(argv: Sequence[str]) -> int:
     """Run the command; returns the exit code."""
     signal.signal(signal.SIGTERM, _interrupt)
     config = parse(EvaluateConfig(), argv, description=__doc__ or "", positional="run_dir")
-    for path in (config.json, config.gif):
+    for path in (config.json, config.html, config.tape, config.similarity):
         if path is not None:
             check_writable(path)
+    if config.gif is not None:
+        check_movie(config.gif, config.gif_fps)
     if config.threads:
         torch.set_num_threads(config.threads)
     console = Console(soft_wrap=True)
@@ -128,7 +143,7 @@ def main(argv: Sequence[str]) -> int:
     if config.json is not None:
         with atomic_file(config.json) as file:
             file.write((json.dumps(result, indent=2) + "\n").encode())
-    if config.gif is not None:
+    if any((config.gif, config.html, config.tape, config.similarity)):
         render(agent, config, console)
     return 0
 

@@ -1,7 +1,7 @@
 """Environments: one convention for observations, actions, seeds and autoreset, whatever stands behind it.
 
 Importing this package registers with Gymnasium: `mnm/GridMaze-v0` (and GridMaze9, GridMaze11, GridMaze13:
-fixed side), `mnm/TMaze-v0` and `mnm/RepeatPrevious-v0`.
+fixed side), `mnm/TMaze-v0`, `mnm/CueMaze-v0` and `mnm/RepeatPrevious-v0`.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ def _register() -> None:
             kwargs=kwargs,
         )
     gymnasium.register("mnm/TMaze-v0", entry_point="envs.tmaze:TMaze")
+    gymnasium.register("mnm/CueMaze-v0", entry_point="envs.cue_maze:CueMaze")
     gymnasium.register("mnm/RepeatPrevious-v0", entry_point="envs.repeat_previous:RepeatPrevious")
 
 

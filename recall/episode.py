@@ -1,137 +1,88 @@
-"""Play an episode with the tape running, and render what was recalled as a GIF.
+"""Show what was recalled: play episodes once, and draw them as a GIF or MP4, an HTML page and more.
 
-The recorder is passive: actions and parameters are the same with and without it. An episode is played first
-and drawn afterwards, because the bars share one scale per episode; between the two only small things are
-kept: the tape (about 5 KB a step) and the scenes, their large pictures compressed.
+Every output of a call comes from the same recording, so the numbers in all of them are the same.
 """
 
 from __future__ import annotations
 
 import time
-import zlib
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import gymnasium
 import numpy as np
-import torch
+from numpy.typing import NDArray
 
-from agents.evaluation import Policy, choose
+from agents.evaluation import Policy
 from agents.files import atomic_file, check_writable
+from agents.model import ActorCritic
 from envs.errors import UserError
-from recall.gif import GifWriter
+from recall.effect import policy_effect
+from recall.html import ViewerPage
+from recall.matrix import (
+    FROM_TAPE,
+    SCORES,
+    Measures,
+    ScoreMatrix,
+    as_matrix,
+    check_score,
+    measure,
+    score_matrices,
+)
 from recall.palette import fixed_colours
 from recall.picture import Facts, Painter, Tile
-from recall.scene import Picture, Scene, action_name, scene_of
-from recall.tape import Tape, TapeRecorder
-from recall.top import SCORE_MEANING, SCORE_NAME, StepRecalls, Thresholds, bar_scale, recalls_of
+from recall.record import Env, Episode, SceneStore, record_episode
+from recall.scene import Scene, scene_of
+from recall.similarity import draw_similarity, maps_of_tape
+from recall.tape import Tape
+from recall.top import (
+    UNAFFECTED,
+    Rows,
+    StepRecalls,
+    Thresholds,
+    bar_scale,
+    recalls_of,
+    stable_rows,
+)
+from recall.video import MovieWriter, check_movie, open_movie
+
+__all__ = [
+    "Env",
+    "Episode",
+    "Outputs",
+    "SceneStore",
+    "draw_episode",
+    "facts_of",
+    "numbered",
+    "record_episode",
+    "render_recall_gif",
+    "render_recalls",
+    "tiles_of",
+]
 
 HOLD_S = 1.5
 """How much longer the last frame of an episode stays."""
 
-Env = gymnasium.Env[Any, Any]
 Progress = Callable[[int, int, str], None]
 """Called as progress(steps done, steps in all, what is being done)."""
-
-
-class SceneStore:
-    """The scenes of an episode. Large pictures are compressed: flat colours shrink to a few KB."""
-
-    def __init__(self) -> None:
-        self._scenes: list[Scene] = []
-        self._packed: list[bytes] = []
-
-    def add(self, scene: Scene) -> None:
-        self._packed.append(zlib.compress(scene.picture.tobytes(), level=1))
-        # An empty view keeps the shape and none of the memory.
-        self._scenes.append(replace(scene, picture=np.broadcast_to(np.uint8(0), scene.picture.shape)))
-
-    def __len__(self) -> int:
-        return len(self._scenes)
-
-    def small(self, t: int) -> Scene:
-        """Scene t with its small pictures; the large one is blank."""
-        return self._scenes[t]
-
-    def __getitem__(self, t: int) -> Scene:
-        scene = self._scenes[t]
-        picture: Picture = np.frombuffer(zlib.decompress(self._packed[t]), np.uint8)
-        return replace(scene, picture=picture.reshape(scene.picture.shape))
+MoreScores = Callable[[Tape], Mapping[str, ScoreMatrix | Any]]
+"""Called with a tape; returns further scores by name, each a `ScoreMatrix` or an array [T, T]."""
 
 
 @dataclass(frozen=True)
-class Episode:
-    """One played episode: what happened, and what it looked like."""
+class Outputs:
+    """Which files to write. With several episodes, tapes and similarity maps get a number in their names."""
 
-    tape: Tape
-    scenes: SceneStore | None
-    actions: tuple[str, ...]
-    """[T] the actions in words."""
-    terminated: bool
-
-
-def record_episode(
-    model: Any,
-    env: Env,
-    seed: int,
-    policy: Policy = "greedy",
-    core: str | None = None,
-    scenes: bool = True,
-    rng: np.random.Generator | None = None,
-) -> Episode:
-    """Play one episode of `env`, reset with `seed`, through `model.act(..., record=True)`.
-
-    `policy` is "greedy" or "sample" (drawn from `rng`, by default a new one of this seed), `core` the name that
-    goes on the tape. `scenes=False` records the tape alone, for environments that cannot be drawn or need not be.
-    """
-    state = model.initial_state(1)
-    device = state.action.device
-    writes = bool(model.core.writes)
-    recorder = TapeRecorder(
-        core=core or type(model.core).__name__,
-        seed=seed,
-        initial_weights=model.core.weights(state.core) if writes else None,
-    )
-    store = SceneStore() if scenes else None
-    names: list[str] = []
-    rng = rng or np.random.default_rng(seed)
-    observation, _ = env.reset(seed=seed)
-    previous_action, previous_reward, terminated, done = -1, 0.0, False, False
-    while not done:
-        is_first = not names
-        scene = scene_of(env) if store is not None else None
-        with torch.no_grad():
-            batch = {
-                name: torch.tensor(np.array(part), device=device)[None] for name, part in observation.items()
-            }
-            output = model.act(batch, torch.tensor([is_first], device=device), state, record=writes)
-        action = int(choose(output.logits, policy, [rng])[0])
-        names.append(action_name(env, action))
-        next_observation, reward, terminated, truncated, _ = env.step(action)
-        reward = float(reward)
-        recorder.add(
-            output.record,
-            observation=observation,
-            is_first=is_first,
-            previous_action=previous_action,
-            previous_reward=previous_reward,
-            action=action,
-            reward=reward,
-            logits=output.logits,
-            value=float(output.value[0]),
-            agent_cell=scene.agent if scene else None,
-            goal_cell=scene.goal if scene else None,
-        )
-        if store is not None and scene is not None:
-            store.add(scene)
-        state = model.after(
-            output.state, torch.tensor([action], device=device), torch.tensor([reward], device=device)
-        )
-        observation, previous_action, previous_reward = next_observation, action, reward
-        done = terminated or truncated
-    return Episode(recorder.tape(), store, tuple(names), bool(terminated))
+    gif: str | Path | None = None
+    """An animation, .gif or .mp4."""
+    html: str | Path | None = None
+    """The viewer, one self-contained page."""
+    tape: str | Path | None = None
+    """The raw tape, .npz (`recall.tape.Tape.load` reads it)."""
+    similarity: str | Path | None = None
+    """Maps of write keys and target values, .png."""
 
 
 def facts_of(episode: Episode, t: int, number: int, count: int) -> Facts:
@@ -155,30 +106,36 @@ def facts_of(episode: Episode, t: int, number: int, count: int) -> Facts:
     )
 
 
-def tiles_of(episode: Episode, t: int, recalls: StepRecalls) -> list[Tile]:
-    """The recalls of step t as tiles, in rank order."""
+def tiles_of(episode: Episode, t: int, recalls: StepRecalls, rows: Rows | None = None) -> list[Tile | None]:
+    """The recalls of step t as tiles, row by row; without `rows` in rank order."""
     assert episode.scenes is not None
-    beta = episode.tape.written().beta
-    tiles = []
-    for s, score, supports in zip(recalls.writes, recalls.scores, recalls.supports, strict=True):
+    tape, beta = episode.tape, episode.tape.written().beta
+    tiles: list[Tile | None] = []
+    for rank in range(len(recalls.writes)) if rows is None else rows:
+        if rank is None:
+            tiles.append(None)
+            continue
+        s = recalls.writes[rank]
         scene = episode.scenes.small(s)
         tiles.append(
             Tile(
+                rank=rank,
                 where=scene.where,
                 seen=scene.seen,
-                step=episode.tape.start_step + s,
+                step=tape.start_step + s,
                 age=t - s,
                 beta=float(beta[s]),
-                score=score,
-                supports=supports,
-                reward=float(episode.tape.previous_reward[s]),
+                score=recalls.scores[rank],
+                supports=recalls.supports[rank],
+                reward=float(tape.previous_reward[s]),
+                cell=scene.agent,
             )
         )
     return tiles
 
 
 def draw_episode(
-    writer: GifWriter,
+    writer: MovieWriter,
     painter: Painter,
     episode: Episode,
     recalls: Sequence[StepRecalls],
@@ -189,10 +146,11 @@ def draw_episode(
     """Stream one frame per step into `writer`; `recalls` is empty for a core without write memory."""
     assert episode.scenes is not None
     steps = episode.tape.steps
-    scale = bar_scale(list(recalls), painter.thresholds)
+    scale = bar_scale(recalls, painter.thresholds)
+    rows = stable_rows(recalls, painter.top_k)
     for t in range(steps):
         found = recalls[t] if recalls else None
-        tiles = tiles_of(episode, t, found) if found is not None else []
+        tiles = tiles_of(episode, t, found, rows[t]) if found is not None else []
         picture = painter.paint(episode.scenes[t], facts_of(episode, t, number, count), found, tiles, scale)
         writer.add(picture, hold_s=HOLD_S if t == steps - 1 else 0.0)
         if progress is not None:
@@ -212,53 +170,174 @@ def render_recall_gif(
     thresholds: Thresholds | None = None,
     rngs: Sequence[np.random.Generator] | None = None,
 ) -> dict[str, Any]:
-    """Play one episode per seed and show them one after another in one GIF; returns what evaluate.py prints.
+    """`render_recalls` for an animation alone."""
+    return render_recalls(
+        model,
+        env_factory,
+        seeds,
+        Outputs(gif=path),
+        policy=policy,
+        top_k=top_k,
+        fps=fps,
+        progress=progress,
+        core=core,
+        thresholds=thresholds,
+        rngs=rngs,
+    )
+
+
+def render_recalls(
+    model: Any,
+    env_factory: Callable[[], Env],
+    seeds: Iterable[int],
+    outputs: Outputs,
+    *,
+    policy: Policy = "greedy",
+    score: str = "removal",
+    more_scores: MoreScores | None = None,
+    top_k: int = 5,
+    fps: float = 6.0,
+    title: str = "",
+    progress: Progress | None = None,
+    core: str | None = None,
+    thresholds: Thresholds | None = None,
+    rngs: Sequence[np.random.Generator] | None = None,
+) -> dict[str, Any]:
+    """Play one episode per seed, once, and write every file of `outputs`; returns what evaluate.py prints.
 
     `env_factory` makes a single environment (with render_mode="rgb_array" unless it is a grid that is drawn
     here). `rngs`, one per seed, drive the sampled policy, so that an evaluation's own episodes can be shown.
+    `score` ranks the recalls of the animation and is the one that the page opens with; the page offers all.
     Without write memory the left side is drawn alone, and the picture says why.
     """
     seeds = list(seeds)
-    if not seeds:
-        raise UserError("a GIF needs at least one episode, not 0")
-    path = check_writable(path)
-    limits = thresholds or Thresholds()
     core = core or type(model.core).__name__
-    caption = None if model.core.writes else f"No recalls: the core {core!r} has no write memory."
+    writes = bool(model.core.writes)
+    _check(outputs, seeds, score, fps, core, writes)
+    limits = thresholds or Thresholds()
+    caption = None if writes else f"No recalls: the core {core!r} has no write memory."
     start_s = time.perf_counter()
     env = env_factory()
     episodes: list[dict[str, Any]] = []
     try:
         env.reset(seed=seeds[0])
-        first = scene_of(env)  # refuses here, before anything is written, what cannot be drawn
-        painter = Painter(top_k, limits, caption, first.has_markers, first.seen is not None)
-        with atomic_file(path) as file:
-            writer = GifWriter(file, fps, fixed_colours(), _comment(limits))
+        first = _first_scene(env, needed=outputs.gif is not None or outputs.html is not None)
+        markers, view = first is None or first.has_markers, first is not None and first.seen is not None
+        painter = Painter(top_k, limits, caption, markers, view, score)
+        page = ViewerPage(top_k, limits, title or core, caption) if outputs.html is not None else None
+        with ExitStack() as stack:
+            movie = None
+            if outputs.gif is not None:
+                file = stack.enter_context(atomic_file(outputs.gif))
+                movie = stack.enter_context(
+                    open_movie(outputs.gif, file, fps, fixed_colours(), _comment(limits, score))
+                )
             for number, seed in enumerate(seeds, start=1):
                 episode = record_episode(
-                    model, env, seed, policy, core, rng=rngs[number - 1] if rngs else None
+                    model, env, seed, policy, core, first is not None, rngs[number - 1] if rngs else None
                 )
-                recalls = recalls_of(episode.tape, top_k) if model.core.writes else []
-                draw_episode(writer, painter, episode, recalls, number, len(seeds), progress)
+                recalls: list[StepRecalls] = []
+                matrices: dict[str, ScoreMatrix] = {}
+                measures = measure(episode.tape, _policy_effect(model, episode.tape)) if writes else None
+                if measures is not None:
+                    matrices = _scores_of(model, episode.tape, measures, more_scores, score, page is not None)
+                    recalls = recalls_of(episode.tape, top_k, matrices[score], measures)
+                if movie is not None:
+                    draw_episode(movie, painter, episode, recalls, number, len(seeds), progress)
+                if page is not None:
+                    page.add(episode, matrices, measures)
+                _write_numbered(outputs, episode, number, len(seeds))
                 episodes.append(_summary(episode, recalls, limits))
-            writer.close()
+            if movie is not None:
+                movie.close()
+        if page is not None and outputs.html is not None:
+            page.write(outputs.html, score)
     finally:
         env.close()
     return {
-        "path": str(path),
-        "bytes": path.stat().st_size,
-        "frames": writer.frames,
+        "path": None if outputs.gif is None else str(outputs.gif),
+        "bytes": _size(outputs.gif),
+        "frames": 0 if movie is None else movie.frames,
+        "html": None if outputs.html is None else str(outputs.html),
+        "html_bytes": _size(outputs.html),
         "seconds": time.perf_counter() - start_s,
-        "score": SCORE_NAME if model.core.writes else None,
+        "score": SCORES[score].label if writes else None,
         "top_k": top_k,
         "episodes": episodes,
     }
 
 
-def _comment(limits: Thresholds) -> str:
+def _first_scene(env: Env, needed: bool) -> Scene | None:
+    """The scene after a reset; refuses here, before anything is written, what must be drawn and cannot be."""
+    try:
+        return scene_of(env)
+    except UserError:
+        if needed:
+            raise
+        return None
+
+
+def numbered(path: str | Path, number: int, count: int) -> Path:
+    """The file of episode `number` of `count`: out.npz alone, else out-1.npz, out-2.npz, ..."""
+    path = Path(path)
+    return path if count == 1 else path.with_name(f"{path.stem}-{number}{path.suffix}")
+
+
+def _check(outputs: Outputs, seeds: Sequence[int], score: str, fps: float, core: str, writes: bool) -> None:
+    """Refuse before an episode is played what cannot be written."""
+    if not seeds:
+        raise UserError("at least one episode is needed, not 0")
+    if outputs.gif is not None:
+        check_movie(outputs.gif, fps)
+    if outputs.html is not None:
+        check_writable(outputs.html)
+    for path in (outputs.tape, outputs.similarity):
+        if path is not None:
+            check_writable(numbered(path, 1, len(seeds)))
+    check_score(score)
+    if outputs.similarity is not None and not writes:
+        raise UserError(f"no similarity maps: the core {core!r} has no write memory")
+
+
+def _policy_effect(model: Any, tape: Tape) -> NDArray[np.float64] | None:
+    """Whether reading affects the action, for models of this package that can be replayed."""
+    return policy_effect(model, tape) if isinstance(model, ActorCritic) and not tape.start_step else None
+
+
+def _scores_of(
+    model: Any, tape: Tape, measures: Measures, more_scores: MoreScores | None, score: str, every: bool
+) -> dict[str, ScoreMatrix]:
+    """The scores of an episode in the order of `SCORES`: the one asked for, or every one that is cheap too."""
+    given_by_caller = dict(more_scores(tape)) if more_scores is not None else {}
+    names = {score} | set(FROM_TAPE if every else ())
+    found = score_matrices(tape, sorted(names - set(given_by_caller)), measures, model)
+    for name, given in given_by_caller.items():
+        found[name] = as_matrix(name, given, tape.steps)
+    return {name: found[name] for name in SCORES if name in found}
+
+
+def _write_numbered(outputs: Outputs, episode: Episode, number: int, count: int) -> None:
+    if outputs.tape is not None:
+        episode.tape.save(numbered(outputs.tape, number, count))
+    if outputs.similarity is not None:
+        thumbnails = None
+        if episode.scenes is not None:
+            scenes = [episode.scenes.small(t) for t in range(episode.tape.steps)]
+            thumbnails = [scene.where if scene.seen is None else scene.seen for scene in scenes]
+        target = numbered(outputs.similarity, number, count)
+        draw_similarity(maps_of_tape(episode.tape), target, thumbnails=thumbnails)
+
+
+def _size(path: str | Path | None) -> int:
+    return 0 if path is None else Path(path).stat().st_size
+
+
+def _comment(limits: Thresholds, score: str) -> str:
     """Stored in the file, so that the picture can be understood without this code."""
     return (
-        f"Recalls by {SCORE_NAME}: {SCORE_MEANING}. Grey: use share < {limits.use_share:g} (memory not used) "
+        f"Recalls by {SCORES[score].label}: {SCORES[score].meaning}. "
+        f"Grey: use share < {limits.use_share:g} (memory not used), "
+        f"no probability moves by {limits.policy:g} (action unaffected) "
         f"or residual rho > {limits.residual:g} (writes interact)."
     )
 
@@ -277,6 +356,7 @@ def _summary(episode: Episode, recalls: Sequence[StepRecalls], limits: Threshold
             "use_share_median": float(np.median([step.use_share for step in recalls])),
             "residual_median": float(np.median([step.residual for step in recalls])),
             "steps_not_used": sum(step.use_share < limits.use_share for step in recalls),
+            "steps_unaffected": sum(doubt == UNAFFECTED for doubt in doubts),
             "steps_doubtful": sum(bool(doubt) for doubt in doubts),
         }
     return summary

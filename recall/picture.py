@@ -1,24 +1,27 @@
 """One annotated frame: the map on the left, the recalls of this step on the right, numbers around them.
 
 Everything has a fixed place, so nothing jumps from frame to frame: text is drawn at fixed anchors in fixed
-slots, bars share one scale per episode, an unused tile stays as an empty frame. Pillow's own font is used, so
-that nothing has to be installed; it has no Greek letters, hence "rho".
+slots, bars share one scale per episode, an unused tile stays as an empty frame, and a recall keeps its row as
+long as the order stays readable (`recall.top.stable_rows`); its exact rank is the number in the tile, and the
+same number marks on the map where the agent stood then. Pillow's own font is used, so that nothing has to be
+installed; it has no Greek letters, hence "rho".
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from envs.errors import UserError
 from recall import palette
+from recall.matrix import SCORES
 from recall.palette import Colour
-from recall.scene import MAP_SIZE, THUMBNAIL_SIZE, Picture, Scene
-from recall.top import INTERACT, NOT_USED, SCORE_MEANING, SCORE_NAME, StepRecalls, Thresholds
+from recall.scene import MAP_SIZE, THUMBNAIL_SIZE, Cell, Picture, Scene
+from recall.top import CLEARLY, INTERACT, NOT_USED, UNAFFECTED, StepRecalls, Thresholds
 
 MARGIN = 18
 HEADER = 92
@@ -27,10 +30,13 @@ TILE_HEIGHT = 86
 TILE_GAP = 6
 PANEL_WIDTH = 436
 SLOTS_HEIGHT = 44
-FOOTER = 104
+FOOTER = 124
 MOST_TILES = 20
+PLACE_MARK = 15
+"""Pixels: side of the rank that is drawn on the map."""
 
 Box = tuple[int, int, int, int]
+_NOWHERE = Image.new("L", (1, 1))
 
 
 @dataclass(frozen=True)
@@ -55,6 +61,8 @@ class Facts:
 class Tile:
     """One recall: an earlier step, how much its write matters now, and what was seen then."""
 
+    rank: int
+    """Its place by score, counted from 0."""
     where: Picture
     seen: Picture | None
     step: int
@@ -64,6 +72,8 @@ class Tile:
     supports: bool
     reward: float
     """The reward that the agent had just received then."""
+    cell: Cell | None = None
+    """(row, column) where the agent stood then, if the environment can tell."""
 
 
 @cache
@@ -77,6 +87,11 @@ def signed(number: float, digits: int = 2) -> str:
     return "0" if text in ("-0", "") else text
 
 
+def score_text(score: float) -> str:
+    """A score in four or five characters: 0.46, 0.046, 5e-06."""
+    return f"{score:.0e}" if 0 < score < 0.0005 else f"{score:.{2 if score >= 0.1 else 3}f}"
+
+
 class Painter:
     """Draws frames of one size. `caption` explains a missing right side: give it for a core without memory."""
 
@@ -87,6 +102,7 @@ class Painter:
         caption: str | None = None,
         has_markers: bool = True,
         has_view: bool = True,
+        score: str = "removal",
     ) -> None:
         if top_k < 1:
             raise UserError(f"top-k must be at least 1, not {top_k}")
@@ -96,6 +112,7 @@ class Painter:
         self.thresholds = thresholds
         self.caption = caption
         self.has_panel = caption is None
+        self.score = SCORES[score]
         tiles = TITLE + top_k * (TILE_HEIGHT + TILE_GAP) - TILE_GAP if self.has_panel else 0
         self.body = max(MAP_SIZE, tiles)
         self.width = 2 * MARGIN + MAP_SIZE + (MARGIN + PANEL_WIDTH if self.has_panel else 0)
@@ -108,10 +125,11 @@ class Painter:
         scene: Scene,
         facts: Facts,
         recalls: StepRecalls | None = None,
-        tiles: Sequence[Tile] = (),
+        tiles: Sequence[Tile | None] = (),
         scale: float = 1.0,
     ) -> Picture:
-        """The frame [height, width, 3] of one step. `scale` is the score that fills a bar."""
+        """The frame [height, width, 3] of one step. `tiles` come row by row, None for an empty row; `scale` is
+        the score that fills a bar."""
         image = self._blank.copy()
         draw = ImageDraw.Draw(image)
         self._paint_map(image, scene)
@@ -119,14 +137,16 @@ class Painter:
         if self.has_panel and recalls is not None:
             doubt = recalls.doubt(self.thresholds)
             self._paint_doubt(draw, doubt)
-            for place, tile in enumerate(tiles[: self.top_k]):
-                self._paint_tile(image, draw, place, tile, scale, bool(doubt))
+            for row, tile in enumerate(tiles[: self.top_k]):
+                if tile is not None:
+                    self._paint_tile(image, draw, row, tile, scale, bool(doubt))
+            self._paint_places(draw, scene, [tile for tile in tiles[: self.top_k] if tile is not None])
         self._paint_footer(draw, facts, recalls, scale)
         return np.asarray(image)
 
-    def tile_box(self, place: int) -> Box:
-        """(left, top, right, bottom) of the tile of rank `place`, counted from 0."""
-        top = HEADER + TITLE + place * (TILE_HEIGHT + TILE_GAP)
+    def tile_box(self, row: int) -> Box:
+        """(left, top, right, bottom) of the tile in `row`, counted from 0."""
+        top = HEADER + TITLE + row * (TILE_HEIGHT + TILE_GAP)
         return self.panel_left, top, self.panel_left + PANEL_WIDTH - 1, top + TILE_HEIGHT - 1
 
     def map_corner(self, scene: Scene) -> tuple[int, int]:
@@ -145,10 +165,11 @@ class Painter:
         if self.has_panel:
             title = f"What it recalls: top {self.top_k}" if self.top_k > 1 else "What it recalls: top 1"
             _text(draw, (self.panel_left, HEADER - 2), title, 20)
-            line = "seen then, position then, and how much that write matters now"
+            then = "seen then, position then" if has_view else "the frame then"
+            line = f"{then}, and how much that write matters now"
             _text(draw, (self.panel_left, HEADER + 25), line, 14, palette.FAINT_INK)
-            for place in range(self.top_k):
-                draw.rectangle(self.tile_box(place), fill=palette.PAPER, outline=palette.EDGE)
+            for row in range(self.top_k):
+                draw.rectangle(self.tile_box(row), fill=palette.PAPER, outline=palette.EDGE)
         return image
 
     def _draw_legend(self, draw: ImageDraw.ImageDraw, has_view: bool) -> None:
@@ -196,17 +217,17 @@ class Painter:
         _text(draw, ((left + right) // 2, top + 12), doubt, 16, palette.PAPER, "mm")
 
     def _paint_tile(
-        self, image: Image.Image, draw: ImageDraw.ImageDraw, place: int, tile: Tile, scale: float, grey: bool
+        self, image: Image.Image, draw: ImageDraw.ImageDraw, row: int, tile: Tile, scale: float, grey: bool
     ) -> None:
-        left, top, right, bottom = self.tile_box(place)
+        left, top, right, bottom = self.tile_box(row)
         draw.rectangle((left, top, right, bottom), fill=palette.PANEL, outline=palette.EDGE)
         ink = palette.FAINT_INK if grey else palette.INK
-        _text(draw, (left + 14, (top + bottom) // 2), str(place + 1), 17, ink, "mm")
+        _badge(draw, (left + 15, (top + bottom) // 2), tile.rank, 19)
         pictures = [tile.where] if tile.seen is None else [tile.seen, tile.where]
         space = (2 * THUMBNAIL_SIZE + 8 * (2 - len(pictures))) // len(pictures)
         for column, picture in enumerate(pictures):
             shown = palette.grey_out(picture) if grey else picture
-            corner_left = left + 28 + column * (space + 8) + (space - picture.shape[1]) // 2
+            corner_left = left + 31 + column * (space + 8) + (space - picture.shape[1]) // 2
             corner_top = top + 5 + (THUMBNAIL_SIZE - picture.shape[0]) // 2
             image.paste(Image.fromarray(shown), (corner_left, corner_top))
             box = (
@@ -216,13 +237,35 @@ class Painter:
                 corner_top + picture.shape[0],
             )
             draw.rectangle(box, outline=palette.GREYED)
-        text_left = left + 28 + 2 * (THUMBNAIL_SIZE + 8) + 4
+        text_left = left + 31 + 2 * (THUMBNAIL_SIZE + 8) + 4
         _text(draw, (text_left, top + 6), f"age {tile.age}", 19, ink)
         _text(draw, (right - 10, top + 9), f"beta {tile.beta:.2f}", 15, ink, "ra")
         self._paint_bar(draw, (text_left, top + 36, right - 62, top + 51), tile, scale, grey)
-        _text(draw, (right - 10, top + 35), f"{tile.score:.{2 if tile.score >= 0.1 else 3}f}", 16, ink, "ra")
+        _text(draw, (right - 10, top + 35), score_text(tile.score), 16, ink, "ra")
         then = f"step {tile.step}" + (f", reward {signed(tile.reward)}" if tile.reward else "")
         _text(draw, (text_left, top + 60), then, 15, palette.FAINT_INK)
+
+    def _paint_places(self, draw: ImageDraw.ImageDraw, scene: Scene, tiles: Sequence[Tile]) -> None:
+        """The ranks in the corners of the cells where the agent stood then; the middle stays free."""
+        cell = scene.cell_size
+        if cell < 3 * PLACE_MARK:
+            return
+        left, top = self.map_corner(scene)
+        taken: dict[Cell, int] = {}
+        for tile in sorted(tiles, key=lambda tile: tile.rank):
+            if tile.cell is None:
+                continue
+            number = taken.setdefault(tile.cell, 0)
+            taken[tile.cell] += 1
+            if number > 3:  # a cell has four corners
+                continue
+            down, right = (0, 0, 1, 1)[number], (0, 1, 0, 1)[number]
+            reach = PLACE_MARK // 2 + 2
+            middle = (
+                left + tile.cell[1] * cell + (cell - reach if right else reach),
+                top + tile.cell[0] * cell + (cell - reach if down else reach),
+            )
+            _badge(draw, middle, tile.rank, PLACE_MARK)
 
     def _paint_bar(self, draw: ImageDraw.ImageDraw, box: Box, tile: Tile, scale: float, grey: bool) -> None:
         """Filled if the write supports what was read, hollow if it opposes it."""
@@ -259,11 +302,16 @@ class Painter:
         for place, (name, text) in enumerate(slots):
             _slot(draw, (MARGIN + place * step, top), name, text)
         limits = self.thresholds
+        greyed = f"{NOT_USED} (use share < {signed(limits.use_share)})"
+        if recalls.policy_effect is not None or recalls.of_policy:
+            greyed += f", {UNAFFECTED} (no probability moves by {signed(limits.policy)})"
+        if recalls.judged_by_residual:
+            greyed += f" or {INTERACT} (rho > {signed(limits.residual)}: removals do not add up)"
         lines = (
-            f"{SCORE_NAME}: {SCORE_MEANING}, as a share of all that memory adds to it. Full bar = {scale:.2f}; "
-            "hollow bar: opposes.",
-            f"Grey: {NOT_USED} (use share < {signed(limits.use_share)}) or {INTERACT} "
-            f"(rho > {signed(limits.residual)}: single removals do not add up).",
+            f"{self.score.label}: {self.score.meaning}, as {self.score.unit}.",
+            f"Full bar = {scale:.2f}; hollow bar: opposes. The number is the rank; a row moves up only if it is "
+            f"better by {CLEARLY - 1:.0%}.",
+            f"Grey: {greyed}.",
         )
         for number, line in enumerate(lines):
             _text(draw, (MARGIN, top + 52 + 20 * number), line, 14, palette.FAINT_INK)
@@ -271,6 +319,14 @@ class Painter:
 
 def _share(number: float) -> str:
     return f"{number:.2f}" if number < 100 else "> 100"
+
+
+def _badge(draw: ImageDraw.ImageDraw, middle: tuple[int, int], rank: int, size: int) -> None:
+    """The rank, counted from 1, white on a dark square; the best one is black."""
+    half = size // 2
+    box = (middle[0] - half, middle[1] - half, middle[0] + half, middle[1] + half)
+    draw.rectangle(box, fill=palette.INK if rank == 0 else palette.NOTICE, outline=palette.PAPER)
+    _text(draw, middle, str(rank + 1), round(size * 0.8), palette.PAPER, "mm")
 
 
 def _slot(
@@ -289,4 +345,21 @@ def _text(
     colour: Colour = palette.INK,
     anchor: str = "la",
 ) -> None:
-    draw.text(place, text, fill=colour, font=_font(size), anchor=anchor)
+    letters, right, down = _lettering(text, size, anchor)
+    if letters is not None:
+        draw.bitmap((place[0] + right, place[1] + down), letters, fill=colour)
+
+
+@lru_cache(maxsize=4096)
+def _lettering(text: str, size: int, anchor: str) -> tuple[Image.Image | None, int, int]:
+    """A text as a mask, and how far from its anchor the mask's corner lies; most texts come again and
+    again."""
+    font = _font(size)
+    left, top, right, bottom = (
+        round(edge) for edge in ImageDraw.Draw(_NOWHERE).textbbox((0, 0), text, font, anchor)
+    )
+    if right <= left or bottom <= top:
+        return None, 0, 0
+    letters = Image.new("L", (right - left, bottom - top))
+    ImageDraw.Draw(letters).text((-left, -top), text, fill=255, font=font, anchor=anchor)
+    return letters, left, top

@@ -245,7 +245,7 @@ def _frame_scene(env: gymnasium.Env[Any, Any]) -> Scene:
 def _fit(frame: Picture, width: int, height: int) -> Picture:
     """The frame shrunk or enlarged, in its proportions, to fit a box; pixels stay flat where they grow."""
     scale = min(width / frame.shape[1], height / frame.shape[0])
-    size = max(1, int(frame.shape[1] * scale)), max(1, int(frame.shape[0] * scale))
+    size = max(1, round(frame.shape[1] * scale)), max(1, round(frame.shape[0] * scale))
     method = Image.Resampling.BOX if scale < 1 else Image.Resampling.NEAREST
     return np.asarray(Image.fromarray(frame).resize(size, method))
 

@@ -58,6 +58,59 @@ def key_match(tape: Tape, t: int) -> Float:
     return result
 
 
+class Contribution(NamedTuple):
+    """Result of `last_layer_contribution` at one step t."""
+
+    terms: Float
+    """[t+1, d] c_s for s = 0..t; the last row is the step's own write."""
+    norms: Float
+    """[t+1] |c_s|, the score R1."""
+    shares: Float
+    """[t+1] <c_s, v_r - b> / |v_r - b|^2, signed; they sum to 1 where v_r differs from b."""
+    base: Float
+    """[d] b(t) = W_{3,0} z_2(t), NOT v_0(t): z_2 went through written layers already."""
+    value_read: Float
+    """[d] v_r(t) = b(t) + sum of the terms."""
+
+
+def last_layer_contribution(tape: Tape, t: int) -> Contribution:
+    """R1: the additive share of each write in the last layer, given z_2. Needs no weights but W_{3,0}.
+
+        c_s = -U_{3,s}^T (Z_{3,s} z_2(t)),   v_r(t) = W_{3,0} z_2(t) + sum over s <= t of c_s,
+
+    averaged over read heads. What a write does through layers 1 and 2 is not credited to it; a fact that was
+    overwritten appears as a negative term, as it should. Cost per t: 4 d H t.
+    """
+    memory = tape.written()
+    inputs = memory.write_inputs[2][: t + 1].astype(np.float64)
+    steps = memory.write_steps[2][: t + 1].astype(np.float64)
+    # The terms are linear in z_2, so the mean over read heads may be taken of z_2.
+    hidden = memory.read_hidden[1][t].astype(np.float64).mean(axis=0)
+    terms: Float = -np.einsum("sw,swo->so", inputs @ hidden, steps)
+    base: Float = memory.initial_weights[2].astype(np.float64) @ hidden
+    total = terms.sum(axis=0)
+    size = float(total @ total)
+    shares = terms @ total / size if size > 0 else np.zeros(t + 1)
+    return Contribution(terms, np.linalg.norm(terms, axis=1), shares, base, base + total)
+
+
+def keep_only_one(tape: Tape, t: int) -> Float:
+    """S_s: what the write of step s alone, on the unwritten memory, adds to the value read at t. [t+1, d]
+
+        S_s = f_{W_0 - U_s^T Z_s in every layer}(k_r) - v_0,   averaged over read heads
+
+    Sufficiency, where R2 is necessity: when a fact was written twice, each copy hides the other from R2 and
+    both are seen here.
+    """
+    change, _ = _changes(tape, t, tape.written().initial_weights, sign=-1.0)
+    return change
+
+
+def symmetrised(removal: Removal, kept: Float) -> Float:
+    """(D_s + S_s) / 2, the Shapley value of each write if writes interact in pairs at most. [t+1, d]"""
+    return (removal.differences + kept) / 2.0
+
+
 def leave_one_write_out(tape: Tape, t: int, weights: Sequence[Array] | None = None) -> Removal:
     """R2: how much the value read at t changes if the write of step s is taken out, for all s <= t at once.
 
@@ -76,29 +129,33 @@ def leave_one_write_out(tape: Tape, t: int, weights: Sequence[Array] | None = No
 
     Cost per t: 2 u^2-sized products with (t+1) H columns, plus the rank-H corrections.
     """
+    weights = weights_at(tape, t) if weights is None else weights
+    change, value_read = _changes(tape, t, weights, sign=1.0)
+    start = [w.astype(np.float64) for w in tape.written().initial_weights]
+    keys = tape.written().read_key[t].astype(np.float64)
+    return Removal(-change, np.linalg.norm(change, axis=1), value_read, _read(start, keys))
+
+
+def _changes(tape: Tape, t: int, weights: Sequence[Array], sign: float) -> tuple[Float, Float]:
+    """How the value read at t changes if sign * U_s^T Z_s is added to every layer of `weights`, for each
+    s <= t: [t+1, d]; and the value read from `weights` themselves, [d]. Method: see `leave_one_write_out`."""
     memory = tape.written()
-    layers = [w.astype(np.float64) for w in (weights_at(tape, t) if weights is None else weights)]
+    layers = [w.astype(np.float64) for w in weights]
     inputs = [z[: t + 1].astype(np.float64) for z in memory.write_inputs]
-    steps = [u[: t + 1].astype(np.float64) for u in memory.write_steps]
+    steps = [sign * u[: t + 1].astype(np.float64) for u in memory.write_steps]
     keys = memory.read_key[t].astype(np.float64)
 
     activation = keys  # z_{l-1} [r, i]
     change = np.zeros((t + 1, *keys.shape))  # x_{l-1} [s, r, i]
     for layer, (weight, z, u) in enumerate(zip(layers, inputs, steps, strict=True)):
         before = activation @ weight.T  # W_l z_{l-1} [r, o]
-        strength = np.einsum("swi,sri->srw", z, activation + change)
-        after = change @ weight.T + np.einsum("srw,swo->sro", strength, u)  # y_l [s, r, o]
+        strength = np.matmul(activation + change, z.swapaxes(1, 2))  # [s, r, w]
+        after = change @ weight.T + np.matmul(strength, u)  # y_l [s, r, o]
         if layer < len(layers) - 1:
             activation = np.tanh(before)
             change = np.tanh(before + after) - activation
-    differences: Float = -after.mean(axis=1)
-    start = [w.astype(np.float64) for w in memory.initial_weights]
-    return Removal(
-        differences=differences,
-        norms=np.linalg.norm(differences, axis=1),
-        value_read=before.mean(axis=0),
-        value_unwritten=_read(start, keys),
-    )
+    result: Float = after.mean(axis=1)
+    return result, before.mean(axis=0)
 
 
 def joint_removal(tape: Tape, t: int, writes: Sequence[int], weights: Sequence[Array] | None = None) -> Float:
@@ -120,6 +177,19 @@ def joint_removal(tape: Tape, t: int, writes: Sequence[int], weights: Sequence[A
     return _read(full, keys) - _read(without, keys)
 
 
+def joint_keep(tape: Tape, t: int, writes: Sequence[int]) -> Float:
+    """What the writes `writes` alone, on the unwritten memory, add to the value read at t. [d]"""
+    memory = tape.written()
+    chosen = list(writes)
+    keys = memory.read_key[t].astype(np.float64)
+    start = [w.astype(np.float64) for w in memory.initial_weights]
+    kept = [
+        w - np.einsum("swo,swi->oi", u[chosen].astype(np.float64), z[chosen].astype(np.float64))
+        for w, u, z in zip(start, memory.write_steps, memory.write_inputs, strict=True)
+    ]
+    return _read(kept, keys) - _read(start, keys)
+
+
 def use_share(value_read: Float, value_unwritten: Float) -> float:
     """|v_r - v_0| / |v_r|: does what was written matter to this read at all? 0 if nothing was read."""
     return _ratio(float(np.linalg.norm(value_read - value_unwritten)), float(np.linalg.norm(value_read)))
@@ -132,8 +202,18 @@ def interaction_residual(removal: Removal) -> float:
     large, the single removals do not add up to what the memory did, and R2 alone does not explain the read.
     Where nothing was written (v_r = v_0) the residual is 0 if all D_s are 0, and infinite otherwise.
     """
+    return residual_of(removal.differences, removal)
+
+
+def symmetrised_residual(removal: Removal, kept: Float) -> float:
+    """rho_sym(t): the same residual for the symmetrised score (D_s + S_s) / 2."""
+    return residual_of(symmetrised(removal, kept), removal)
+
+
+def residual_of(terms: Float, removal: Removal) -> float:
+    """|v_r - v_0 - sum of `terms`| / |v_r - v_0|: how far the terms [t+1, d] miss what the memory did."""
     effect = removal.value_read - removal.value_unwritten
-    missing = float(np.linalg.norm(effect - removal.differences.sum(axis=0)))
+    missing = float(np.linalg.norm(effect - terms.sum(axis=0)))
     return _ratio(missing, float(np.linalg.norm(effect)))
 
 

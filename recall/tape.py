@@ -20,7 +20,7 @@ import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,7 @@ from envs.errors import UserError
 
 FORMAT_VERSION = 1
 LAYERS = 3
+HALF_PRECISION = "a tape in half precision cannot rebuild the memory; record in float32"
 
 Array = NDArray[Any]
 
@@ -53,6 +54,29 @@ class MemoryRecordLike(Protocol):
     def value_read(self) -> Any: ...
 
 
+class WriteRule(NamedTuple):
+    """What redoing a write needs beside its key, its target value and its rate; see `recall/reapply.py`."""
+
+    name: str
+    """"local" for MNM-p, "gradient" for MNM-g."""
+    feedback_weight: Array | None = None
+    """[3 d, d] of the map from a target value to the targets of all layers; None for MNM-g."""
+    feedback_bias: Array | None = None
+    """[3 d] of the same map."""
+
+
+def write_rule_of(core: Any) -> WriteRule | None:
+    """The write rule of a memory core (`core.memory.rule`); None for a core that has none."""
+    rule = getattr(getattr(core, "memory", None), "rule", None)
+    if rule is None:
+        return None
+    feedback = getattr(rule, "predict_targets", None)
+    if feedback is None:
+        return WriteRule("gradient")
+    weight, bias = (np.array(part.detach().cpu().numpy()) for part in (feedback.weight, feedback.bias))
+    return WriteRule("local", weight, bias)
+
+
 @dataclass(frozen=True)
 class MemoryTape:
     """The memory's part of a tape, in the floating-point type of the run (never half precision)."""
@@ -73,6 +97,8 @@ class MemoryTape:
     """z_1, z_2 of the read, each [T, H, u]: tanh activations under the updated weights."""
     value_read: Array
     """[T, d] the value read, averaged over the read heads: what the controller received."""
+    rule: WriteRule | None = None
+    """How a write follows from its key, target value and rate; None on tapes that were recorded without."""
 
 
 @dataclass(frozen=True)
@@ -127,16 +153,21 @@ class Tape:
         arrays: dict[str, Array] = {f"observation/{name}": array for name, array in self.observation.items()}
         arrays |= {name: getattr(self, name) for name in _ROW_FIELDS}
         if self.memory is not None:
-            for field in fields(MemoryTape):
-                value = getattr(self.memory, field.name)
+            for name in _MEMORY_ARRAYS:
+                value = getattr(self.memory, name)
                 parts = enumerate(value, start=1) if isinstance(value, tuple) else [("", value)]
-                arrays |= {f"memory/{field.name}{layer}": part for layer, part in parts}
+                arrays |= {f"memory/{name}{layer}": part for layer, part in parts}
+            rule = self.memory.rule
+            if rule is not None and rule.feedback_weight is not None and rule.feedback_bias is not None:
+                arrays["memory/feedback_weight"] = rule.feedback_weight
+                arrays["memory/feedback_bias"] = rule.feedback_bias
         header = {
             "format": FORMAT_VERSION,
             "seed": self.seed,
             "core": self.core,
             "start_step": self.start_step,
             "memory": self.memory is not None,
+            "rule": self.memory.rule.name if self.memory is not None and self.memory.rule else None,
         }
         arrays["header"] = np.array(json.dumps(header))
         with atomic_file(path) as file:
@@ -158,7 +189,7 @@ class Tape:
                 f"{path} has tape format {header['format']}; this version reads format {FORMAT_VERSION}"
             )
         return Tape(
-            memory=_memory_from(arrays) if header["memory"] else None,
+            memory=_memory_from(arrays, header.get("rule")) if header["memory"] else None,
             observation={
                 name.removeprefix("observation/"): array
                 for name, array in arrays.items()
@@ -171,20 +202,24 @@ class Tape:
         )
 
 
-_ROW_FIELDS = (
-    "is_first",
-    "previous_action",
-    "previous_reward",
-    "action",
-    "reward",
-    "logits",
-    "value",
-    "agent_cell",
-    "goal_cell",
-)
+_ROW_FIELDS: dict[str, type] = {
+    "is_first": np.bool_,
+    "previous_action": np.int64,
+    "previous_reward": np.float32,
+    "action": np.int64,
+    "reward": np.float32,
+    "logits": np.float32,
+    "value": np.float32,
+    "agent_cell": np.int64,
+    "goal_cell": np.int64,
+}
+"""The arrays of a tape that every core fills, one entry per step, and their types."""
 
 
-def _memory_from(arrays: Mapping[str, Array]) -> MemoryTape:
+_MEMORY_ARRAYS = tuple(field.name for field in fields(MemoryTape) if field.name != "rule")
+
+
+def _memory_from(arrays: Mapping[str, Array], rule: str | None) -> MemoryTape:
     def layered(name: str, count: int = LAYERS) -> tuple[Array, ...]:
         return tuple(arrays[f"memory/{name}{layer}"] for layer in range(1, count + 1))
 
@@ -197,6 +232,9 @@ def _memory_from(arrays: Mapping[str, Array]) -> MemoryTape:
         read_key=arrays["memory/read_key"],
         read_hidden=layered("read_hidden", LAYERS - 1),
         value_read=arrays["memory/value_read"],
+        rule=None
+        if rule is None
+        else WriteRule(rule, arrays.get("memory/feedback_weight"), arrays.get("memory/feedback_bias")),
     )
 
 
@@ -239,7 +277,11 @@ class TapeRecorder:
     was.
 
     Give `initial_weights` (as `core.weights(state)` returns them, batch first) for a core with write memory
-    and leave them out for any other core.
+    and leave them out for any other core. `rule` is that of `write_rule_of(core)`; without it the tape cannot
+    redo a write, and everything else is the same.
+
+    It stands in the acting loop, so a row costs one copy: all parts of the record are laid end to end, and are
+    taken apart when the tape is built.
     """
 
     def __init__(
@@ -249,13 +291,18 @@ class TapeRecorder:
         initial_weights: Any = None,
         batch_row: int = 0,
         start_step: int = 0,
+        rule: WriteRule | None = None,
     ) -> None:
         self.core = core
         self.seed = seed
         self.batch_row = batch_row
         self.start_step = start_step
-        self._start = None if initial_weights is None else tuple(self._row(w) for w in initial_weights)
-        self._rows: list[dict[str, Any]] = []
+        self.rule = rule
+        self._start = None if initial_weights is None else tuple(self._row(w).copy() for w in initial_weights)
+        self._rows: list[tuple[Any, ...]] = []
+        self._observations: list[dict[str, Array]] = []
+        self._memory: list[Array] = []
+        self._shapes: list[tuple[int, ...]] = []
 
     def add(
         self,
@@ -278,65 +325,83 @@ class TapeRecorder:
             raise ValueError("a reset closes the tape: start a new recorder for the next episode")
         if (record is None) != (self._start is None):
             raise ValueError("a memory record is needed with initial weights, and only with them")
+        if record is not None:
+            parts = [self._row(part) for part in _parts_of(record)]
+            if not self._shapes:
+                self._shapes = [part.shape for part in parts]
+            self._memory.append(np.concatenate([part.reshape(-1) for part in parts]))
+        self._observations.append({name: np.array(part) for name, part in observation.items()})
+        unknown = (-1, -1)
+        # In the order of _ROW_FIELDS.
         self._rows.append(
-            {
-                "observation": {name: np.array(part) for name, part in observation.items()},
-                "is_first": np.bool_(is_first),
-                "previous_action": np.int64(previous_action),
-                "previous_reward": np.float32(previous_reward),
-                "action": np.int64(action),
-                "reward": np.float32(reward),
-                "logits": self._row(logits).astype(np.float32),
-                "value": np.float32(value),
-                "agent_cell": np.array((-1, -1) if agent_cell is None else agent_cell, np.int64),
-                "goal_cell": np.array((-1, -1) if goal_cell is None else goal_cell, np.int64),
-                "memory": None if record is None else self._memory_row(record),
-            }
-        )
+            (
+                is_first, previous_action, previous_reward, action, reward, self._row(logits).copy(), value,
+                unknown if agent_cell is None else agent_cell, unknown if goal_cell is None else goal_cell,
+            )
+        )  # fmt: skip
 
     def _row(self, tensor: Any) -> Array:
-        """A copy of one row of a batched torch tensor (or array)."""
-        if hasattr(tensor, "detach"):
-            tensor = tensor[self.batch_row].detach().cpu().numpy()
-        else:
-            tensor = np.asarray(tensor)[self.batch_row]
-        if tensor.dtype == np.float16:
-            raise ValueError("a tape in half precision cannot rebuild the memory; record in float32")
-        return np.array(tensor)
-
-    def _memory_row(self, record: MemoryRecordLike) -> dict[str, Any]:
-        return {
-            "write_inputs": tuple(self._row(part) for part in record.write_inputs),
-            "write_steps": tuple(self._row(part) for part in record.write_steps),
-            "target_value": self._row(record.target_value),
-            "beta": self._row(record.beta),
-            "read_key": self._row(record.read_key),
-            "read_hidden": tuple(self._row(part) for part in record.read_hidden),
-            "value_read": self._row(record.value_read),
-        }
+        """One row of a batched torch tensor (or array), as a view where that is possible."""
+        try:
+            array = tensor.numpy()  # fails unless it is on the CPU, outside a graph and of a type of NumPy's
+        except (AttributeError, TypeError, RuntimeError):
+            array = _array_of(tensor)
+        if array.itemsize < 4:
+            raise ValueError(HALF_PRECISION)
+        row: Array = array[self.batch_row]
+        return row
 
     def tape(self) -> Tape:
         """The rows so far as a tape."""
         if not self._rows:
             raise ValueError("an episode without steps makes no tape")
-        names = self._rows[0]["observation"]
+        names = self._observations[0]
+        columns = zip(*self._rows, strict=True)
         return Tape(
             memory=None if self._start is None else self._memory_tape(self._start),
-            observation={name: np.stack([row["observation"][name] for row in self._rows]) for name in names},
-            **{name: np.stack([row[name] for row in self._rows]) for name in _ROW_FIELDS},
+            observation={name: np.stack([row[name] for row in self._observations]) for name in names},
+            **{
+                name: np.array(column, dtype)
+                for (name, dtype), column in zip(_ROW_FIELDS.items(), columns, strict=True)
+            },
             seed=self.seed,
             core=self.core,
             start_step=self.start_step,
         )
 
     def _memory_tape(self, start: tuple[Array, ...]) -> MemoryTape:
-        rows = [row["memory"] for row in self._rows]
+        flat = np.stack(self._memory)
+        ends = np.cumsum([int(np.prod(shape)) for shape in self._shapes])
+        parts = [
+            np.ascontiguousarray(part).reshape(len(flat), *shape)
+            for part, shape in zip(np.split(flat, ends[:-1], axis=1), self._shapes, strict=True)
+        ]
+        return MemoryTape(
+            initial_weights=start,
+            write_inputs=tuple(parts[:3]),
+            write_steps=tuple(parts[3:6]),
+            target_value=parts[6],
+            beta=parts[7],
+            read_key=parts[8],
+            read_hidden=tuple(parts[9:11]),
+            value_read=parts[11],
+            rule=self.rule,
+        )
 
-        def stacked(name: str) -> Any:
-            first = rows[0][name]
-            if isinstance(first, tuple):
-                return tuple(np.stack([row[name][part] for row in rows]) for part in range(len(first)))
-            return np.stack([row[name] for row in rows])
 
-        names = [field.name for field in fields(MemoryTape) if field.name != "initial_weights"]
-        return MemoryTape(initial_weights=start, **{name: stacked(name) for name in names})
+def _array_of(tensor: Any) -> Array:
+    """A tensor of a graph or of another device, or anything else that NumPy takes, as an array."""
+    if not hasattr(tensor, "detach"):
+        return np.asarray(tensor)
+    if tensor.dtype.itemsize < 4:
+        raise ValueError(HALF_PRECISION)
+    array: Array = tensor.detach().cpu().numpy()
+    return array
+
+
+def _parts_of(record: MemoryRecordLike) -> tuple[Any, ...]:
+    """The arrays of a record in one fixed order."""
+    return (
+        *record.write_inputs, *record.write_steps, record.target_value, record.beta, record.read_key,
+        *record.read_hidden, record.value_read,
+    )  # fmt: skip

@@ -1,24 +1,34 @@
-"""The recalls of every step of an episode: the top k writes by score R2, and whether they may be believed.
+"""The recalls of every step of an episode: the top k writes by a score, and whether they may be believed.
 
-A list of recalls is shown in grey, with the reason, where it would mislead:
+The score is R2 unless another one is asked for. A list of recalls is shown in grey, with the reason, where it
+would mislead:
 * "memory not used": the share of what was written in the value read is below a threshold;
+* "action unaffected": had the unwritten memory answered, no action's probability would differ by more than a
+  threshold. It can be told only with the model at hand. What is read also enters the controller's state and
+  may matter later; but it does not explain what the agent does now;
 * "writes interact": the single removals do not add up (residual rho above a threshold), so that the score of
   one write alone does not say what it contributed. The joint removal of the listed writes stays meaningful.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from recall.scores import interaction_residual, joint_removal, leave_one_write_out, rank, use_share
+from recall.matrix import SCORES, Measures, ScoreMatrix, measure
+from recall.scores import joint_removal, rank
 from recall.tape import Tape, walk_weights
 
-SCORE_NAME = "R2"
-SCORE_MEANING = "change of the value read now if that write is removed"
+SCORE_NAME = SCORES["removal"].label
+SCORE_MEANING = SCORES["removal"].meaning
 NOT_USED = "memory not used"
 INTERACT = "writes interact"
+UNAFFECTED = "action unaffected"
+DOUBTS = ("", NOT_USED, INTERACT, UNAFFECTED)
+CLEARLY = 1.25
+"""A recall changes its row only to pass one that it exceeds by this factor."""
 
 
 @dataclass(frozen=True)
@@ -29,16 +39,25 @@ class Thresholds:
     """Below this share |v_r - v_0| / |v_r| the memory counts as not used."""
     residual: float = 0.3
     """Above this residual rho single writes are not meaningful by themselves."""
+    policy: float = 0.02
+    """Below this change of every action's probability what is read does not affect the action."""
+
+    @property
+    def divergence(self) -> float:
+        """The KL divergence below which no probability can change by `policy`: |p - q| <= sqrt(KL / 2), which
+        is Pinsker's inequality."""
+        return 2.0 * self.policy**2
 
 
 @dataclass(frozen=True)
 class StepRecalls:
-    """The recalls of one step t. Scores are divided by |v_r - v_0|, the whole effect of memory on this read."""
+    """The recalls of one step t. R2 scores are divided by |v_r - v_0|, the whole effect of memory on this
+    read."""
 
     writes: tuple[int, ...]
-    """Rows s < t of the tape, best first; at most top k, and never a write whose removal changes nothing."""
+    """Rows s < t of the tape, best first; at most top k, and never a write that scores 0 or less."""
     scores: tuple[float, ...]
-    """|D_s| / |v_r - v_0| of each."""
+    """The score of each, for R2 |D_s| / |v_r - v_0|."""
     supports: tuple[bool, ...]
     """Whether D_s points along v_r - v_0 (the write supports what was read) or against it."""
     own_score: float
@@ -48,46 +67,98 @@ class StepRecalls:
     use_share: float
     """|v_r - v_0| / |v_r|."""
     residual: float
-    """rho, the interaction residual."""
+    """The interaction residual: rho, or that of the score where it has its own."""
+    judged_by_residual: bool = True
+    """False for a score in which writes cannot hide each other: a large residual does not make it doubtful."""
+    policy_effect: float | None = None
+    """The greatest change of an action's probability if v_0 had been read; None if it is not known."""
+    of_policy: bool = False
+    """Whether the scores are themselves changes of the policy (R4), not of the value read."""
 
     def doubt(self, thresholds: Thresholds) -> str:
         """Why the list must not be taken at face value; empty if it may be."""
         if self.use_share < thresholds.use_share:
             return NOT_USED
-        return INTERACT if self.residual > thresholds.residual else ""
+        if self.of_policy:
+            return UNAFFECTED if self.scores and self.scores[0] < thresholds.divergence else ""
+        if self.policy_effect is not None and self.policy_effect < thresholds.policy:
+            return UNAFFECTED
+        return INTERACT if self.judged_by_residual and self.residual > thresholds.residual else ""
 
 
-def recalls_of(tape: Tape, top_k: int) -> list[StepRecalls]:
-    """`StepRecalls` of every row of a tape with write memory, in one pass over the rebuilt weights."""
+def recalls_of(
+    tape: Tape, top_k: int, matrix: ScoreMatrix | None = None, measures: Measures | None = None
+) -> list[StepRecalls]:
+    """`StepRecalls` of every row of a tape with write memory, by R2 or by the score in `matrix`.
+
+    `measures` are those of `measure(tape)`, if already at hand.
+    """
+    known = measures or measure(tape)
+    matrix = matrix or known.removal
+    residual = known.residual if matrix.residual is None else matrix.residual
     found = []
     for t, weights in enumerate(walk_weights(tape)):
-        removal = leave_one_write_out(tape, t, weights)
-        effect = removal.value_read - removal.value_unwritten
-        size = float(np.linalg.norm(effect))
-        # A read on which the memory has no effect at all has no scale; it is "not used" whatever is listed.
-        scale = 1.0 / size if size > 0 else 0.0
-        writes = [s for s in rank(removal.norms, t, top_k) if removal.norms[s] > 0]
+        row = matrix.values[t]
+        writes = [s for s in rank(row[: t + 1], t, top_k) if row[s] > 0]
         joint = float(np.linalg.norm(joint_removal(tape, t, writes, weights))) if writes else 0.0
         found.append(
             StepRecalls(
                 writes=tuple(writes),
-                scores=tuple(float(removal.norms[s]) * scale for s in writes),
-                supports=tuple(bool(removal.differences[s] @ effect >= 0) for s in writes),
-                own_score=float(removal.norms[t]) * scale,
-                joint_score=joint * scale,
-                use_share=use_share(removal.value_read, removal.value_unwritten),
-                residual=interaction_residual(removal),
+                scores=tuple(float(row[s]) for s in writes),
+                supports=tuple(matrix.supports is None or bool(matrix.supports[t, s]) for s in writes),
+                own_score=float(row[t]),
+                joint_score=joint / known.effect[t] if known.effect[t] > 0 else 0.0,
+                use_share=float(known.use_share[t]),
+                residual=float(residual[t]),
+                judged_by_residual=matrix.residual is not None,
+                policy_effect=None if known.policy_effect is None else float(known.policy_effect[t]),
+                of_policy=matrix.name == "decision",
             )
         )
     return found
 
 
-def bar_scale(recalls: list[StepRecalls], thresholds: Thresholds) -> float:
+def bar_scale(recalls: Sequence[StepRecalls], thresholds: Thresholds) -> float:
     """The score that fills a bar, one for the whole episode: the highest that may be believed, else the
     highest."""
     best = [(step.scores[0], step.doubt(thresholds)) for step in recalls if step.scores]
-    for accepted in (("",), ("", INTERACT), ("", INTERACT, NOT_USED)):
+    for accepted in (("", UNAFFECTED), ("", UNAFFECTED, INTERACT), DOUBTS):
         highest = max((score for score, doubt in best if doubt in accepted), default=0.0)
         if highest > 0:
             return highest
     return 1.0
+
+
+Rows = tuple[int | None, ...]
+"""[top k] which rank, counted from 0, is shown in each row; None leaves the row empty."""
+
+
+def stable_rows(recalls: Sequence[StepRecalls], top_k: int) -> list[Rows]:
+    """In which row each recall is shown, for every step: best on top, without needless movement.
+
+    Sorting strictly at every step lets two nearly equal recalls swap places back and forth, and lets one
+    newcomer push all others down; nobody can follow that at six frames a second. Never sorting hides which is
+    the best. Therefore: a recall that stays in the list keeps its row, newcomers take the rows of those that
+    left, and two neighbours change places only if the lower one is better by a factor of `CLEARLY`. The exact
+    rank is written on every tile. A row never shows a recall that is more than that factor worse than the one
+    below it.
+    """
+    shown: list[Rows] = []
+    before: list[int] = []
+    for step in recalls:
+        ranks = {s: place for place, s in enumerate(step.writes)}
+        newcomers = [s for s in step.writes if s not in before]
+        # Rows that became free go to the newcomers, best first; further newcomers follow below.
+        order = [s if s in ranks else newcomers.pop(0) if newcomers else None for s in before]
+        writes = [s for s in order if s is not None] + newcomers
+        row = 0
+        while row < len(writes) - 1:  # down while in order, back up behind every exchange
+            upper, lower = writes[row], writes[row + 1]
+            if step.scores[ranks[lower]] > CLEARLY * step.scores[ranks[upper]]:
+                writes[row], writes[row + 1] = lower, upper
+                row = max(0, row - 1)
+            else:
+                row += 1
+        shown.append(tuple(ranks[s] for s in writes) + (None,) * (top_k - len(writes)))
+        before = writes
+    return shown

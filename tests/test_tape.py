@@ -11,7 +11,17 @@ from recall_reference import ReferenceMemory, add_row, batch_of_one, random_tape
 
 from envs.errors import UserError
 from memory import CoreConfig, make_core
-from recall.tape import MemoryTape, Tape, TapeRecorder, walk_weights, weights_at
+from recall.tape import MemoryTape, Tape, TapeRecorder, WriteRule, walk_weights, weights_at, write_rule_of
+
+
+def assert_same_rule(left: WriteRule | None, right: WriteRule | None) -> None:
+    assert (left is None) == (right is None)
+    if left is not None and right is not None:
+        assert left.name == right.name
+        for x, y in zip(left[1:], right[1:], strict=True):
+            assert (x is None) == (y is None)
+            if x is not None:
+                np.testing.assert_array_equal(x, y)
 
 
 def assert_same_tape(left: Tape, right: Tape) -> None:
@@ -26,6 +36,9 @@ def assert_same_tape(left: Tape, right: Tape) -> None:
             assert (ours is None) == (theirs is None)
             for part in fields(MemoryTape) if ours is not None else ():
                 a, b = getattr(ours, part.name), getattr(theirs, part.name)
+                if part.name == "rule":
+                    assert_same_rule(a, b)
+                    continue
                 pairs = zip(a, b, strict=True) if isinstance(a, tuple) else [(a, b)]
                 for x, y in pairs:
                     np.testing.assert_array_equal(x, y)
@@ -108,6 +121,24 @@ def test_save_and_load_round_trip(tmp_path, dtype):
     assert [file.name for file in tmp_path.iterdir()] == ["tape.npz"]
     with np.load(tmp_path / "tape.npz", allow_pickle=False) as archive:
         assert all(archive[name].dtype != object for name in archive.files)
+
+
+@pytest.mark.parametrize(("name", "rule"), [("mnm-p", "local"), ("mnm-g", "gradient"), ("lstm", None)])
+def test_the_write_rule_survives_a_file(tmp_path, name, rule):
+    core = make_core(CoreConfig(name=name, hidden_size=6, memory_size=4), input_size=3)
+    state, writes = core.initial_state(1), core.writes
+    recorder = TapeRecorder(name, 0, core.weights(state) if writes else None, rule=write_rule_of(core))
+    output, _ = core.step(torch.ones(1, 3), state, record=True)
+    add_row(recorder, output.record, 0, np.random.default_rng(0))
+    tape = recorder.tape()
+    tape.save(tmp_path / "tape.npz")
+    loaded = Tape.load(tmp_path / "tape.npz")
+    assert_same_tape(tape, loaded)
+    assert (loaded.memory.rule.name if loaded.memory else None) == rule
+    if rule == "local":
+        np.testing.assert_array_equal(
+            loaded.written().rule.feedback_weight, core.memory.rule.predict_targets.weight.detach().numpy()
+        )
 
 
 def test_a_core_without_memory_makes_a_tape_without_memory(tmp_path):

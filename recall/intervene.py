@@ -1,0 +1,110 @@
+"""One step of an agent with a hand in its memory: writes silenced, reads answered by the unwritten memory.
+
+The step is that of `memory/mnm.py`, put together from its parts, with two row-wise switches; without them it
+gives the same numbers (tested). Rows of a batch are variants of one run, so that many "what if" questions
+share one pass. Legend: B batch, H heads, d key and value size.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from agents.model import ActorCritic, AgentState
+from envs.errors import UserError
+from memory import MNMCore, MNMState, reset_state
+from memory.neural import forward
+
+
+class StepAnswer(NamedTuple):
+    """What the agent answers to one row."""
+
+    logits: Tensor
+    """[B, A]."""
+    value: Tensor
+    """[B]."""
+    state: AgentState
+    """With the memory advanced."""
+    beta: Tensor
+    """[B] the rate with which it wrote; 0 where it was silenced."""
+
+
+def write_memory_of(model: Any) -> MNMCore:
+    """The agent's core, or a plain error if it has no write memory."""
+    if not getattr(model.core, "writes", False):
+        raise UserError(
+            f"the core {type(model.core).__name__} has no write memory, so there is no recall to check; "
+            "use mnm-p or mnm-g"
+        )
+    core: MNMCore = model.core
+    return core
+
+
+def act_with(
+    model: ActorCritic,
+    obs: dict[str, Tensor],
+    is_first: Tensor,
+    state: AgentState,
+    silent: Tensor | None = None,
+    unwritten: Tensor | None = None,
+) -> StepAnswer:
+    """`model.act` with interventions; obs[key] [B, ...], is_first bool [B].
+
+    silent [B] bool: rows that write with beta := 0 in this step. unwritten [B] bool: rows whose read is
+    answered by phi_0 (v_r := v_0), which is also what the controller receives in the next step.
+    """
+    core = write_memory_of(model)
+    x_t = model.encoder(obs, is_first, state.action, state.reward)
+    old: MNMState = reset_state(state.core, is_first)
+    hidden, h, c = core._control(torch.cat([x_t, old.value_read], dim=-1), old.h, old.c)
+    write_key, target_value, read_key, beta = core._interact(hidden)
+    if silent is not None:
+        beta = torch.where(silent[:, None], 0.0, beta)
+    weights, factors, _ = core.memory.write(core.weights(old), write_key, target_value, beta)
+    value_read = forward(weights, read_key).value.mean(dim=1)
+    if unwritten is not None:
+        phi0 = core.weights(core.initial_state(len(is_first)))
+        value_read = torch.where(unwritten[:, None], forward(phi0, read_key).value.mean(dim=1), value_read)
+    delta = [
+        torch.baddbmm(d, u.mT, z, alpha=-1.0)
+        for d, u, z in zip(old.delta, factors.steps, factors.inputs, strict=True)
+    ]
+    features = core._mix(hidden, value_read)
+    new = state._replace(core=MNMState(h, c, value_read, *delta))
+    value = model.value_head(features).squeeze(-1)
+    return StepAnswer(model.policy_head(features), value, new, beta.mean(dim=-1))
+
+
+def add_to_memory(state: AgentState, changes: tuple[Tensor, Tensor, Tensor]) -> AgentState:
+    """The state with changes [B, d_l, d_{l-1}] added to its memory weights."""
+    core: MNMState = state.core
+    delta = [d + change.to(d) for d, change in zip(core.delta, changes, strict=True)]
+    return state._replace(core=core._replace(delta1=delta[0], delta2=delta[1], delta3=delta[2]))
+
+
+def wipe_memory(state: AgentState) -> AgentState:
+    """W := W_0 (of the episode's start): everything that was written is gone, the controller is left."""
+    core: MNMState = state.core
+    d1, d2, d3 = (torch.zeros_like(d) for d in core.delta)
+    return state._replace(core=core._replace(delta1=d1, delta2=d2, delta3=d3))
+
+
+def wipe_controller(state: AgentState) -> AgentState:
+    """h, c := 0 and the last value read := 0: all that the controller itself carries through time."""
+    core: MNMState = state.core
+    parts = {name: torch.zeros_like(getattr(core, name)) for name in ("h", "c", "value_read")}
+    return state._replace(core=core._replace(**parts))
+
+
+def wipe_value_read(state: AgentState) -> AgentState:
+    """v_{t-1} := 0: the last value read, through which a controller without state can remember as well."""
+    core: MNMState = state.core
+    return state._replace(core=core._replace(value_read=torch.zeros_like(core.value_read)))
+
+
+def repeat_state(state: AgentState, count: int) -> AgentState:
+    """`count` copies of a state of one row."""
+    core = type(state.core)(*(x.expand(count, *x.shape[1:]) for x in state.core))
+    return AgentState(core, state.action.expand(count), state.reward.expand(count))

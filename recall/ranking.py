@@ -1,0 +1,168 @@
+"""Does a ranking of the earlier writes find the step that is known to be needed?
+
+For every episode the writes s < t are ranked by a score at the decision step t, and the rank of the cue's step
+is noted. Beside the scores stand baselines that know nothing of the memory's content: a score is worth showing
+only if it beats them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agents.model import ActorCritic
+from recall.decision import decision_effect
+from recall.planted import PlayedEpisode
+from recall.reapply import reapplied_removal
+from recall.scores import (
+    keep_only_one,
+    key_match,
+    last_layer_contribution,
+    leave_one_write_out,
+    rank,
+    symmetrised,
+)
+from recall.tape import Tape
+
+Float = NDArray[np.float64]
+Scorer = Callable[[Tape, int], Float]
+"""Scores [t] of the writes s < t, at step t."""
+
+SCORES_OF_TAPE: dict[str, Scorer] = {
+    "R0 key match": lambda tape, t: key_match(tape, t)[:t],
+    "R1 last layer": lambda tape, t: last_layer_contribution(tape, t).norms[:t],
+    "R2 removal": lambda tape, t: leave_one_write_out(tape, t).norms[:t],
+    "keep only one": lambda tape, t: np.linalg.norm(keep_only_one(tape, t), axis=1)[:t],
+    "symmetrised": lambda tape, t: np.linalg.norm(
+        symmetrised(leave_one_write_out(tape, t), keep_only_one(tape, t)), axis=1
+    )[:t],
+    "R3 re-applied": lambda tape, t: np.asarray(reapplied_removal(tape, t)[t, :t], np.float64),
+}
+R2, R4 = "R2 removal", "R4 decision"
+BASELINES = ("random", "recency", "oldest first", "best fixed lag", "write strength", "beta")
+BLIND_BASELINES = BASELINES[:4]
+"""Baselines that do not look at the memory at all."""
+RESAMPLES = 2_000
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean and its 95 % bootstrap interval."""
+
+    mean: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.mean:.2f} [{self.low:.2f}, {self.high:.2f}]"
+
+
+def bootstrap(values: Sequence[float] | Float) -> Interval:
+    """Percentile bootstrap over episodes, from a fixed random stream."""
+    x = np.asarray(values, np.float64)
+    draws = np.random.default_rng(0).integers(0, len(x), (RESAMPLES, len(x)))
+    low, high = np.quantile(x[draws].mean(axis=1), [0.025, 0.975])
+    return Interval(float(x.mean()), float(low), float(high))
+
+
+@dataclass(frozen=True)
+class RankingResult:
+    """How well one ranking finds the cue."""
+
+    name: str
+    hit_1: Interval
+    hit_5: Interval
+    mrr: Interval
+    near_1: float
+    """Share of episodes whose first-ranked step is the cue's or a neighbour of it."""
+    near_2: float
+    """The same within two steps."""
+    by_cue: dict[int, float]
+    """hit@1 for every value of the cue."""
+    seconds: float
+    """Time for the scores of all episodes, at their decision steps; 0 for baselines."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        intervals = {
+            name: [getattr(self, name).mean, getattr(self, name).low, getattr(self, name).high]
+            for name in ("hit_1", "hit_5", "mrr")
+        }
+        return {
+            "name": self.name,
+            **intervals,
+            "near_1": self.near_1,
+            "near_2": self.near_2,
+            "hit_1_by_cue": {str(cue): value for cue, value in self.by_cue.items()},
+            "seconds": self.seconds,
+        }
+
+
+def write_sizes(tape: Tape, t: int) -> Float:
+    """|U_s| of the writes s < t, over all heads and layers. [t]"""
+    squares = sum(np.square(u[:t].astype(np.float64)).sum(axis=(1, 2)) for u in tape.written().write_steps)
+    return np.sqrt(squares)
+
+
+def scores_at_decision(
+    episodes: Sequence[PlayedEpisode], scorers: dict[str, Scorer]
+) -> tuple[dict[str, list[Float]], dict[str, float]]:
+    """Name -> one array of scores per episode; and name -> seconds."""
+    scores: dict[str, list[Float]] = {}
+    seconds: dict[str, float] = {}
+    for name, scorer in scorers.items():
+        begun = time.perf_counter()
+        scores[name] = [scorer(episode.tape, episode.decision) for episode in episodes]
+        seconds[name] = time.perf_counter() - begun
+    return scores, seconds
+
+
+def all_scorers(model: ActorCritic) -> dict[str, Scorer]:
+    """Every score, R4 included."""
+
+    def decision(tape: Tape, t: int) -> Float:
+        return decision_effect(model, tape, t).divergence[t, :t]
+
+    return {**SCORES_OF_TAPE, R4: decision}
+
+
+def baseline_scores(episodes: Sequence[PlayedEpisode], seed: int = 0) -> dict[str, list[Float]]:
+    """Rankings that do not look at what the memory holds; `best fixed lag` is the best one in hindsight."""
+    rng = np.random.default_rng(seed)
+    lags = [episode.decision - episode.cue_step for episode in episodes]
+    best = np.bincount(lags).argmax() if lags else 1
+    tapes = [(episode.tape, episode.decision) for episode in episodes]
+    return {
+        "random": [rng.random(t) for _, t in tapes],
+        "recency": [np.arange(t, dtype=np.float64) for _, t in tapes],
+        "oldest first": [-np.arange(t, dtype=np.float64) for _, t in tapes],
+        "best fixed lag": [-np.abs(t - np.arange(t) - best).astype(np.float64) for _, t in tapes],
+        "write strength": [write_sizes(tape, t) for tape, t in tapes],
+        "beta": [tape.written().beta[:t].astype(np.float64) for tape, t in tapes],
+    }
+
+
+def judge(
+    name: str, scores: Sequence[Float], episodes: Sequence[PlayedEpisode], seconds: float = 0.0
+) -> RankingResult:
+    """Where the cue's step stands in the ranking of every episode."""
+    orders = [rank(row, len(row), len(row)) for row in scores]
+    places = np.array([1 + order.index(e.cue_step) for order, e in zip(orders, episodes, strict=True)])
+    missed = np.array([abs(order[0] - e.cue_step) for order, e in zip(orders, episodes, strict=True)])
+    cues = np.array([e.cue for e in episodes])
+    hits = places == 1
+    return RankingResult(
+        name,
+        bootstrap(hits.astype(np.float64)),
+        bootstrap((places <= 5).astype(np.float64)),
+        bootstrap(1.0 / places),
+        float((missed <= 1).mean()),
+        float((missed <= 2).mean()),
+        {int(cue): float(hits[cues == cue].mean()) for cue in np.unique(cues)},
+        seconds,
+    )
