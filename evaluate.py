@@ -3,6 +3,7 @@
     python evaluate.py runs/maze --episodes 100
     python evaluate.py runs/maze --episodes 200 --policy sample --checkpoint best --json result.json
     python evaluate.py runs/maze --episodes 20 --gif recall.gif --html recall.html --gif-episodes 1
+    python evaluate.py runs/tmaze --check-recall --episodes 200 --json recall.json
 
 The run knows its environment and its agent, so no option of the training has to be repeated.
 """
@@ -23,7 +24,7 @@ import torch
 from rich.console import Console
 
 from agents.evaluation import EpisodeResult, LoadedAgent, action_rng, load_agent, play_episodes, report
-from agents.files import atomic_file, check_writable
+from agents.files import check_writable, write_text
 from agents.options import option, parse, run_command
 from agents.progress import ProgressDisplay, number, print_table
 from agents.trainer import pick_device
@@ -31,6 +32,7 @@ from envs import held_out_seed, make_single
 from envs.errors import UserError
 from recall.episode import Outputs, numbered, render_recalls
 from recall.picture import MOST_TILES
+from recall.validity import check_recall
 from recall.video import check_movie
 
 ScoreName = Literal["removal", "symmetrised", "contribution", "key", "decision"]
@@ -61,6 +63,12 @@ class EvaluateConfig:
     )
     gif_episodes: int = option(1, "episodes in the GIF, the page, the tapes and the maps")
     gif_fps: float = option(6.0, "frames per second of the GIF")
+    check_recall: bool = option(
+        False, "experiments on whether the recalls can be trusted, instead of the evaluation", switch=True
+    )
+    control: str | None = option(
+        None, "for --check-recall: a run trained where the cue stays visible", metavar="DIR"
+    )
     score: ScoreName = option("removal", "what ranks the recalls")
     top_k: int = option(5, "recalls shown at every step")
 
@@ -115,6 +123,19 @@ def render(agent: LoadedAgent, config: EvaluateConfig, console: Console) -> None
         console.print(f"The core {train.core} has no write memory, so there are no recalls to show.")
 
 
+def check(agent: LoadedAgent, config: EvaluateConfig, console: Console) -> None:
+    """Make the experiments of the validity report and print it; --json then writes the report."""
+    control = None
+    if config.control is not None:
+        control = load_agent(Path(config.control), "latest", pick_device(config.device))
+    found = check_recall(
+        agent, config.episodes, config.seed, control, progress=lambda s: console.print(f"{s} ...")
+    )
+    found.print(console)
+    if config.json is not None:
+        write_text(Path(config.json), json.dumps(found.to_json(), indent=2) + "\n")
+
+
 def main(argv: Sequence[str]) -> int:
     """Run the command; returns the exit code."""
     signal.signal(signal.SIGTERM, _interrupt)
@@ -133,6 +154,9 @@ def main(argv: Sequence[str]) -> int:
         "env": agent.config.env,
     }
     print_table(console, "Evaluation", {**dataclasses.asdict(config), **extra})
+    if config.check_recall:
+        check(agent, config, console)
+        return 0
     result = play(agent, config, console)
     low, high = result["return_interval_95"]
     success = "" if result["success_rate"] is None else f"  success {result['success_rate']:.3f}"
@@ -141,8 +165,7 @@ def main(argv: Sequence[str]) -> int:
         f"length {result['length_mean']:.1f}  over {result['episodes']} held-out episodes, {config.policy} policy"
     )
     if config.json is not None:
-        with atomic_file(config.json) as file:
-            file.write((json.dumps(result, indent=2) + "\n").encode())
+        write_text(Path(config.json), json.dumps(result, indent=2) + "\n")
     if any((config.gif, config.html, config.tape, config.similarity)):
         render(agent, config, console)
     return 0

@@ -14,12 +14,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from memory.core import CoreOutput
 from memory.fused_backward import BackwardPass, OutputGradients
 from memory.fused_forward import ForwardPass
-from memory.fused_layout import SlowWeights, Spec, Tape, linear
+from memory.fused_layout import SlowWeights, Spec, Tape
 from memory.fused_step import acting_step
 from memory.mnm import MNMCore, MNMState
 from memory.rules import LocalRule
@@ -79,23 +78,6 @@ class Segment(torch.autograd.Function):
         return None, None, None, found.xs, found.start, found.cell, *delta, *found.slow
 
 
-class OutputLayer(torch.autograd.Function):
-    """x W^T + b for all rows of a segment at once, by the library that `linear` chooses."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        return linear(x.flatten(0, -2), weight, bias).view(*x.shape[:-1], -1)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, above: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        x, weight = ctx.saved_tensors
-        rows = above.flatten(0, -2)
-        below = linear(rows, weight.t()).view_as(x)
-        return below, linear(x.flatten(0, -2).t(), rows.t()).t(), rows.sum(0)
-
-
 class FusedMNMCore(MNMCore):
     """MNM-g and MNM-p with the fused unroll, and an acting step that keeps nothing for a backward."""
 
@@ -118,7 +100,7 @@ class FusedMNMCore(MNMCore):
         )
         h, value_read = last.split([self.output_size, self.memory_size], dim=-1)
         final = MNMState(h if self.spec.is_lstm else state.h, c, value_read, d1, d2, d3)
-        features = OutputLayer.apply(hv, self.output.weight, self.output.bias)
+        features = self.output(hv)
         return CoreOutput(features, meta_loss, write_error), final
 
     def _parts(self, xs: Tensor) -> int:

@@ -24,6 +24,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import linear
 
 from memory.fused_forward import tanh_backward
 from memory.fused_layout import (
@@ -34,7 +35,6 @@ from memory.fused_layout import (
     Tape,
     add_outer,
     add_weight_gradient,
-    linear,
     rows_of_resets,
 )
 

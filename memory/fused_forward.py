@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn.functional import linear
 
 from memory.fused_layout import (
     MINUS_ONE,
@@ -20,7 +21,6 @@ from memory.fused_layout import (
     Spec,
     Tape,
     add_outer,
-    linear,
     rows_of_resets,
     tanh_of_half,
 )

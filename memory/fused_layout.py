@@ -17,6 +17,7 @@ from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import linear
 
 
 class Spec(NamedTuple):
@@ -191,18 +192,6 @@ class Layered:
 
 
 MINUS_ONE = torch.tensor(-1.0)
-HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-
-
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x weight^T + bias for matrices of any strides.
-
-    torch multiplies float32 matrices by MKL, which reaches less than half of oneDNN's rate on AMD processors;
-    oneDNN comes with torch and is used where it is present.
-    """
-    if HAS_ONEDNN and x.dtype == torch.float32 and x.device.type == "cpu":
-        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
-    return torch.nn.functional.linear(x, weight, bias)
 
 
 def add_weight_gradient(total: Tensor, delta: Tensor, x: Tensor) -> None:

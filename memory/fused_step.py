@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import linear
 
 from memory.core import CoreOutput, MemoryRecord
-from memory.fused_layout import add_outer, linear, tanh_of_half
+from memory.fused_layout import add_outer, tanh_of_half
 from memory.mnm import MNMState
 from memory.neural import Activations, Weights
 

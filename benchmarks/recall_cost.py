@@ -1,0 +1,169 @@
+"""What the tape and the scores cost.
+
+    python benchmarks/recall_cost.py
+
+Acting: episodes of the Grid World maze, 200 steps, played alternately with and without the tape (one
+environment, one thread, untrained agents). Scores: all scores of one such episode. Processor time, medians, so
+that a busy machine disturbs little. Writes benchmarks/results/recall_cost.csv.
+"""
+
+from __future__ import annotations
+
+import csv
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from agents.config import TrainConfig
+from agents.evaluation import choose
+from agents.options import option, parse, run_command
+from agents.trainer import build_model
+from envs import make_single
+from recall.decision import decision_effect
+from recall.planted import as_batch
+from recall.ranking import SCORES_OF_TAPE
+from recall.reapply import reapplied_removal
+from recall.scores import keep_only_one, key_match, last_layer_contribution, leave_one_write_out
+from recall.tape import Tape, TapeRecorder, walk_weights, write_rule_of
+
+RESULTS = Path(__file__).resolve().parent / "results" / "recall_cost.csv"
+SLOWER = 0.15
+"""Acting with the tape may be slower by this share."""
+ALL_SCORES_S, REMOVAL_S = 1.0, 0.2
+"""Bars for the scores of every step of a 200-step episode at d = 128, H = 1."""
+
+
+@dataclass(frozen=True)
+class CostConfig:
+    """Options of the command."""
+
+    rounds: int = option(15, "episodes played with and without the tape, each")
+    steps: int = option(200, "steps of an episode")
+
+
+@torch.no_grad()
+def play(model: Any, env: Any, recorder: TapeRecorder | None) -> float:
+    """Play one episode; returns processor seconds per step. Without a recorder nothing of the tape runs."""
+    state, rng = model.initial_state(1), np.random.default_rng(0)
+    observation, _ = env.reset(seed=0)
+    action, reward, steps, done = -1, 0.0, 0, False
+    begun = time.process_time()
+    while not done:
+        is_first = torch.tensor([steps == 0])
+        out = model.act(
+            as_batch([observation], torch.device("cpu")), is_first, state, record=recorder is not None
+        )
+        before = action, reward
+        action = int(choose(out.logits, "sample", [rng])[0])
+        following, reward, terminated, truncated, _ = env.step(action)
+        if recorder is not None:
+            recorder.add(
+                out.record,
+                observation=observation,
+                is_first=steps == 0,
+                previous_action=before[0],
+                previous_reward=before[1],
+                action=action,
+                reward=float(reward),
+                logits=out.logits,
+                value=float(out.value[0]),
+            )
+        observation = following
+        state = model.after(out.state, torch.tensor([action]), torch.tensor([float(reward)]))
+        steps += 1
+        done = terminated or truncated
+    return (time.process_time() - begun) / steps
+
+
+def measure_acting(core: Any, size: int, config: CostConfig) -> tuple[dict[str, Any], Tape, Any]:
+    """Microseconds per step with and without the tape; a tape and its agent."""
+    settings = TrainConfig(core=core, memory_size=size, device="cpu")
+    env = make_single("mnm/GridMaze9-v0", {"max_steps": config.steps})
+    model = build_model(settings, env.observation_space, env.action_space).eval()
+    rule = write_rule_of(model.core)
+    with_tape, without = [], []
+    for number in range(config.rounds + 1):
+        start = model.core.weights(model.initial_state(1).core)  # type: ignore[operator]
+        recorder = TapeRecorder(core, 0, start, rule=rule)
+        seconds = play(model, env, None), play(model, env, recorder)
+        if number:  # the first round warms up
+            without.append(seconds[0])
+            with_tape.append(seconds[1])
+    on, off = float(np.median(with_tape)), float(np.median(without))
+    row = {
+        "what": "acting",
+        "core": core,
+        "d": size,
+        "without_tape_us": round(off * 1e6, 1),
+        "with_tape_us": round(on * 1e6, 1),
+        "slower": round(on / off - 1.0, 3),
+        "bar": SLOWER,
+    }
+    return row, recorder.tape(), model
+
+
+def seconds_of(work: Callable[[], object], repeats: int = 3) -> float:
+    """Least processor time of a few repeats."""
+    found = []
+    for _ in range(repeats):
+        begun = time.process_time()
+        work()
+        found.append(time.process_time() - begun)
+    return min(found)
+
+
+def measure_scores(core: str, size: int, tape: Tape, model: Any) -> list[dict[str, Any]]:
+    """Seconds for the scores of every step of an episode, and of the last step alone."""
+    steps = range(tape.steps)
+    everything: dict[str, Callable[[], object]] = {
+        "R0 key match": lambda: [key_match(tape, t) for t in steps],
+        "R1 last layer": lambda: [last_layer_contribution(tape, t) for t in steps],
+        "R2 removal": lambda: [leave_one_write_out(tape, t, w) for t, w in enumerate(walk_weights(tape))],
+        "keep only one": lambda: [keep_only_one(tape, t) for t in steps],
+        "R3 re-applied": lambda: reapplied_removal(tape),
+        "R3 re-applied, float32": lambda: reapplied_removal(tape, dtype=np.float32),
+        "R4 decision": lambda: decision_effect(model, tape),
+    }
+    last = tape.steps - 1
+    rows: list[dict[str, Any]] = []
+    for name, work in everything.items():
+        row = {"what": name, "core": core, "d": size, "all_steps_s": round(seconds_of(work), 3)}
+        if name in SCORES_OF_TAPE:
+            row["last_step_s"] = round(seconds_of(partial(SCORES_OF_TAPE[name], tape, last)), 4)
+        rows.append(row)
+    cheap = sum(row["all_steps_s"] for row in rows[:4])
+    rows.append({"what": "R0 + R1 + R2 + keep", "core": core, "d": size, "all_steps_s": round(cheap, 3)})
+    return rows
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the command; returns the exit code."""
+    config = parse(CostConfig(), argv, description=__doc__ or "")
+    torch.set_num_threads(1)
+    rows: list[dict[str, Any]] = []
+    for core in ("mnm-p", "mnm-g"):
+        for size in (64, 128):
+            row, tape, model = measure_acting(core, size, config)
+            rows.append(row)
+            print(row, flush=True)
+            if size == 128:
+                rows += measure_scores(core, size, tape, model)
+                for found in rows[-8:]:
+                    print(found, flush=True)
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    RESULTS.parent.mkdir(parents=True, exist_ok=True)
+    with RESULTS.open("w", newline="") as file:
+        writer = csv.DictWriter(file, names, restval="")
+        writer.writeheader()
+        writer.writerows(rows)
+    return 0
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,225 @@
+"""The recall report passes an agent that provably uses ONE write, and every check can fail on one that does not."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import replace
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+from hand_built import (
+    LENGTH,
+    config,
+    forgetful_agent,
+    indifferent_agent,
+    loaded,
+    lstm_agent,
+    one_write_agent,
+)
+from rich.console import Console
+
+import recall.controls
+from agents.evaluation import LoadedAgent
+from agents.trainer import build_model
+from envs import make_single
+from envs.errors import UserError
+from recall.checks import Limits, ValidityReport
+from recall.deletion import choose_sets
+from recall.planted import play_planted, retape
+from recall.ranking import BASELINES, R2, R4, SCORES_OF_TAPE, bootstrap, judge, write_sizes
+from recall.scores import leave_one_write_out
+from recall.validity import Study, check_recall
+
+EPISODES = 30
+AGENTS = {
+    "one write": one_write_agent,
+    "addressed": lambda: one_write_agent(addressed=True),
+    "lstm": lstm_agent,
+    "forgetful": forgetful_agent,
+}
+
+
+@cache
+def report_on(name: str) -> ValidityReport:
+    # The good agent gets a control that uses no memory, the others one that does.
+    control = indifferent_agent() if name == "one write" else one_write_agent(visible=True)
+    return check_recall(AGENTS[name](), EPISODES, seed=0, control=control)
+
+
+def test_every_check_passes_on_an_agent_that_uses_one_write():
+    report = report_on("one write")
+    assert {check.name: check.outcome for check in report.checks} == {c.name: "PASS" for c in report.checks}
+    assert report.valid
+    assert report.verdict.startswith("VALID")
+    found = {result.name: result for result in report.rankings}
+    assert set(SCORES_OF_TAPE) | {R4} | set(BASELINES) <= set(found)
+    for name in ("R1 last layer", R2, "keep only one", "symmetrised", "R3 re-applied", R4):
+        assert found[name].hit_1.mean == 1.0, name
+        assert set(found[name].by_cue.values()) == {1.0}
+    assert found["recency"].hit_1.mean == 0.0
+    restored = [value for name, value in report.measures.items() if name.startswith("logit difference")]
+    assert restored == [pytest.approx(1.0, abs=1e-3)]
+
+
+@pytest.mark.parametrize(
+    ("name", "failing"),
+    [
+        (
+            "lstm",
+            ["planted cue, R2", "planted cue, R4", "deletion flips", "deletion beats random", "keep only top",
+             "deletion costs return", "cue recalled in both", "memory carries the decision",
+             "interaction residual", "memory not used where all is visible"],
+        ),
+        ("addressed", ["permuted writes", "memory not used where all is visible"]),
+        (
+            "forgetful",
+            ["cue flip changes the action", "deletion flips", "deletion beats random", "keep only top",
+             "deletion costs return", "memory carries the decision", "memory not used where all is visible"],
+        ),
+    ],
+)  # fmt: skip
+def test_the_right_checks_fail_on_broken_agents(name, failing):
+    report = report_on(name)
+    assert [check.name for check in report.checks if check.outcome == "FAIL"] == sorted(
+        failing, key=[check.name for check in report.checks].index
+    )
+    assert not report.valid
+    assert report.verdict.startswith("NOT VALID")
+
+
+def test_an_agent_that_does_not_solve_the_task_need_not_recall_the_cue():
+    report = report_on("forgetful")
+    assert report.outcome("planted cue, R2") == report.outcome("planted cue, R4") == "NOT APPLICABLE"
+
+
+def test_the_report_says_when_the_controller_carries_the_cue():
+    check = next(c for c in report_on("lstm").checks if c.name == "memory carries the decision")
+    assert "CONTROLLER carries it" in check.figure
+    assert (check.values["wipe memory"], check.values["wipe controller"]) == (0.0, 1.0)
+
+
+@pytest.fixture(scope="module")
+def played():
+    return play_planted(one_write_agent(), EPISODES, 0)
+
+
+def study_of(agent: LoadedAgent, played) -> Study:
+    study = Study(agent, played, 0, Limits(), lambda stage: None)
+    study.planted_checks()
+    return study
+
+
+def test_a_trained_agent_posing_as_untrained_is_caught(played, monkeypatch):
+    agent = one_write_agent()
+    monkeypatch.setattr(recall.controls, "untrained_model", lambda agent: agent.model)
+    outcomes = {check.name: check.outcome for check in study_of(agent, played).randomised_checks()}
+    assert outcomes == {"untrained agent": "FAIL", "permuted writes": "PASS"}
+
+
+@pytest.mark.parametrize("wrong", ["random deletion does not", "bottom least"])
+def test_deletions_that_hit_the_wrong_writes_are_caught(played, monkeypatch, wrong):
+    def swapped(*args):
+        sets = choose_sets(*args)
+        if wrong == "bottom least":
+            return {"top": sets["top"], "random": sets["random"], "bottom": sets["top"]}
+        return {"top": sets["random"], "random": sets["top"], "bottom": sets["bottom"]}
+
+    monkeypatch.setattr("recall.validity.choose_sets", swapped)
+    outcomes = {check.name: check.outcome for check in study_of(one_write_agent(), played).deletion_checks()}
+    assert outcomes[wrong] == "FAIL"
+    if wrong == "random deletion does not":
+        assert set(outcomes.values()) - {outcomes["bottom least"]} == {"FAIL"}
+
+
+def test_played_episodes_know_their_plan_and_carry_their_rule(played):
+    for episode in played:
+        cue_bits = episode.tape.observation["obs"][:, :2]
+        assert episode.planted
+        assert np.flatnonzero(cue_bits.any(axis=1)).tolist() == [episode.cue_step]
+        assert cue_bits[episode.cue_step].argmax() + 1 == episode.cue
+        assert episode.decision == LENGTH
+        assert episode.tape.observation["obs"][episode.decision, 3] == 1.0
+        assert episode.tape.written().rule.name == "local"
+        assert np.flatnonzero(write_sizes(episode.tape, episode.decision) > 1e-3).tolist() == [
+            episode.cue_step
+        ]
+    assert {episode.cue for episode in played} == {1, 2}
+    twins = play_planted(one_write_agent(), 5, 0, flip=True)
+    assert [twin.cue for twin in twins] == [3 - episode.cue for episode in played[:5]]
+    assert [twin.cue_step for twin in twins] == [episode.cue_step for episode in played[:5]]
+
+
+def test_an_episode_seen_again_gives_the_same_tape(played):
+    again = retape(one_write_agent().model, played[0].tape).written()
+    for ours, theirs in zip(again.write_steps, played[0].tape.written().write_steps, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-6)
+    np.testing.assert_allclose(again.value_read, played[0].tape.written().value_read, atol=1e-6)
+
+
+def test_matched_sets_do_not_overlap_the_top(played):
+    rng = np.random.default_rng(0)
+    for episode in played:
+        scores = leave_one_write_out(episode.tape, episode.decision).norms[: episode.decision]
+        sets = choose_sets(episode, scores, 5, rng)
+        assert all(len(set(writes)) == 5 for writes in sets.values())
+        assert not set(sets["top"]) & (set(sets["random"]) | set(sets["bottom"]))
+        assert sets["top"][0] == episode.cue_step
+    assert choose_sets(replace(episode, decision=9), scores[:9], 5, rng) is None
+
+
+def test_hit_rates_are_counted_as_they_are_defined(played):
+    few = played[:4]
+    rows = [np.full(e.decision, 0.0) for e in few]
+    for row, e, offset in zip(rows, few, (0, 1, 2, 3), strict=True):
+        row[e.cue_step] = 1.0
+        row[e.cue_step + offset] = 2.0
+    result = judge("x", rows, few)
+    assert (result.hit_1.mean, result.hit_5.mean) == (0.25, 1.0)
+    assert result.mrr.mean == pytest.approx((1 + 3 * 0.5) / 4)
+    assert (result.near_1, result.near_2) == (0.5, 0.75)
+    interval = bootstrap([0.0, 1.0] * 50)
+    assert interval.low < 0.5 < interval.high
+    assert (interval.high - interval.low) == pytest.approx(4 * 0.05, abs=0.03)
+    assert bootstrap([1.0, 1.0]).low == 1.0
+
+
+def test_report_prints_and_is_json():
+    report = report_on("one write")
+    out = io.StringIO()
+    report.print(Console(file=out, width=200))
+    text = out.getvalue()
+    assert text.count("PASS") == len(report.checks)
+    assert text.strip().splitlines()[-1].startswith("Verdict: VALID")
+    content = json.loads(json.dumps(report.to_json()))
+    assert content["thresholds"]["hit_1"] == 0.9
+    assert len(content["checks"]) == len(report.checks)
+
+
+def untrained(env: str, kwargs: str, core: str = "mnm-g") -> LoadedAgent:
+    settings = replace(config(core), env=env, env_kwargs=kwargs, previous_inputs=True)
+    single = make_single(env, settings.env_arguments())
+    return loaded(build_model(settings, single.observation_space, single.action_space).eval(), settings)
+
+
+def test_where_nothing_is_planted_the_checks_say_so():
+    report = check_recall(untrained("mnm/RepeatPrevious-v0", "{}"), 5)
+    assert report.outcome("planted cue, R2") == "NOT APPLICABLE"
+    assert "does not say which step" in next(c for c in report.checks if c.name == "untrained agent").figure
+    assert report.outcome("interaction residual") in ("PASS", "FAIL")
+    assert not report.valid
+
+
+def test_where_the_cue_stays_visible_the_agent_is_its_own_control():
+    report = check_recall(indifferent_agent(), 5)
+    assert report.outcome("memory not used where all is visible") == "PASS"
+    assert report.outcome("memory carries the decision") == "NOT APPLICABLE"
+    assert report.verdict.startswith("NOT SHOWN")
+
+
+def test_a_core_without_write_memory_is_refused():
+    torch.manual_seed(0)
+    with pytest.raises(UserError, match="no write memory"):
+        check_recall(untrained("mnm/TMaze-v0", "{}", "lstm"), 5)
