@@ -29,7 +29,7 @@ class CoreConfig:
     heads: int = 1
     """MNM: heads H that write and read at every step."""
     controller: Literal["lstm", "feedforward"] = "lstm"
-    """MNM: with "feedforward" the memory is the only path through time."""
+    """MNM: "feedforward" keeps no state; time passes through the memory and the value read last."""
     initial_weights: Literal["learned", "fixed"] = "learned"
     """MNM: whether phi_0, the memory of a new episode, is trained."""
     update_rate: Literal["scalar", "per-layer"] = "scalar"
