@@ -51,7 +51,7 @@ class EvaluateConfig:
     seed: int = option(0, "which block of held-out levels")
     num_envs: int = option(16, "episodes in play at the same time; the result does not depend on it")
     device: Literal["auto", "cpu", "cuda"] = option("auto", "where the agent lives")
-    threads: int = option(0, "threads of PyTorch on the CPU; 0 leaves the choice to PyTorch")
+    threads: int = option(1, "threads of PyTorch on the CPU; 0 lets PyTorch choose")
     json: str | None = option(None, "write the result to this file", metavar="FILE")
     gif: str | None = option(
         None, "write an annotated .gif or .mp4 of the first episodes to this file", metavar="FILE"

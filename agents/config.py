@@ -36,7 +36,9 @@ class TrainConfig:
     )
     log_every: int = option(5, "updates between rows of metrics.csv")
     checkpoint_every: int = option(50, "updates between checkpoints")
-    threads: int = option(0, "threads of PyTorch on the CPU; 0 leaves the choice to PyTorch")
+    threads: int = option(
+        1, "threads of PyTorch on the CPU; its products are small here, and 0 lets PyTorch choose"
+    )
 
     hidden_size: int = option(128, "size of controller or recurrent layer, and of the features")
     embedding_size: int = option(128, "size of the encoded observation")
