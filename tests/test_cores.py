@@ -20,6 +20,8 @@ VARIANTS = [
     CoreConfig(name="mnm-g", hidden_size=N, memory_size=D, memory_hidden=D + 2, heads=1),
     CoreConfig(name="mnm-p", hidden_size=N, memory_size=D, controller="feedforward", update_rate="per-layer"),
     CoreConfig(name="mnm-p", hidden_size=N, memory_size=D, initial_weights="fixed"),
+    CoreConfig(name="mnm-p", hidden_size=N, memory_size=D, heads=H, implementation="plain"),
+    CoreConfig(name="mnm-g", hidden_size=N, memory_size=D, memory_hidden=D + 2, implementation="plain"),
 ]
 RESETS = {
     "none": lambda: torch.zeros(T, B, dtype=torch.bool),
@@ -32,7 +34,7 @@ RESETS = {
 
 
 def identify(variant: CoreConfig) -> str:
-    return f"{variant.name}-H{variant.heads}-{variant.controller}-{variant.initial_weights}"
+    return f"{variant.name}-H{variant.heads}-{variant.controller}-{variant.initial_weights}-{variant.implementation}"
 
 
 @pytest.fixture(params=VARIANTS, ids=identify)
