@@ -306,6 +306,11 @@ def test_a_phone_needs_no_sideways_scrolling(browser: Any, two_episodes: Path) -
     viewer = Viewer(browser, two_episodes, 390, 844, device_scale_factor=3, has_touch=True, is_mobile=True)
     viewer.page.fill("#scrubber", "40")
     viewer.at(40)
+    # The page may still be laying itself out for the narrow screen on a busy machine; it must settle.
+    for _ in range(100):
+        if viewer.page.evaluate("document.documentElement.scrollWidth") == 390:
+            break
+        viewer.page.wait_for_timeout(100)
     assert viewer.page.evaluate("document.documentElement.scrollWidth") == 390
     for name in ("#scene", "#timeline", "#matrix", ".tile", "#play"):
         box = viewer.page.locator(name).first.bounding_box()
