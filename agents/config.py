@@ -45,6 +45,11 @@ class TrainConfig:
     memory_size: int = option(64, "MNM: size d of keys and values, and hidden width of the memory")
     heads: int = option(1, "MNM: heads that write and read at every step")
     controller: Literal["lstm", "feedforward"] = option("lstm", "MNM: controller")
+    read_feedback: bool = option(
+        True,
+        "MNM: show the controller the value read last; without it and with the feedforward controller, what "
+        "was written is the only path through time",
+    )
     initial_weights: Literal["learned", "fixed"] = option(
         "learned", "MNM: whether a new episode's memory is trained"
     )
@@ -107,6 +112,7 @@ class TrainConfig:
             memory_size=self.memory_size,
             heads=self.heads,
             controller=self.controller,
+            read_feedback=self.read_feedback,
             initial_weights=self.initial_weights,
             update_rate=self.update_rate,
             implementation=self.implementation,
@@ -122,7 +128,7 @@ class TrainConfig:
 
 ARCHITECTURE = (
     "env", "env_kwargs", "core", "hidden_size", "embedding_size", "memory_size", "heads", "controller",
-    "initial_weights", "update_rate", "previous_inputs", "reward_scale",
+    "read_feedback", "initial_weights", "update_rate", "previous_inputs", "reward_scale",
 )  # fmt: skip
 """Options that decide what the weights mean."""
 

@@ -7,8 +7,7 @@ T-maze (with two and with three arms) and cue maze, mnm-p and mnm-g, `--seeds` s
 
     lstm          the controller can carry the cue in its own state
     feedforward   it has no state, but the value read is fed back to it, which is a recurrent path as well
-    memory-only   feed-forward, and its weights from the value read are held at 0: what was written is the only
-                  path through time
+    memory-only   feed-forward and without read feedback: what was written is the only path through time
 
 `three-arms` is the T-maze with a middle arm that is right when no cue was shown: there an agent cannot remember
 one of the cues by remembering nothing. The control agents were trained where the cue stays visible. Runs are
@@ -28,7 +27,6 @@ from typing import Any
 import numpy as np
 import torch
 from rich.console import Console
-from torch import Tensor
 
 from agents.config import TrainConfig
 from agents.evaluation import load_agent
@@ -97,8 +95,8 @@ class Run:
         controller: Any = "lstm" if self.controller == "lstm" else "feedforward"
         core: Any = self.core
         return TrainConfig(
-            core=core, controller=controller, seed=self.seed, run_dir=str(self.path),
-            total_steps=FRAMES[self.task], **TASKS[self.task], **SETTINGS,
+            core=core, controller=controller, read_feedback=self.controller != "memory-only", seed=self.seed,
+            run_dir=str(self.path), total_steps=FRAMES[self.task], **TASKS[self.task], **SETTINGS,
         )  # fmt: skip
 
     def train(self) -> None:
@@ -108,27 +106,11 @@ class Run:
         print(f"training {self.path.name}", flush=True)
         resume = (self.path / "checkpoints" / "latest.pt").exists()
         trainer = Trainer(self.config(), resume)
-        if self.controller == "memory-only":
-            cut_read_feedback(trainer.model.core)
         trainer.run()
         trainer.close()
         success = trainer.collector.episodes.summary()["success_rate"]
         print(f"    success {success:.2f} after {trainer.wall_s:.0f} s", flush=True)
         write_text(self.path / "trained", "")
-
-
-def cut_read_feedback(core: Any) -> None:
-    """Set the controller's weights from the value read to 0 and keep them there."""
-    weight = core.cell.weight
-    mask = torch.ones_like(weight)
-    mask[:, core.input_size :] = 0.0
-    with torch.no_grad():
-        weight.mul_(mask)
-
-    def cut(gradient: Tensor) -> Tensor:
-        return gradient * mask
-
-    weight.register_hook(cut)
 
 
 def all_runs(seeds: int, cores: Sequence[str]) -> list[Run]:

@@ -30,6 +30,9 @@ class CoreConfig:
     """MNM: heads H that write and read at every step."""
     controller: Literal["lstm", "feedforward"] = "lstm"
     """MNM: "feedforward" keeps no state; time passes through the memory and the value read last."""
+    read_feedback: bool = True
+    """MNM: whether the controller sees the value read last. If not, a feed-forward controller has no past:
+    what was written is the only path through time."""
     initial_weights: Literal["learned", "fixed"] = "learned"
     """MNM: whether phi_0, the memory of a new episode, is trained."""
     update_rate: Literal["scalar", "per-layer"] = "scalar"
@@ -59,4 +62,5 @@ def make_core(config: CoreConfig, input_size: int) -> MemoryCore:
         controller=config.controller,
         learn_initial_weights=config.initial_weights == "learned",
         rate_per_layer=config.update_rate == "per-layer",
+        read_feedback=config.read_feedback,
     )

@@ -135,7 +135,7 @@ class FusedMNMCore(MNMCore):
         size, heads = self.memory_size, self.heads
         controller = self.cell
         if isinstance(controller, nn.LSTMCell):
-            w_x, w_v = controller.weight_ih.split([self.input_size, size], dim=1)
+            w_x, w_v = self._by_origin(controller.weight_ih)
             whole = (
                 w_x,
                 torch.cat([controller.weight_hh, w_v], dim=1),
@@ -144,7 +144,7 @@ class FusedMNMCore(MNMCore):
             cell = [torch.cat([i, f, o, g]) for i, f, g, o in (part.chunk(4) for part in whole)]
         else:
             assert isinstance(controller, nn.Linear)
-            cell = [*controller.weight.split([self.input_size, size], dim=1), controller.bias]
+            cell = [*self._by_origin(controller.weight), controller.bias]
         interaction = []
         for part in (self.interaction.weight, self.interaction.bias[:, None]):
             rate, per_head = part.split([size, 3 * heads * size])
@@ -167,3 +167,10 @@ class FusedMNMCore(MNMCore):
                 *targets,
             )
         )
+
+    def _by_origin(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """The controller's columns from the input and from the value read; zeros without read feedback."""
+        if not self.read_feedback:
+            return weight, weight.new_zeros(len(weight), self.memory_size)
+        from_input, from_value = weight.split([self.input_size, self.memory_size], dim=1)
+        return from_input, from_value

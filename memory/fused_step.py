@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 def acting_step(core: MNMCore, x_t: Tensor, state: MNMState, record: bool) -> tuple[CoreOutput, MNMState]:
     """Equals `MNMCore.step` up to rounding; the record, if asked for, is made of the very numbers used."""
-    hidden, h, c = control(core, torch.cat([x_t, state.value_read], dim=-1), state)
+    hidden, h, c = control(core, core.control_input(x_t, state.value_read), state)
     vector = tanh_(linear(hidden, core.interaction.weight, core.interaction.bias))
     rate_in, per_head = vector.split([core.memory_size, 3 * core.heads * core.memory_size], dim=-1)
     write_key, target_value, read_key = per_head.view(-1, core.heads, 3 * core.memory_size).chunk(3, -1)

@@ -3,7 +3,7 @@
 Legend: B batch, n controller size, H heads, d key and value size, u hidden width of the memory.
 One time step, in this order:
 
-    h_t, c_t = controller([x_t ; v_{t-1}], (h_{t-1}, c_{t-1}))
+    h_t, c_t = controller([x_t ; v_{t-1}], (h_{t-1}, c_{t-1}))                     x_t alone without read feedback
     [beta'_t ; (k^w_i, v^w_i, k^r_i) for i = 1..H] = tanh(W_v h_t + b_v)        beta_t = sigmoid(w_b . beta'_t + b_b)
     WRITE  phi_{t-1} -> phi_t  with the write keys, target values and rate of step t
     READ   v_t = (1/H) sum_i f(k^r_i; phi_t)   from the UPDATED memory
@@ -35,7 +35,7 @@ class MNMState(NamedTuple):
     c: Tensor
     """[B, n]; width 0 with the feed-forward controller."""
     value_read: Tensor
-    """v_{t-1} [B, d]."""
+    """v_{t-1} [B, d]; without read feedback nothing looks at it again."""
     delta1: Tensor
     """D^1 [B, u, d]."""
     delta2: Tensor
@@ -65,6 +65,7 @@ class MNMCore(MemoryCore):
         controller: Literal["lstm", "feedforward"] = "lstm",
         learn_initial_weights: bool = True,
         rate_per_layer: bool = False,
+        read_feedback: bool = True,
     ) -> None:
         super().__init__()
         if rule == "local" and memory_hidden != memory_size:
@@ -75,7 +76,8 @@ class MNMCore(MemoryCore):
             )
         self.input_size, self.output_size = input_size, hidden_size
         self.memory_size, self.heads, self.controller = memory_size, heads, controller
-        read_in = input_size + memory_size
+        self.read_feedback = read_feedback
+        read_in = input_size + memory_size if read_feedback else input_size
         self.cell: nn.Module = (
             nn.LSTMCell(read_in, hidden_size) if controller == "lstm" else nn.Linear(read_in, hidden_size)
         )
@@ -138,7 +140,7 @@ class MNMCore(MemoryCore):
 
     def _advance(self, x_t: Tensor, h: Tensor, c: Tensor, value_read: Tensor, weights: Weights) -> Moment:
         """Controller, write, read: one step on the full weights M."""
-        hidden, h, c = self._control(torch.cat([x_t, value_read], dim=-1), h, c)
+        hidden, h, c = self._control(self.control_input(x_t, value_read), h, c)
         write_key, target_value, read_key, beta = self._interact(hidden)
         weights, factors, before = self.memory.write(weights, write_key, target_value, beta)
         # One pass over 2 H rows: the read keys, and the write keys again for the meta loss.
@@ -158,6 +160,10 @@ class MNMCore(MemoryCore):
             read_key=read_key,
             read_hidden=(after.hidden1[:, : self.heads], after.hidden2[:, : self.heads]),
         )
+
+    def control_input(self, x_t: Tensor, value_read: Tensor) -> Tensor:
+        """What the controller sees in a step: [x_t ; v_{t-1}], or x_t alone without read feedback."""
+        return torch.cat([x_t, value_read], dim=-1) if self.read_feedback else x_t
 
     def _control(self, read_in: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Hidden vector of the step and the controller's next state."""

@@ -58,7 +58,7 @@ def act_with(
     core = write_memory_of(model)
     x_t = model.encoder(obs, is_first, state.action, state.reward)
     old: MNMState = reset_state(state.core, is_first)
-    hidden, h, c = core._control(torch.cat([x_t, old.value_read], dim=-1), old.h, old.c)
+    hidden, h, c = core._control(core.control_input(x_t, old.value_read), old.h, old.c)
     write_key, target_value, read_key, beta = core._interact(hidden)
     if silent is not None:
         beta = torch.where(silent[:, None], 0.0, beta)

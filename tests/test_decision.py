@@ -21,9 +21,9 @@ from recall.planted import play_planted
 TOLERANCE = 1e-10
 
 
-def random_agent(core, controller, heads=1, implementation_rate="scalar"):
+def random_agent(core, controller, heads=1, **more):
     settings = replace(
-        config(core, controller, update_rate=implementation_rate),
+        config(core, controller, **more),
         heads=heads,
         previous_inputs=True,
         hidden_size=9,
@@ -50,6 +50,12 @@ def played(request):
     agent = random_agent(*request.param)
     tape = play_planted(agent, 1, 0)[0].tape
     return agent.model, tape
+
+
+def test_the_controller_may_be_without_read_feedback():
+    model = random_agent("mnm-p", "lstm", read_feedback=False).model
+    tape = play_planted(loaded(model, config("mnm-p", "lstm", read_feedback=False)), 1, 0)[0].tape
+    test_the_step_with_interventions_is_the_agents_own_step((model, tape))
 
 
 STEPS = 10
@@ -130,7 +136,7 @@ def test_a_reset_inside_the_recorded_row_is_obeyed(played):
 
 
 def test_layers_with_rates_of_their_own_are_silenced_together():
-    agent = random_agent("mnm-g", "lstm", implementation_rate="per-layer")
+    agent = random_agent("mnm-g", "lstm", update_rate="per-layer")
     tape = play_planted(agent, 1, 0)[0].tape
     log_pi, _ = replay_without(agent.model, tape, None, 6)
     other, _ = replay_without(agent.model, tape, 2, 6)

@@ -23,6 +23,10 @@ VARIANTS = {
     "p": CoreConfig(name="mnm-p", memory_size=4, heads=3),
     "p one head": CoreConfig(name="mnm-p", memory_size=4, heads=1),
     "p feed-forward": CoreConfig(name="mnm-p", memory_size=3, heads=2, controller="feedforward"),
+    "p without read feedback": CoreConfig(name="mnm-p", memory_size=4, heads=2, read_feedback=False),
+    "g, the memory alone": CoreConfig(
+        name="mnm-g", memory_size=4, heads=1, controller="feedforward", read_feedback=False
+    ),
     "p rate per layer": CoreConfig(name="mnm-p", memory_size=4, heads=3, update_rate="per-layer"),
     "p fixed": CoreConfig(name="mnm-p", memory_size=4, heads=1, initial_weights="fixed"),
     "g": CoreConfig(name="mnm-g", memory_size=4, heads=3),

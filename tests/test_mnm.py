@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -246,6 +249,31 @@ def test_the_feed_forward_controller_keeps_nothing_but_the_memory() -> None:
     with_memory, _ = core.step(x_t, after)
     assert torch.equal(without_memory.features, fresh.features)
     assert not torch.equal(with_memory.features, fresh.features)
+
+
+@pytest.mark.parametrize("implementation", ["fused", "plain"])
+def test_without_read_feedback_what_was_written_is_the_only_path_through_time(implementation: Any) -> None:
+    torch.manual_seed(0)
+    config = CoreConfig(name="mnm-p", hidden_size=N, memory_size=D, controller="feedforward")
+    core = make_core(replace(config, read_feedback=False, implementation=implementation), X)
+    with_feedback = make_core(replace(config, implementation=implementation), X)
+    x_t, other = torch.randn(2, B, X)
+
+    def second_answers(core: Any) -> tuple[Tensor, Tensor, Tensor]:
+        """To a row after another row: as it is, with nothing written, and as the first of an episode."""
+        with torch.no_grad():
+            _, after = core.step(other, core.initial_state(B))
+            d1, d2, d3 = (torch.zeros_like(d) for d in after.delta)
+            emptied = after._replace(delta1=d1, delta2=d2, delta3=d3)
+            states = (after, emptied, core.initial_state(B))
+            answers = [core.step(x_t, state)[0].features for state in states]
+            return answers[0], answers[1], answers[2]
+
+    whole, emptied, fresh = second_answers(core)
+    assert torch.equal(emptied, fresh)
+    assert not torch.allclose(whole, fresh)
+    _, emptied, fresh = second_answers(with_feedback)
+    assert not torch.allclose(emptied, fresh)
 
 
 def test_a_reset_selects_and_does_not_multiply() -> None:
