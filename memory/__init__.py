@@ -1,5 +1,6 @@
-"""Memory cores: the neural memory that is rewritten at every step, and the cores it is compared with."""
+"""Memory: the neural memory rewritten at every step, the cores it is compared with, hard-addressed banks."""
 
+from memory.bank import BankRead, MemoryBank
 from memory.config import CORE_NAMES, CoreConfig, CoreName, make_core
 from memory.core import (
     CoreOutput,
@@ -10,29 +11,42 @@ from memory.core import (
     reset_state,
     select_state,
 )
+from memory.estimators import ESTIMATORS, Choice, EstimatorName, choice_noise, choose, choose_best
 from memory.fused import FusedMNMCore
+from memory.hard import Annealing, gumbel_noise, straight_through
 from memory.mnm import MNMCore, MNMState
 from memory.neural import NeuralMemory, WriteFactors
 from memory.recurrent import GRUCore, LSTMCore, NoMemory
 
 __all__ = [
     "CORE_NAMES",
+    "ESTIMATORS",
+    "Annealing",
+    "BankRead",
+    "Choice",
     "CoreConfig",
     "CoreName",
     "CoreOutput",
+    "EstimatorName",
     "FusedMNMCore",
     "GRUCore",
     "LSTMCore",
     "MNMCore",
     "MNMState",
+    "MemoryBank",
     "MemoryCore",
     "MemoryRecord",
     "NeuralMemory",
     "NoMemory",
     "WriteFactors",
+    "choice_noise",
+    "choose",
+    "choose_best",
     "detach_state",
+    "gumbel_noise",
     "make_core",
     "map_state",
     "reset_state",
     "select_state",
+    "straight_through",
 ]
