@@ -23,11 +23,11 @@ import numpy as np
 import torch
 from rich.console import Console
 
+from agents.device import pick_device
 from agents.evaluation import EpisodeResult, LoadedAgent, action_rng, load_agent, play_episodes, report
 from agents.files import check_writable, write_text
 from agents.options import option, parse, run_command
 from agents.progress import ProgressDisplay, number, print_table
-from agents.trainer import pick_device
 from envs import held_out_seed, make_single
 from envs.errors import UserError
 from recall.episode import Outputs, numbered, render_recalls

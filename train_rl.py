@@ -11,25 +11,25 @@ Ctrl-C finishes the update in hand, writes a checkpoint and exits with code 130;
 from __future__ import annotations
 
 import dataclasses
-import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 
 from rich.console import Console
 
-from agents.config import TrainConfig, check_resume
-from agents.options import given, option, parse, run_command
+from agents.config import ARCHITECTURE, FIXED_ON_RESUME, TrainConfig
+from agents.options import given, option, parse_parts, run_command
 from agents.presets import PRESETS, preset
 from agents.run_dir import RunDirectory
+from agents.stop import StopSignal
+from agents.stored_config import check_resume
 from agents.trainer import Trainer
 from envs.errors import UserError
 
 
 @dataclass(frozen=True)
-class Command(TrainConfig):
-    """A training configuration and where it comes from."""
+class Command:
+    """Where the training configuration comes from."""
 
     resume: bool = option(False, "continue the run in --run-dir from its latest checkpoint", switch=True)
     preset: str | None = option(
@@ -46,31 +46,13 @@ def read_command(argv: Sequence[str]) -> tuple[TrainConfig, bool]:
             raise UserError("--resume needs --run-dir, the run to continue")
         if preset_name is not None:
             raise UserError("--resume takes its options from the run itself; leave --preset out")
-        defaults = dataclasses.replace(RunDirectory(Path(run_dir)).read_config(), run_dir=run_dir)
+        defaults = dataclasses.replace(RunDirectory(Path(run_dir)).read_config(TrainConfig), run_dir=run_dir)
     else:
         defaults = preset(preset_name)
-    values = {field.name: getattr(defaults, field.name) for field in dataclasses.fields(TrainConfig)}
-    command = parse(Command(**values), argv, description=__doc__ or "")
-    config = TrainConfig(**{name: getattr(command, name) for name in values})
+    config: TrainConfig = parse_parts((defaults, Command()), argv, description=__doc__ or "")[0]
     if resume:
-        check_resume(defaults, config)
+        check_resume(defaults, config, FIXED_ON_RESUME, ARCHITECTURE)
     return config, resume
-
-
-class StopSignal:
-    """Turns the first Ctrl-C (or SIGTERM) into a request to stop after the update in hand."""
-
-    def __init__(self, say: Callable[[str], None]) -> None:
-        self.code = 0
-        self.say = say
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._note)
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.code:
-            raise KeyboardInterrupt
-        self.code = 128 + number
-        self.say("Stopping after this update; once more stops at once, without a checkpoint.")
 
 
 def main(argv: Sequence[str]) -> int:

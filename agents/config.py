@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from agents.options import option, suggestion
+from agents.core_options import CoreOptions
+from agents.options import check_at_least, option
 from envs.errors import UserError
-from memory import CoreConfig, CoreName
 
 BackendName = Literal["auto", "native", "envpool", "sync", "async"]
 
 
 @dataclass(frozen=True)
-class TrainConfig:
+class TrainConfig(CoreOptions):
     """The effective configuration of a run; stored in its directory and in every checkpoint."""
 
     env: str = option("mnm/GridMaze9-v0", "environment id, or module:EnvId to import a module first")
     env_kwargs: str = option("{}", "arguments of the environment as a JSON object", metavar="JSON")
-    core: CoreName = option("mnm-p", "memory core")
     algo: Literal["ppo", "a2c"] = option("ppo", "algorithm")
     total_steps: int = option(
         1_000_000, "environment steps (valid frames over all environments) to train for"
@@ -40,23 +38,7 @@ class TrainConfig:
         1, "threads of PyTorch on the CPU; its products are small here, and 0 lets PyTorch choose"
     )
 
-    hidden_size: int = option(128, "size of controller or recurrent layer, and of the features")
     embedding_size: int = option(128, "size of the encoded observation")
-    memory_size: int = option(64, "MNM: size d of keys and values, and hidden width of the memory")
-    heads: int = option(1, "MNM: heads that write and read at every step")
-    controller: Literal["lstm", "feedforward"] = option("lstm", "MNM: controller")
-    read_feedback: bool = option(
-        True,
-        "MNM: show the controller the value read last; without it and with the feedforward controller, what "
-        "was written is the only path through time",
-    )
-    initial_weights: Literal["learned", "fixed"] = option(
-        "learned", "MNM: whether a new episode's memory is trained"
-    )
-    update_rate: Literal["scalar", "per-layer"] = option("scalar", "MNM: one update rate, or one per layer")
-    implementation: Literal["fused", "plain"] = option(
-        "fused", "MNM: the fast code, or the plain oracle it is tested against"
-    )
     previous_inputs: bool = option(True, "give the agent its previous action and reward as extra inputs")
 
     learning_rate: float = option(7e-4, "step size of Adam")
@@ -71,15 +53,15 @@ class TrainConfig:
     value_coef: float = option(0.5, "weight of the value loss")
     entropy_coef: float = option(0.01, "weight of the entropy bonus at the start")
     entropy_coef_final: float | None = option(None, "weight of the entropy bonus at the end (None: constant)")
-    meta_coef: float = option(1.0, "MNM: weight of the memory's own loss")
     max_grad_norm: float = option(0.5, "gradients are scaled down to this norm")
     normalize_advantages: bool = option(True, "shift and scale advantages to mean 0 and deviation 1")
 
     def __post_init__(self) -> None:
-        for name in ("total_steps", "num_envs", "rollout_steps", "log_every", "checkpoint_every", "hidden_size",
-                     "embedding_size", "memory_size", "heads", "epochs", "minibatches"):  # fmt: skip
-            if getattr(self, name) < 1:
-                raise UserError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(self, name)}")
+        super().__post_init__()
+        check_at_least(
+            self, 1, "total_steps", "num_envs", "rollout_steps", "log_every", "checkpoint_every",
+            "embedding_size", "epochs", "minibatches",
+        )  # fmt: skip
         for name in ("gamma", "gae_lambda"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise UserError(f"--{name.replace('_', '-')} must lie in [0, 1], got {getattr(self, name)}")
@@ -104,20 +86,6 @@ class TrainConfig:
             )
         return arguments
 
-    def core_config(self) -> CoreConfig:
-        """The part that describes the memory core."""
-        return CoreConfig(
-            name=self.core,
-            hidden_size=self.hidden_size,
-            memory_size=self.memory_size,
-            heads=self.heads,
-            controller=self.controller,
-            read_feedback=self.read_feedback,
-            initial_weights=self.initial_weights,
-            update_rate=self.update_rate,
-            implementation=self.implementation,
-        )
-
     def directory(self) -> Path:
         """Where the run is kept."""
         if self.run_dir is not None:
@@ -134,29 +102,3 @@ ARCHITECTURE = (
 
 FIXED_ON_RESUME = (*ARCHITECTURE, "algo", "num_envs", "rollout_steps", "seed", "backend")
 """Options that a resumed run keeps; the others may be changed."""
-
-
-def check_resume(stored: TrainConfig, wanted: TrainConfig) -> None:
-    """Refuse to resume with an option that the saved state does not fit."""
-    for name in FIXED_ON_RESUME:
-        old, new = getattr(stored, name), getattr(wanted, name)
-        if old != new:
-            kind = "architecture option" if name in ARCHITECTURE else "option"
-            raise UserError(
-                f"--resume cannot change the {kind} --{name.replace('_', '-')} from {old!r} to {new!r}; "
-                "leave it out, or start a new run in another --run-dir"
-            )
-
-
-def config_to_dict(config: TrainConfig) -> dict[str, Any]:
-    """Plain values, for config.json and for checkpoints."""
-    return dataclasses.asdict(config)
-
-
-def config_from_dict(values: dict[str, Any], source: str) -> TrainConfig:
-    """The configuration stored in `source`; unknown keys are refused."""
-    names = [field.name for field in dataclasses.fields(TrainConfig)]
-    for key in values:
-        if key not in names:
-            raise UserError(f"{source} has the unknown option {key!r}{suggestion(key, names)}")
-    return TrainConfig(**values)

@@ -1,8 +1,9 @@
-"""curves.png: what a run did over its frames, drawn from its metrics.csv."""
+"""PNG figures; among them curves.png: what a run did over its frames or updates, from its metrics.csv."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -21,12 +22,21 @@ PANELS = (
 )
 
 
-def plot_curves(metrics_path: Path, path: Path) -> bool:
-    """Draw the panels that have data; False (and no file) if nothing was logged yet."""
+def save_figure(figure: Figure, path: Path, dpi: int = 110) -> None:
+    """Write a figure as PNG, atomically and without a display."""
+    FigureCanvasAgg(figure)
+    with atomic_file(path) as file:
+        figure.savefig(file, dpi=dpi, format="png")
+
+
+def plot_curves(
+    metrics_path: Path, path: Path, panels: Sequence[tuple[str, str]] = PANELS, x: str = "frames"
+) -> bool:
+    """Draw the panels (column, title) that have data over the column `x`; False if nothing was logged yet."""
     rows = read_metrics(metrics_path) if metrics_path.is_file() else []
     panels = [
         (name, title)
-        for name, title in PANELS
+        for name, title in panels
         if any(not math.isnan(row.get(name, math.nan)) for row in rows)
     ]
     if not panels:
@@ -34,15 +44,13 @@ def plot_curves(metrics_path: Path, path: Path) -> bool:
     columns = min(3, len(panels))
     lines = math.ceil(len(panels) / columns)
     figure = Figure(figsize=(4.2 * columns, 2.8 * lines), layout="constrained")
-    FigureCanvasAgg(figure)
-    frames = [row["frames"] / 1e3 for row in rows]
+    positions = [row[x] / 1e3 for row in rows]
     for position, (name, title) in enumerate(panels, start=1):
         axes = figure.add_subplot(lines, columns, position)
-        axes.plot(frames, [row[name] for row in rows], color="#0072b2")
+        axes.plot(positions, [row[name] for row in rows], color="#0072b2")
         axes.set_title(title, fontsize=10)
-        axes.set_xlabel("frames (thousands)", fontsize=9)
+        axes.set_xlabel(f"{x} (thousands)", fontsize=9)
         axes.grid(alpha=0.3)
         axes.set_ylim(bottom=0.0 if name in ("fps", "entropy") else None)
-    with atomic_file(path) as file:
-        figure.savefig(file, dpi=110, format="png")
+    save_figure(figure, path)
     return True

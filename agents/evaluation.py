@@ -17,11 +17,12 @@ import numpy as np
 import torch
 
 from agents.checkpoint import load_checkpoint, load_weights
-from agents.config import ARCHITECTURE, TrainConfig, config_from_dict
+from agents.config import ARCHITECTURE, TrainConfig
 from agents.episodes import is_success
 from agents.model import ActorCritic
 from agents.rollout import select_agent
 from agents.run_dir import RunDirectory, package_versions
+from agents.stored_config import config_from_dict
 from agents.trainer import build_model
 from envs import held_out_seed, make_single, success_rule
 from envs.errors import UserError
@@ -55,7 +56,7 @@ class EpisodeResult:
 def load_agent(run_dir: Path, checkpoint: str, device: torch.device) -> LoadedAgent:
     """The agent of a run: its `latest` or `best` checkpoint, one at a path, or an `untrained` twin."""
     run = RunDirectory(run_dir)
-    config = run.read_config()
+    config = run.read_config(TrainConfig)
     if checkpoint == "untrained":
         return LoadedAgent(_fresh_model(config).to(device).eval(), config, 0, checkpoint)
     path = run.checkpoint(checkpoint) if checkpoint in ("latest", "best") else Path(checkpoint)
@@ -64,7 +65,7 @@ def load_agent(run_dir: Path, checkpoint: str, device: torch.device) -> LoadedAg
             f"no checkpoint at {path}: `best` is written once 100 episodes have ended; use latest"
         )
     content = load_checkpoint(path)
-    stored = config_from_dict(content["config"], str(path))
+    stored = config_from_dict(TrainConfig, content["config"], str(path))
     for name in ARCHITECTURE:
         theirs, ours = getattr(stored, name), getattr(config, name)
         if theirs != ours:

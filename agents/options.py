@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import inspect
 import sys
 import types
 from collections.abc import Callable, Iterable, Sequence
@@ -41,12 +42,22 @@ def parse(defaults: ConfigT, argv: Sequence[str], description: str, positional: 
 
     `positional` names the field that is given without an option name. Raises UserError.
     """
+    config: ConfigT = parse_parts((defaults,), argv, description, positional)[0]
+    return config
+
+
+def parse_parts(
+    parts: Sequence[Any], argv: Sequence[str], description: str, positional: str | None = None
+) -> list[Any]:
+    """`parse` for a command whose options are the fields of several dataclass instances together."""
     parser = OneLineParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    hints = get_type_hints(type(defaults))
-    for field in dataclasses.fields(defaults):  # type: ignore[arg-type]
-        _add_option(parser, field, hints[field.name], getattr(defaults, field.name), field.name == positional)
+    hints: dict[str, Any] = {}
+    for part in parts:
+        hints.update(get_type_hints(type(part)))
+        for field in own_fields_first(type(part)):
+            _add_option(parser, field, hints[field.name], getattr(part, field.name), field.name == positional)
     values = vars(parser.parse_args(list(argv)))
     for name, value in values.items():
         choices = _choices(hints[name])
@@ -55,7 +66,23 @@ def parse(defaults: ConfigT, argv: Sequence[str], description: str, positional: 
                 f"unknown {name.replace('_', ' ')} {value!r}{suggestion(str(value), choices)}; "
                 f"valid: {', '.join(choices)}"
             )
-    return type(defaults)(**values)
+    return [type(part)(**{f.name: values[f.name] for f in dataclasses.fields(part)}) for part in parts]
+
+
+def own_fields_first(kind: type[Any]) -> list[dataclasses.Field[Any]]:
+    """The fields of a dataclass, those that it declares itself before the inherited ones."""
+    fields = dataclasses.fields(kind)
+    own = inspect.get_annotations(kind)
+    return [f for f in fields if f.name in own] + [f for f in fields if f.name not in own]
+
+
+def check_at_least(config: Any, least: int, *names: str) -> None:
+    """Refuse a configuration in which one of the options `names` is smaller than `least`."""
+    for name in names:
+        if getattr(config, name) < least:
+            raise UserError(
+                f"--{name.replace('_', '-')} must be at least {least}, got {getattr(config, name)}"
+            )
 
 
 def suggestion(name: str, choices: Iterable[str]) -> str:

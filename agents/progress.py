@@ -13,6 +13,8 @@ from rich.table import Table
 
 LINE_EVERY_S = 10.0
 """Seconds between lines where there is no terminal to draw a bar in."""
+DRAW_EVERY_S = 0.1
+"""Seconds between redraws of a bar that are worth their time."""
 
 
 def print_table(console: Console, title: str, values: Mapping[str, object], columns: int = 2) -> None:
@@ -43,7 +45,7 @@ class ProgressDisplay:
             disable=not console.is_terminal,
         )
         self.task = self.bar.add_task("", total=total, status="")
-        self.last_line = 0.0
+        self.last_shown = 0.0
 
     def __enter__(self) -> ProgressDisplay:
         self.bar.start()
@@ -54,11 +56,18 @@ class ProgressDisplay:
     ) -> None:
         self.bar.stop()
 
+    def due(self, last: bool = False) -> bool:
+        """Whether `show` would draw anything new; asking first saves a fast loop the status text."""
+        interval = DRAW_EVERY_S if self.console.is_terminal else LINE_EVERY_S
+        return last or time.monotonic() - self.last_shown >= interval
+
     def show(self, done: int, status: str, last: bool = False) -> None:
         """Move the bar to `done`; without a terminal print a line now and then."""
+        is_due = self.due(last)
         self.bar.update(self.task, completed=min(done, self.total), status=status)
-        if not self.console.is_terminal and (last or time.monotonic() - self.last_line >= LINE_EVERY_S):
-            self.last_line = time.monotonic()
+        if is_due:
+            self.last_shown = time.monotonic()
+        if is_due and not self.console.is_terminal:
             self.console.print(f"{done:,}/{self.total:,} {self.unit}  {status}", soft_wrap=True)
 
 

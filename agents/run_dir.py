@@ -8,18 +8,21 @@ import math
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any, TypeVar
 
 from torch.utils.tensorboard import SummaryWriter
 
-from agents.config import TrainConfig, config_from_dict, config_to_dict
 from agents.files import write_text
+from agents.stored_config import config_from_dict, config_to_dict
 from envs.errors import UserError
+
+ConfigT = TypeVar("ConfigT")
 
 PACKAGES = ("torch", "gymnasium", "minigrid", "numpy", "envpool")
 
 TENSORBOARD_FAMILY = {
     "return_mean": "charts", "length_mean": "charts", "success_rate": "charts", "episodes": "charts",
-    "fps": "charts", "learning_rate": "charts", "entropy_coef": "charts",
+    "fps": "charts", "score": "charts", "updates_per_s": "charts", "learning_rate": "charts", "entropy_coef": "charts",
     "act_s": "time", "env_s": "time", "learn_s": "time", "wall_s": "time",
 }  # fmt: skip
 """Heading under which TensorBoard shows a metric; all others are losses."""
@@ -58,7 +61,7 @@ class RunDirectory:
         """Path of the checkpoint `latest` or `best`."""
         return self.path / "checkpoints" / f"{name}.pt"
 
-    def create(self, config: TrainConfig) -> None:
+    def create(self, config: Any) -> None:
         """Make a new run directory; refuses one that exists."""
         if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
             raise UserError(
@@ -70,7 +73,7 @@ class RunDirectory:
             raise UserError(f"cannot create the run directory {self.path}: {error.strerror}") from None
         self.write_config(config)
 
-    def write_config(self, config: TrainConfig) -> None:
+    def write_config(self, config: Any) -> None:
         """Store the effective configuration and the package versions."""
         content = {
             "config": config_to_dict(config),
@@ -79,16 +82,26 @@ class RunDirectory:
         }
         write_text(self.path / "config.json", json.dumps(content, indent=2) + "\n")
 
-    def read_config(self) -> TrainConfig:
-        """The stored configuration; raises UserError if this is no run directory."""
+    def read_config(self, kind: type[ConfigT]) -> ConfigT:
+        """The stored configuration of class `kind`; raises UserError if this is no run directory."""
+        path, values = self.path / "config.json", self.read_values()
+        try:
+            return config_from_dict(kind, values, str(path))
+        except TypeError as error:
+            raise UserError(f"{path} is damaged: {error}") from None
+
+    def read_values(self) -> dict[str, Any]:
+        """The plain values of the stored configuration."""
         path = self.path / "config.json"
         if not path.is_file():
             raise UserError(f"{self.path} is not a run directory: it has no config.json")
         try:
-            content = json.loads(path.read_text())
-            return config_from_dict(content["config"], str(path))
+            values = json.loads(path.read_text())["config"]
         except (json.JSONDecodeError, KeyError, TypeError) as error:
             raise UserError(f"{path} is damaged: {error}") from None
+        if not isinstance(values, dict):
+            raise UserError(f"{path} is damaged: its configuration is no object")
+        return values
 
     def log(self, row: dict[str, float]) -> None:
         """Append a row to metrics.csv and to TensorBoard; the first row decides the columns."""
@@ -103,7 +116,7 @@ class RunDirectory:
         for name, value in row.items():
             if not math.isnan(value):
                 family = TENSORBOARD_FAMILY.get(name, "losses")
-                self._writer.add_scalar(f"{family}/{name}", value, int(row["frames"]))
+                self._writer.add_scalar(f"{family}/{name}", value, int(row.get("frames", row["updates"])))
 
     def forget_after(self, updates: int) -> None:
         """Drop the rows of metrics.csv that a resumed run will write again."""
@@ -114,6 +127,13 @@ class RunDirectory:
         if len(kept) < len(rows):
             lines = [",".join(rows[0])] + [",".join(format_number(x) for x in row.values()) for row in kept]
             write_text(self.metrics_path, "\n".join(lines) + "\n")
+
+    def columns(self) -> list[str]:
+        """The columns of metrics.csv; none before the first row."""
+        if not self.metrics_path.is_file():
+            return []
+        with self.metrics_path.open(newline="") as file:
+            return next(csv.reader(file), [])
 
     def close(self) -> None:
         """Flush the TensorBoard file."""

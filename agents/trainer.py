@@ -16,28 +16,21 @@ import torch
 from rich.console import Console
 
 from agents.checkpoint import load_checkpoint, load_weights, save_checkpoint
-from agents.config import TrainConfig, config_to_dict
+from agents.config import TrainConfig
 from agents.curves import plot_curves
+from agents.device import make_generator, pick_device
 from agents.episodes import WINDOW
 from agents.learner import Learner
 from agents.model import ActorCritic
 from agents.progress import ProgressDisplay, number, print_table
 from agents.rollout import Collector, Timing
 from agents.run_dir import RunDirectory
+from agents.stored_config import config_to_dict
 from envs import make_vec
 from envs.errors import UserError
 
 ACTION_STREAM, MINIBATCH_STREAM = 1, 2
 """Numbers that tell the random streams of one seed apart."""
-
-
-def pick_device(name: str) -> torch.device:
-    """The device that `--device` names; raises UserError if CUDA is asked for and absent."""
-    if name == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device cuda was asked for, but PyTorch finds no CUDA device; use --device cpu")
-    return torch.device(
-        "cuda" if name == "auto" and torch.cuda.is_available() else name.replace("auto", "cpu")
-    )
 
 
 def build_model(config: TrainConfig, observation_space: Any, action_space: Any) -> ActorCritic:
@@ -52,11 +45,6 @@ def build_model(config: TrainConfig, observation_space: Any, action_space: Any) 
             config.previous_inputs,
             config.reward_scale,
         )
-
-
-def make_generator(seed: int, stream: int, device: torch.device) -> torch.Generator:
-    """A random stream of its own for one use."""
-    return torch.Generator(device).manual_seed(seed * 1_000_003 + stream)
 
 
 class Trainer:

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from agents.evaluation import bootstrap_interval
-from agents.files import write_text
+from agents.files import write_csv
 from agents.options import option, parse, run_command
 from agents.run_dir import read_metrics
 from memory import CORE_NAMES
@@ -128,14 +128,6 @@ def collect(runs: Sequence[Run]) -> None:
         ]
     write_csv(RESULTS, rows)
     write_csv(CURVES, curves)
-
-
-def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Write rows of equal keys as CSV."""
-    if rows:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lines = [",".join(rows[0]), *(",".join(str(value) for value in row.values()) for row in rows)]
-        write_text(path, "\n".join(lines) + "\n")
 
 
 def summarise() -> str:

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from agents.config import TrainConfig
+from agents.device import make_generator
 from agents.learner import Learner
 from agents.model import ActorCritic
 from agents.rollout import Collector, Timing
-from agents.trainer import make_generator
 from envs import make_vec
 from memory import CoreConfig, FusedMNMCore, MNMCore, MNMState, detach_state, make_core, map_state
 

@@ -14,10 +14,11 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from scripted_env import scripted
 
 from agents.config import TrainConfig
+from agents.device import make_generator
 from agents.learner import Learner
 from agents.model import ActorCritic
 from agents.rollout import Collector, Rollout, Timing
-from agents.trainer import build_model, make_generator
+from agents.trainer import build_model
 from envs import VecEnv, make_vec
 from envs.vector import GymnasiumVecEnv
 from memory import CORE_NAMES

@@ -1,0 +1,50 @@
+"""The options of a memory core, declared once for every command that trains one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from agents.options import check_at_least, option
+from memory import CoreConfig, CoreName
+
+
+@dataclass(frozen=True)
+class CoreOptions:
+    """Which core, how large, and what its own loss weighs; configurations inherit these fields."""
+
+    core: CoreName = option("mnm-p", "memory core")
+    hidden_size: int = option(128, "size of controller or recurrent layer, and of the features")
+    memory_size: int = option(64, "MNM: size d of keys and values, and hidden width of the memory")
+    heads: int = option(1, "MNM: heads that write and read at every step")
+    controller: Literal["lstm", "feedforward"] = option("lstm", "MNM: controller")
+    read_feedback: bool = option(
+        True,
+        "MNM: show the controller the value read last; without it and with the feedforward controller, what "
+        "was written is the only path through time",
+    )
+    initial_weights: Literal["learned", "fixed"] = option(
+        "learned", "MNM: whether a new episode's memory is trained"
+    )
+    update_rate: Literal["scalar", "per-layer"] = option("scalar", "MNM: one update rate, or one per layer")
+    implementation: Literal["fused", "plain"] = option(
+        "fused", "MNM: the fast code, or the plain oracle it is tested against"
+    )
+    meta_coef: float = option(1.0, "MNM: weight of the memory's own loss")
+
+    def __post_init__(self) -> None:
+        check_at_least(self, 1, "hidden_size", "memory_size", "heads")
+
+    def core_config(self) -> CoreConfig:
+        """The part that `memory.make_core` needs."""
+        return CoreConfig(
+            name=self.core,
+            hidden_size=self.hidden_size,
+            memory_size=self.memory_size,
+            heads=self.heads,
+            controller=self.controller,
+            read_feedback=self.read_feedback,
+            initial_weights=self.initial_weights,
+            update_rate=self.update_rate,
+            implementation=self.implementation,
+        )
