@@ -1,0 +1,25 @@
+"""Supervised tasks: what can be learnt with `train_task.py`, each a name, its options and its builder."""
+
+from functools import partial
+
+from tasks.symbol_task import SymbolConfig, SymbolSequences
+from tasks.symbols import associative_recall, copy, dictionary
+from tasks.task import TaskEntry
+
+TASKS: dict[str, TaskEntry] = {
+    "dictionary": TaskEntry(
+        "infer a mapping of symbols from examples, apply it to a query",
+        SymbolConfig(task="dictionary"),
+        partial(SymbolSequences, generate=dictionary),
+    ),
+    "copy": TaskEntry(
+        "repeat a sequence of symbols",
+        SymbolConfig(task="copy", min_items=1, max_items=10),
+        partial(SymbolSequences, generate=copy),
+    ),
+    "associative-recall": TaskEntry(
+        "name the item that came after the queried one",
+        SymbolConfig(task="associative-recall", min_items=2, max_items=4, max_item_length=2),
+        partial(SymbolSequences, generate=associative_recall),
+    ),
+}

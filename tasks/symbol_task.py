@@ -1,0 +1,141 @@
+"""A symbol task under the supervised loop: accuracy over the number of items and their length.
+
+Every batch has one size, drawn evenly from the trained range. At the end the best weights are tested over
+a larger range, up to twice the trained sizes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from agents.core_options import CoreOptions
+from agents.device import make_generator
+from agents.files import write_csv
+from agents.options import check_at_least, option
+from envs.errors import UserError
+from tasks.accuracy_figure import plot_accuracy
+from tasks.config import TaskConfig
+from tasks.sequence_model import SequenceBatch, SequenceModel, sequence_loss
+from tasks.symbols import Alphabet, Sizes, SymbolTask
+
+VALID_STREAM, TEST_STREAM = 2, 3
+"""Random streams of the sequences for choosing and for testing; both are apart from the training's."""
+CHUNK = 256
+"""Most sequences that are evaluated at once."""
+
+
+@dataclass(frozen=True)
+class SymbolConfig(TaskConfig, CoreOptions):
+    """Options of dictionary inference, copy and associative recall."""
+
+    symbols: int = option(26, "size of the alphabet")
+    min_items: int = option(4, "fewest items (dictionary: pairs) of a training sequence")
+    max_items: int = option(4, "most items of a training sequence")
+    min_item_length: int = option(1, "fewest symbols of an item in training")
+    max_item_length: int = option(1, "most symbols of an item in training")
+    embedding_size: int = option(64, "size of an embedded symbol")
+    valid_examples: int = option(256, "sequences of each trained size in an evaluation")
+    test_examples: int = option(1_000, "sequences of each size in the test")
+
+    def __post_init__(self) -> None:
+        TaskConfig.__post_init__(self)
+        CoreOptions.__post_init__(self)
+        check_at_least(self, 2, "symbols")
+        check_at_least(
+            self, 1, "min_items", "min_item_length", "embedding_size", "valid_examples", "test_examples"
+        )
+        if self.task == "associative-recall":
+            check_at_least(self, 2, "min_items")
+        for name in ("items", "item_length"):
+            low, high = getattr(self, f"min_{name}"), getattr(self, f"max_{name}")
+            if low > high:
+                flag = name.replace("_", "-")
+                raise UserError(f"--min-{flag} {low} is larger than --max-{flag} {high}")
+
+    def trained(self) -> list[Sizes]:
+        """Every size of the training."""
+        return [
+            Sizes(items, length)
+            for items in range(self.min_items, self.max_items + 1)
+            for length in range(self.min_item_length, self.max_item_length + 1)
+        ]
+
+    def tested(self) -> list[Sizes]:
+        """Every size of the test: from the smallest trained to twice the largest trained."""
+        return [
+            Sizes(items, length)
+            for items in range(self.min_items, 2 * self.max_items + 1)
+            for length in range(self.min_item_length, 2 * self.max_item_length + 1)
+        ]
+
+
+class SymbolSequences:
+    """One of the three tasks; `generate` makes its sequences."""
+
+    def __init__(self, config: SymbolConfig, device: torch.device, generate: SymbolTask) -> None:
+        self.config, self.device, self.generate = config, device, generate
+        self.alphabet = Alphabet(config.symbols)
+        codes = self.alphabet.codes
+        self.model = SequenceModel(codes, codes, config.embedding_size, config.core_config()).to(device)
+        self.sizes = config.trained()
+        stream = make_generator(config.seed, VALID_STREAM, torch.device("cpu"))
+        self.valid = [
+            batch for sizes in self.sizes for batch in self._batches(sizes, config.valid_examples, stream)
+        ]
+
+    def draw(self, generator: torch.Generator) -> SequenceBatch:
+        """A batch of one trained size."""
+        choice = int(torch.randint(len(self.sizes), (1,), generator=generator))
+        batch = self.generate(self.alphabet, self.sizes[choice], self.config.batch_size, generator)
+        return batch.to(self.device)
+
+    def loss(self, batch: SequenceBatch, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
+        """Cross entropy of the answers and the memory's own loss."""
+        return sequence_loss(self.model(batch), batch, self.config.meta_coef)
+
+    def evaluate(self) -> dict[str, float]:
+        """Mean over the trained sizes on fixed sequences."""
+        figures = [self.loss(batch, 1.0)[1] for batch in self.valid]
+        mean = {name: float(sum(f[name] for f in figures)) / len(figures) for name in figures[0]}
+        return {"score": mean["accuracy"], "cross_entropy": mean["cross_entropy"]}
+
+    def finish(self, directory: Path) -> dict[str, Any]:
+        """Accuracy over the tested sizes: accuracy.csv, accuracy.png and the figures in brief."""
+        stream = make_generator(self.config.seed, TEST_STREAM, torch.device("cpu"))
+        rows = [self._accuracy(sizes, stream) for sizes in self.config.tested()]
+        write_csv(directory / "accuracy.csv", rows)
+        plot_accuracy(rows, directory / "accuracy.png", f"{self.config.task}, {self.config.core}")
+        inside = [row["symbol_accuracy"] for row in rows if row["trained"]]
+        outside = [row["symbol_accuracy"] for row in rows if not row["trained"]]
+        return {
+            "test_accuracy": sum(inside) / len(inside),
+            "test_accuracy_beyond": sum(outside) / len(outside) if outside else None,
+            "accuracy": rows,
+        }
+
+    def _accuracy(self, sizes: Sizes, stream: torch.Generator) -> dict[str, Any]:
+        """One row of the test: right symbols, and sequences in which all symbols are right."""
+        right = []
+        for batch in self._batches(sizes, self.config.test_examples, stream):
+            is_right = self.model(batch).logits.argmax(-1) == batch.targets[batch.answer]
+            right.append(is_right.view(-1, batch.answer.shape[1]).cpu())
+        answers = torch.cat(right, dim=1)
+        return {
+            "items": sizes.items,
+            "item_length": sizes.length,
+            "trained": int(sizes in self.sizes),
+            "symbol_accuracy": round(float(answers.double().mean()), 5),
+            "sequence_accuracy": round(float(answers.all(0).double().mean()), 5),
+            "sequences": answers.shape[1],
+        }
+
+    def _batches(self, sizes: Sizes, count: int, stream: torch.Generator) -> Iterator[SequenceBatch]:
+        for start in range(0, count, CHUNK):
+            batch = self.generate(self.alphabet, sizes, min(CHUNK, count - start), stream)
+            yield batch.to(self.device)

@@ -1,0 +1,219 @@
+"""The supervised loop: build or resume, then draw -> loss -> update, evaluate -> log, checkpoint, finish.
+
+One random stream, saved with the optimiser and the running means, makes N + M updates with a resume in
+between equal N + M without one, bit for bit on the CPU.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch import Tensor, nn
+
+from agents.checkpoint import load_checkpoint, load_weights, save_checkpoint
+from agents.curves import plot_curves
+from agents.device import make_generator, pick_device
+from agents.files import write_text
+from agents.progress import ProgressDisplay, number, print_table
+from agents.run_dir import RunDirectory, package_versions, source_commit
+from agents.stored_config import config_to_dict
+from envs.errors import UserError
+from tasks import TASKS
+from tasks.config import TaskConfig
+from tasks.task import Task
+
+DRAW_STREAM = 1
+
+
+def build_task(config: TaskConfig, device: torch.device) -> Task:
+    """The task of a configuration, its weights drawn from the configuration's seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        return TASKS[config.task].build(config, device)
+
+
+class TaskTrainer:
+    """One run of a supervised task: everything it is made of, and the loop."""
+
+    def __init__(self, config: TaskConfig, resume: bool = False, console: Console | None = None) -> None:
+        if config.threads:
+            torch.set_num_threads(config.threads)
+        self.config, self.console = config, console or Console(quiet=True)
+        self.directory = RunDirectory(config.directory())
+        saved = load_checkpoint(self.directory.checkpoint("latest")) if resume else None
+        self.device = pick_device(config.device)
+        self.task = build_task(config, self.device)
+        self.model = self.task.model
+        self.optimizer = torch.optim.Adam(
+            [p for p in self.model.parameters() if p.requires_grad], lr=config.learning_rate
+        )
+        self.generator = make_generator(config.seed, DRAW_STREAM, torch.device("cpu"))
+        self.updates, self.wall_s, self.best_score = 0, 0.0, -math.inf
+        self.sums: dict[str, Tensor] = {}
+        """Figures added up since the last row of metrics.csv."""
+        self.summed = 0
+        if saved is None:
+            self.directory.create(config)
+        else:
+            self._load(saved)
+            self.directory.write_config(config)
+
+    def run(self, stop: Callable[[], bool] = lambda: False, stop_after_updates: int | None = None) -> bool:
+        """Train to the end; True if it was reached, False if `stop()` or the update limit came first.
+
+        Either way the run is left with a checkpoint from which it continues exactly.
+        """
+        self._print_header()
+        begun, wall_before = time.monotonic(), self.wall_s
+        log_time, log_updates = begun, self.updates
+        score = math.nan
+        with ProgressDisplay(self.console, self.config.steps, "updates") as display:
+            while self.updates < self.config.steps and not stop() and self.updates != stop_after_updates:
+                loss = self.advance()
+                now = time.monotonic()
+                self.wall_s = wall_before + now - begun
+                last = self.updates >= self.config.steps
+                if self.updates % self.config.log_every == 0 or last:
+                    speed = (self.updates - log_updates) / (now - log_time)
+                    score = self._log(speed)
+                    log_time, log_updates = time.monotonic(), self.updates
+                if display.due(last):
+                    status = f"loss {number(float(loss), 4)}  score {number(score, 4)}"
+                    display.show(self.updates, status, last=last)
+                if self.updates % self.config.checkpoint_every == 0:
+                    self.save()
+        self.save()
+        plot_curves(self.directory.metrics_path, self.directory.curves_path, self._panels(), x="updates")
+        self.directory.close()
+        return self.updates >= self.config.steps
+
+    def advance(self) -> Tensor:
+        """One update; returns its loss."""
+        progress = self.updates / self.config.steps
+        learning_rate = self.config.learning_rate * (1.0 - progress if self.config.anneal else 1.0)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        self.model.train()
+        loss, figures = self.task.loss(self.task.draw(self.generator), progress)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        grad_norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.max_grad_norm)
+        self.optimizer.step()
+        self.updates += 1
+        for name, value in {"loss": loss, **figures, "grad_norm": grad_norm}.items():
+            total = torch.as_tensor(value).detach().double()
+            self.sums[name] = self.sums[name] + total if name in self.sums else total
+        self.summed += 1
+        return loss.detach()
+
+    @torch.no_grad()
+    def finish(self) -> dict[str, Any]:
+        """The result of a run that reached its end, with the best weights; also written to result.json."""
+        best = self.directory.checkpoint("best")
+        content = load_checkpoint(best)
+        load_weights(self.model, content["model"], best)
+        self.model.eval()
+        found = dict(self.task.finish(self.directory.path))
+        result = {
+            "task": self.config.task,
+            "config": config_to_dict(self.config),
+            "parameters": sum(p.numel() for p in self.model.parameters()),
+            "updates": self.updates,
+            "wall_s": round(self.wall_s, 2),
+            "best_score": content["best_score"],
+            "best_updates": content["updates"],
+            **found,
+            "commit": source_commit(),
+            "versions": package_versions(),
+        }
+        write_result(self.directory.path / "result.json", result)
+        return result
+
+    def save(self) -> None:
+        """Write `latest`: everything that an exact continuation needs."""
+        save_checkpoint(
+            self.directory.checkpoint("latest"),
+            {
+                **self._weights(),
+                "wall_s": self.wall_s,
+                "optimizer": self.optimizer.state_dict(),
+                "generator": self.generator.get_state(),
+                "sums": self.sums,
+                "summed": self.summed,
+            },
+        )
+
+    def _weights(self) -> dict[str, Any]:
+        return {
+            "config": config_to_dict(self.config),
+            "model": self.model.state_dict(),
+            "updates": self.updates,
+            "best_score": self.best_score,
+        }
+
+    def _load(self, saved: dict[str, Any]) -> None:
+        path = self.directory.checkpoint("latest")
+        load_weights(self.model, saved["model"], path)
+        if "optimizer" not in saved:
+            raise UserError(f"{path} holds weights alone and cannot be resumed")
+        self.updates, self.wall_s = saved["updates"], saved["wall_s"]
+        best = self.directory.checkpoint("best")
+        self.best_score = load_checkpoint(best)["best_score"] if best.exists() else saved["best_score"]
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.generator.set_state(saved["generator"])
+        self.sums = {name: total.to(self.device) for name, total in saved["sums"].items()}
+        self.summed = saved["summed"]
+        self.directory.forget_after(self.updates)
+
+    @torch.no_grad()
+    def _log(self, updates_per_s: float) -> float:
+        """Evaluate, write a row, keep the best weights; returns the score."""
+        means = {name: float(total) / self.summed for name, total in self.sums.items()}
+        if not math.isfinite(means["loss"]):
+            raise UserError(
+                f"the loss is not a number at update {self.updates}; lower --learning-rate or --max-grad-norm"
+            )
+        self.sums, self.summed = {}, 0
+        self.model.eval()
+        figures = {name: float(value) for name, value in self.task.evaluate().items()}
+        score = figures.pop("score")
+        row = {
+            "updates": self.updates,
+            "wall_s": round(self.wall_s, 2),
+            "updates_per_s": round(updates_per_s, 2),
+            "learning_rate": self.optimizer.param_groups[0]["lr"],
+            **means,
+            "score": score,
+            **{f"valid_{name}": value for name, value in figures.items()},
+        }
+        self.directory.log(row)
+        if score > self.best_score or not self.directory.checkpoint("best").exists():
+            self.best_score = score
+            save_checkpoint(self.directory.checkpoint("best"), self._weights())
+        return score
+
+    def _panels(self) -> list[tuple[str, str]]:
+        skipped = ("updates", "wall_s", "learning_rate", "updates_per_s")
+        return [(name, name) for name in self.directory.columns() if name not in skipped]
+
+    def _print_header(self) -> None:
+        extra: dict[str, object] = {
+            "run directory": self.directory.path,
+            "device in use": self.device,
+            "parameters": f"{sum(p.numel() for p in self.model.parameters()):,}",
+        }
+        if self.updates:
+            extra["resumed at"] = f"{self.updates:,} updates"
+        print_table(self.console, "Training", {**config_to_dict(self.config), **extra})
+
+
+def write_result(path: Path, result: dict[str, Any]) -> None:
+    """Write a result as JSON, atomically."""
+    write_text(path, json.dumps(result, indent=2) + "\n")
