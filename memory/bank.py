@@ -53,8 +53,12 @@ class MemoryBank(nn.Module):
         return self.cells.shape[0]
 
     def noise(self, shape: torch.Size, generator: torch.Generator | None = None) -> Tensor:
-        """Noise for logits of `shape`, to be kept if the read is to be replayed."""
-        return choice_noise(shape, self.estimator, self.samples, generator, self.cells.device)
+        """Noise for logits of `shape`, to be kept if the read is to be replayed.
+
+        On the device of `generator`, or of the cells if there is none.
+        """
+        device = self.cells.device if generator is None else generator.device
+        return choice_noise(shape, self.estimator, self.samples, generator, device)
 
     def forward(self, logits: Tensor, temperature: float = 1.0, noise: Tensor | None = None) -> BankRead:
         """Read one cell per row of `logits` [..., n].

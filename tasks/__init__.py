@@ -2,11 +2,19 @@
 
 from functools import partial
 
+from tasks.curve_fit import CurveFit, CurveFitConfig
 from tasks.symbol_task import SymbolConfig, SymbolSequences
 from tasks.symbols import associative_recall, copy, dictionary
 from tasks.task import TaskEntry
 
 TASKS: dict[str, TaskEntry] = {
+    "curve-fit": TaskEntry(
+        "fit a noisy quadratic by numbers read from a bank at hard addresses",
+        CurveFitConfig(
+            task="curve-fit", steps=600, batch_size=512, learning_rate=1e-2, anneal=True, log_every=50
+        ),
+        CurveFit,
+    ),
     "dictionary": TaskEntry(
         "infer a mapping of symbols from examples, apply it to a query",
         SymbolConfig(task="dictionary"),

@@ -1,0 +1,87 @@
+"""What the tasks with a hard-addressed bank share: options, the loss of a sampled read, its log figures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from agents.options import check_at_least, option
+from envs.errors import UserError
+from memory.estimators import Choice, EstimatorName, expected_loss, score_function
+from memory.hard import Annealing
+
+
+@dataclass(frozen=True)
+class AddressOptions:
+    """How the address network gets its gradient."""
+
+    estimator: Literal["st", "gumbel-rao", "reinmax", "reinforce", "exact"] = option(
+        "st", "estimator of the gradient through the choice; exact enumerates all cells"
+    )
+    gumbel_samples: int = option(8, "gumbel-rao: noises redrawn for each choice")
+    tau_start: float = option(2.0, "temperature at the beginning")
+    tau_end: float = option(
+        0.3, "temperature at the end, approached geometrically; equal to the first: fixed"
+    )
+
+    def __post_init__(self) -> None:
+        check_at_least(self, 1, "gumbel_samples")
+        for name in ("tau_start", "tau_end"):
+            if not 0.0 < getattr(self, name) < float("inf"):
+                raise UserError(f"--{name.replace('_', '-')} must be above 0, got {getattr(self, name)}")
+
+    def annealing(self) -> Annealing:
+        """The temperature over the training."""
+        return Annealing(self.tau_start, self.tau_end)
+
+    def sampler(self) -> EstimatorName:
+        """The estimator that the bank itself uses; enumeration reads like `st` where a sample is shown."""
+        return "st" if self.estimator == "exact" else self.estimator
+
+
+def read_loss(
+    options: AddressOptions,
+    logits: Tensor,
+    choice: Choice,
+    errors: Tensor,
+    errors_of_cells: Callable[[], Tensor],
+) -> Tensor:
+    """The mean loss of a batch with the gradient of the chosen estimator.
+
+    `errors` [B] of the sampled reads; `errors_of_cells()` [B, n], what every cell would have cost, is asked
+    for by `exact` alone.
+    """
+    if options.estimator == "exact":
+        return expected_loss(logits, errors_of_cells()).mean()
+    if options.estimator == "reinforce":
+        # The mean over the OTHER examples is a baseline that does not depend on this example's choice.
+        others = (errors.sum() - errors) / (len(errors) - 1)
+        return (errors + score_function(choice.log_probability, errors, others)).mean()
+    return errors.mean()
+
+
+def read_figures(logits: Tensor, choice: Choice, temperature: float) -> dict[str, Tensor | float]:
+    """Temperature, how sure the addresses are, and how many cells the batch read."""
+    return {
+        "temperature": temperature,
+        "largest_probability": logits.detach().softmax(-1).amax(-1).mean(),
+        "cells_read": float(choice.cell.unique().numel()),
+    }
+
+
+def finite_logits(logits: Tensor) -> Tensor:
+    """`logits`, or a UserError if the training has diverged."""
+    if not torch.isfinite(logits).all():
+        raise UserError("the address logits are not finite: the training diverged; lower --learning-rate")
+    return logits
+
+
+def squared_errors(value: Tensor, target: Tensor) -> Tensor:
+    """(value - target)^2; refuses shapes that would broadcast, such as [B, 1] with [B]."""
+    if value.shape != target.shape:
+        raise ValueError(f"values {list(value.shape)} and targets {list(target.shape)} must have one shape")
+    return (value - target).square()
