@@ -1,9 +1,7 @@
 """Cores without a write memory: `none` (the memoryless control), `lstm` and `gru`.
 
-LSTM and GRU run a segment without resets inside in ONE library kernel call. Where there are resets, each
-column is cut at them into pieces; a piece that opens at a reset starts from zeros, a piece that opens the
-segment starts from the carried state; all pieces go through the kernel together as one packed sequence.
-No flag is left inside a piece, so the number of kernel calls does not grow with the number of resets.
+LSTM and GRU run a whole segment in ONE kernel call, resets included (memory/reset_rows.py). The LSTM's kernel is
+the library's. The GRU's is the library's on CUDA, and ours (memory/gru_sequence.py) on the CPU.
 """
 
 from __future__ import annotations
@@ -11,14 +9,12 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.rnn import PackedSequence
 
 from memory.core import CoreOutput, MemoryCore, output_without_writes, reset_state
-
-BLOCK = 16
-"""Rows that are packed together. On the CPU the backward pass of a packed sequence of T rows costs O(T^2),
-because the kernel slices one long tensor per row; blocks keep it linear (measured: 2 to 5 times faster)."""
+from memory.gru_sequence import GRUSequence
+from memory.reset_rows import SATURATE, insert_rows, plan_rows, remove_rows
 
 
 class NoState(NamedTuple):
@@ -56,86 +52,25 @@ class NoMemory(MemoryCore):
         return self.step(xs, state)
 
 
-class Pieces(NamedTuple):
-    """How the T * B cells of a segment are laid out in a packed sequence of episode pieces."""
+class KernelWeights(NamedTuple):
+    """The parameters of an LSTM or GRU in the library's order; G = gates * n."""
 
-    order: Tensor
-    """[T * B] flat cell (t * B + b) that stands at each packed position."""
-    batch_sizes: Tensor
-    """Number of pieces alive at each offset, on the CPU as the kernel demands."""
-    opens_segment: Tensor
-    """[P] column b whose carried state the piece continues, or -1 if it opens at a reset."""
-    last_of_column: Tensor
-    """[B] piece that holds the last row of each column."""
+    input: Tensor
+    """[G, D], or with the columns of the marks [G, D + 3]."""
+    hidden: Tensor
+    """[G, n]."""
+    input_bias: Tensor
+    hidden_bias: Tensor
 
+    def marked(self, on_reset: tuple[float, ...], on_keep: tuple[float, ...]) -> KernelWeights:
+        """For an input with marks; on_reset and on_keep say where each gate is driven: to -1, 0 or 1.
 
-def cut_at_resets(is_first: Tensor) -> Pieces:
-    """Cut the columns of is_first [T, B] into pieces, sorted by falling length as packing demands."""
-    steps, columns = is_first.shape
-    opens = is_first.clone()
-    opens[0] = True
-    # Cells in column order, so that consecutive numbers walk along a column.
-    opens_flat = opens.t().reshape(-1)
-    starts = opens_flat.nonzero().squeeze(1)
-    piece = opens_flat.long().cumsum(0) - 1
-    offset = torch.arange(steps * columns, device=is_first.device) - starts[piece]
-    lengths = torch.bincount(piece)
-    rank = torch.argsort(torch.argsort(lengths, descending=True, stable=True))
-
-    batch_sizes = torch.bincount(offset)
-    position = (batch_sizes.cumsum(0) - batch_sizes)[offset] + rank[piece]
-    cell = torch.arange(steps * columns, device=is_first.device)
-    order = torch.empty_like(position)
-    order[position] = (cell % steps) * columns + cell // steps
-
-    column = starts // steps
-    continues = (starts % steps == 0) & ~is_first[0, column]
-    opens_segment = torch.empty_like(starts)
-    opens_segment[rank] = torch.where(continues, column, -1)
-    return Pieces(order, batch_sizes.cpu(), opens_segment, rank[piece[steps - 1 :: steps]])
-
-
-def run_kernel(
-    rnn: nn.LSTM | nn.GRU, xs: Tensor, state: tuple[Tensor, ...], is_first: Tensor
-) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Outputs [T, B, n] and final state of the library's kernel over a segment with resets.
-
-    xs [T, B, D]; state: one tensor [B, n] per state variable of the kernel.
-    """
-    if not is_first[1:].any():
-        return _run_plain(rnn, xs, reset_state(state, is_first[0]))
-    outputs = []
-    for block, flags in zip(xs.split(BLOCK), is_first.split(BLOCK), strict=True):
-        out, state = _run_packed(rnn, block, state, flags)
-        outputs.append(out)
-    return torch.cat(outputs), state
-
-
-def _run_plain(
-    rnn: nn.LSTM | nn.GRU, xs: Tensor, state: tuple[Tensor, ...]
-) -> tuple[Tensor, tuple[Tensor, ...]]:
-    starts = tuple(x.unsqueeze(0) for x in state)
-    out, final = rnn(xs, starts if len(starts) > 1 else starts[0])
-    return out, tuple(x[0] for x in (final if isinstance(final, tuple) else (final,)))
-
-
-def _run_packed(
-    rnn: nn.LSTM | nn.GRU, xs: Tensor, state: tuple[Tensor, ...], is_first: Tensor
-) -> tuple[Tensor, tuple[Tensor, ...]]:
-    steps, columns = is_first.shape
-    pieces = cut_at_resets(is_first)
-    continues = (pieces.opens_segment >= 0)[:, None]
-    starts = tuple(
-        torch.where(continues, carried[pieces.opens_segment.clamp(min=0)], 0.0).unsqueeze(0)
-        for carried in state
-    )
-    packed = PackedSequence(xs.flatten(0, 1)[pieces.order], pieces.batch_sizes)
-    out, final = rnn(packed, starts if len(starts) > 1 else starts[0])
-    final = final if isinstance(final, tuple) else (final,)
-    inverse = torch.empty_like(pieces.order)
-    inverse[pieces.order] = torch.arange(len(inverse), device=inverse.device)
-    features = out.data[inverse].view(steps, columns, -1)
-    return features, tuple(x[0, pieces.last_of_column] for x in final)
+        The bias becomes a column, so that an extra row does not receive it.
+        """
+        driven = SATURATE * self.input.new_tensor([on_reset, on_keep])
+        columns = driven.repeat_interleave(self.hidden.shape[1], dim=1).t()
+        wide = torch.cat([self.input, self.input_bias[:, None], columns], dim=1)
+        return self._replace(input=wide, input_bias=torch.zeros_like(self.input_bias))
 
 
 class LSTMCore(MemoryCore):
@@ -155,8 +90,22 @@ class LSTMCore(MemoryCore):
         return output_without_writes(out[0]), LSTMState(h[0], c[0])
 
     def unroll(self, xs: Tensor, state: LSTMState, is_first: Tensor) -> tuple[CoreOutput, LSTMState]:
-        features, final = run_kernel(self.rnn, xs, state, is_first)
-        return output_without_writes(features), LSTMState(*final)
+        weights, entering = KernelWeights(*self.rnn.all_weights[0]), reset_state(state, is_first[0])
+        if not is_first[1:].any():
+            outputs, h, c = self._run(xs, entering, weights)
+            return output_without_writes(outputs), LSTMState(h, c)
+        plan = plan_rows(is_first, xs.dtype)
+        # Gates i, f, candidate, o: a reset row empties the cell, a keep row leaves it as it is.
+        weights = weights.marked(on_reset=(-1, -1, 0, 0), on_keep=(-1, 1, 0, 0))
+        longer, _, c = self._run(insert_rows(xs, plan), entering, weights)
+        features = remove_rows(longer, plan, len(xs))
+        return output_without_writes(features), LSTMState(features[-1], c)
+
+    def _run(self, xs: Tensor, state: LSTMState, weights: KernelWeights) -> tuple[Tensor, Tensor, Tensor]:
+        """Outputs [T, B, n], and h and c after the last row."""
+        starts = (state.h[None], state.c[None])
+        outputs, h, c = torch.lstm(xs, starts, weights, True, 1, 0.0, self.training, False, False)
+        return outputs, h[0], c[0]
 
 
 class GRUCore(MemoryCore):
@@ -175,5 +124,19 @@ class GRUCore(MemoryCore):
         return output_without_writes(out[0]), GRUState(h[0])
 
     def unroll(self, xs: Tensor, state: GRUState, is_first: Tensor) -> tuple[CoreOutput, GRUState]:
-        features, final = run_kernel(self.rnn, xs, state, is_first)
-        return output_without_writes(features), GRUState(*final)
+        weights, h = KernelWeights(*self.rnn.all_weights[0]), reset_state(state, is_first[0]).h
+        if not is_first[1:].any():
+            features = self._run(xs, h, weights)
+        else:
+            plan = plan_rows(is_first, xs.dtype)
+            # Gates r, z, candidate: a reset row takes the candidate, which is tanh(0).
+            weights = weights.marked(on_reset=(-1, -1, 0), on_keep=(0, 1, 0))
+            features = remove_rows(self._run(insert_rows(xs, plan), h, weights), plan, len(xs))
+        return output_without_writes(features), GRUState(features[-1])
+
+    def _run(self, xs: Tensor, h: Tensor, weights: KernelWeights) -> Tensor:
+        """Outputs [T, B, n]."""
+        if not xs.is_cuda:
+            gates = F.linear(xs, weights.input, weights.input_bias)
+            return GRUSequence.apply(gates, h, weights.hidden, weights.hidden_bias)
+        return torch.gru(xs, h[None], weights, True, 1, 0.0, self.training, False, False)[0]

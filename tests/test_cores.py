@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.autograd.gradcheck import GradcheckError
 
 from memory import CORE_NAMES, CoreConfig, MemoryCore, detach_state, make_core, map_state, select_state
-from memory.recurrent import BLOCK
+from memory.gru_sequence import GRUSequence
 
 T, B, X, N, D, H = 9, 5, 6, 7, 4, 3
 VARIANTS = [
@@ -200,23 +200,50 @@ def test_a_record_changes_nothing(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["lstm", "gru"])
-@pytest.mark.parametrize(("resets", "expected"), [(0.0, 1), (0.1, 3), (0.9, 3)])
-def test_kernel_calls_do_not_grow_with_resets(
-    name: str, resets: float, expected: int, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("resets", [0.0, 0.1, 0.9])
+def test_one_kernel_call_per_segment_whatever_the_resets(
+    name: str, resets: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One call without resets inside the segment; with them one per block of rows, however many there are."""
     torch.manual_seed(0)
-    core, steps = make_core(CoreConfig(name=name, hidden_size=N), X), 3 * BLOCK
-    calls = []
-    kernel = core.rnn.forward
-    monkeypatch.setattr(core.rnn, "forward", lambda *args: (calls.append(1), kernel(*args))[1])
-    is_first = torch.rand(steps, B) < resets
-    xs, state = torch.randn(steps, B, X), core.initial_state(B)
-    output, final = core.unroll(xs, state, is_first)
-    assert len(calls) == expected
-    by_steps, last = MemoryCore.unroll(core, xs, state, is_first)
-    torch.testing.assert_close(output.features, by_steps.features)
-    torch.testing.assert_close(final.h, last.h)
+    core, calls = make_core(CoreConfig(name=name, hidden_size=N), X), []
+    owner, kernel = (torch, "lstm") if name == "lstm" else (GRUSequence, "apply")
+    real = getattr(owner, kernel)
+    monkeypatch.setattr(owner, kernel, lambda *args: (calls.append(1), real(*args))[1])
+    core.unroll(torch.randn(20, B, X), core.initial_state(B), torch.rand(20, B) < resets)
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize("name", ["lstm", "gru"])
+def test_the_kernels_of_float32_agree_with_steps(name: str) -> None:
+    """In float32 the library takes other kernels than in float64; a row before a reset must not leak into it."""
+    torch.manual_seed(0)
+    core = make_core(CoreConfig(name=name, hidden_size=32), X)
+    xs, is_first = torch.randn(40, B, X, requires_grad=True), torch.rand(40, B) < 0.1
+    is_first[17, 2] = True
+    state = map_state(lambda x: torch.randn_like(x), core.initial_state(B))
+    mine, theirs = core.unroll(xs, state, is_first), MemoryCore.unroll(core, xs, state, is_first)
+    torch.testing.assert_close(mine[0].features, theirs[0].features, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(mine[1], theirs[1], rtol=1e-5, atol=1e-6)
+    for output, final in (mine, theirs):
+        leak = torch.autograd.grad(
+            output.features[17:, 2].sum() + final[0][2].sum(), [xs], retain_graph=True
+        )[0]
+        assert (leak[:17, 2] == 0).all()
+    found = [
+        torch.autograd.grad(output.features.square().sum() + final[-1].sum(), [xs, *core.parameters()])
+        for output, final in (mine, theirs)
+    ]
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5 * float(other.abs().max()))
+
+
+def test_a_second_derivative_of_the_gru_is_refused() -> None:
+    core = make_core(CoreConfig(name="gru", hidden_size=N), X)
+    xs = torch.randn(4, B, X, requires_grad=True)
+    output, _ = core.unroll(xs, core.initial_state(B), torch.zeros(4, B, dtype=torch.bool))
+    (first,) = torch.autograd.grad(output.features.square().sum(), [xs], create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        first.sum().backward()
 
 
 def test_unknown_core_names_the_known_ones() -> None:
