@@ -129,11 +129,13 @@ def draw_similarity(
     labels: Sequence[str] | None = None,
     thumbnails: Sequence[NDArray[np.uint8]] | None = None,
     title: str = "",
+    breaks: Sequence[int] = (),
 ) -> Path:
     """Write both maps side by side as a PNG.
 
     `labels`, one per write, name the writes (words of a story); without them the axes count steps, with
-    `thumbnails`, one per write, beside the numbers.
+    `thumbnails`, one per write, beside the numbers. Lines separate the writes before each of `breaks` from
+    those after it (sentences of a story).
     """
     from recall.similarity_figure import similarity_figure  # matplotlib takes half a second to load
 
@@ -141,7 +143,7 @@ def draw_similarity(
     for name, given in (("labels", labels), ("thumbnails", thumbnails)):
         if given is not None and len(given) != len(maps.beta):
             raise ValueError(f"{len(given)} {name} for {len(maps.beta)} writes")
-    figure: Any = similarity_figure(maps, labels, thumbnails, title)
+    figure: Any = similarity_figure(maps, labels, thumbnails, title, breaks)
     with atomic_file(path) as file:
         figure.savefig(file, format="png")
     return path

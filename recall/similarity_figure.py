@@ -15,6 +15,7 @@ from recall.similarity import Float, SimilarityMaps
 
 COLOURS = "viridis"
 """Brighter is more similar, in print and to colour-blind readers too."""
+BREAK = "#e8e8e8"
 MOST_THUMBNAILS = 9
 THUMBNAIL_INCHES = 0.36
 
@@ -24,6 +25,7 @@ def similarity_figure(
     labels: Sequence[str] | None = None,
     thumbnails: Sequence[NDArray[np.uint8]] | None = None,
     title: str = "",
+    breaks: Sequence[int] = (),
 ) -> Figure:
     """The figure: write keys on the left, target values on the right, one colour scale from -1 to 1."""
     rows, columns = maps.keys.shape
@@ -48,6 +50,9 @@ def similarity_figure(
             aspect="auto",
             interpolation="nearest" if rows < 400 else None,
         )
+        for start in breaks:
+            axes.axvline(np.searchsorted(maps.columns, start) - 0.5, color=BREAK, linewidth=0.8)
+            axes.axhline(np.searchsorted(maps.rows, start) - 0.5, color=BREAK, linewidth=0.8)
         above = figure.add_subplot(grid[0, 2 * place + 1], sharex=axes)
         beside = figure.add_subplot(grid[1, 2 * place], sharey=axes)
         _strip(above, maps.beta[maps.columns][None])

@@ -23,6 +23,9 @@ class TaskConfig:
     learning_rate: float = option(1e-3, "step size of Adam")
     anneal: bool = option(False, "lower the learning rate linearly to 0 over --steps")
     max_grad_norm: float = option(10.0, "gradients are scaled down to this norm")
+    stop_at: float | None = option(
+        None, "end before --steps once the validation score reaches this", metavar="X"
+    )
     seed: int = option(0, "seed of weights, batches and noise")
     log_every: int = option(100, "updates between evaluations, each with a row of metrics.csv")
     checkpoint_every: int = option(500, "updates between checkpoints")
@@ -35,7 +38,7 @@ class TaskConfig:
     )
 
     MAY_CHANGE: ClassVar[tuple[str, ...]] = (
-        "steps", "learning_rate", "anneal", "max_grad_norm", "log_every", "checkpoint_every", "device",
+        "steps", "stop_at", "learning_rate", "anneal", "max_grad_norm", "log_every", "checkpoint_every", "device",
         "threads", "run_dir", "implementation",
     )  # fmt: skip
     """Options that a resumed run may change; all others are kept."""

@@ -75,7 +75,7 @@ class TaskTrainer:
         log_time, log_updates = begun, self.updates
         score = math.nan
         with ProgressDisplay(self.console, self.config.steps, "updates") as display:
-            while self.updates < self.config.steps and not stop() and self.updates != stop_after_updates:
+            while not self.finished and not stop() and self.updates != stop_after_updates:
                 loss = self.advance()
                 now = time.monotonic()
                 self.wall_s = wall_before + now - begun
@@ -92,7 +92,13 @@ class TaskTrainer:
         self.save()
         plot_curves(self.directory.metrics_path, self.directory.curves_path, self._panels(), x="updates")
         self.directory.close()
-        return self.updates >= self.config.steps
+        return self.finished
+
+    @property
+    def finished(self) -> bool:
+        """Whether all updates are made or the score wanted is reached."""
+        wanted = self.config.stop_at
+        return self.updates >= self.config.steps or (wanted is not None and self.best_score >= wanted)
 
     def advance(self) -> Tensor:
         """One update; returns its loss."""

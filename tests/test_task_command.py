@@ -123,6 +123,15 @@ def test_another_seed_gives_another_run(run_dir: Path, tmp_path: Path) -> None:
     assert not torch.equal(first, second)
 
 
+def test_a_run_ends_at_the_score_wanted(tmp_path: Path) -> None:
+    """And has its result; a higher score continues it."""
+    path = tmp_path / "run"
+    assert train_task.main([*TINY, "--steps", "8", "--stop-at", "0.0", "--run-dir", str(path)]) == 0
+    assert json.loads((path / "result.json").read_text())["updates"] == 4
+    assert train_task.main(["--run-dir", str(path), "--resume", "--stop-at", "1.1"]) == 0
+    assert json.loads((path / "result.json").read_text())["updates"] == 8
+
+
 @pytest.mark.slow
 def test_ctrl_c_leaves_a_checkpoint_and_exit_code_130(tmp_path: Path) -> None:
     path = tmp_path / "run"

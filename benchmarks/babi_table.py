@@ -1,0 +1,164 @@
+"""The bAbI table: one model per task, on the official files, with the checkpoint chosen by validation.
+
+    python benchmarks/babi_table.py --data DIR                  train what is missing, test, write the CSV
+    python benchmarks/babi_table.py --data DIR --minutes 10     stop every run after 10 minutes; continue later
+    python benchmarks/babi_table.py --summary                   print the table from the committed CSV alone
+
+Runs are kept under runs/babi-table, one after the other, and continued where they stopped. All tasks have the
+defaults of `train_task.py babi` but for SETTINGS. A run that was stopped early has a row without test error.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from agents.files import write_csv
+from agents.options import option, parse, run_command
+from agents.run_dir import read_metrics
+from envs.errors import UserError
+from tasks.babi.scores import TASK_NAMES
+
+ROOT = Path(__file__).resolve().parent.parent
+RUNS = ROOT / "runs" / "babi-table"
+RESULTS = ROOT / "benchmarks" / "results" / "babi.csv"
+SETTINGS = ["--stop-at", "0.999"]
+"""A run ends once at most 0.1 % of the validation questions are wrong."""
+
+
+@dataclass(frozen=True)
+class TableConfig:
+    """Options of the command."""
+
+    data: str | None = option(None, "directory with the official files; needed to train", metavar="DIR")
+    tasks: str = option("1,6,20,12,15,4,5,16,18,2", "tasks in the order in which they are trained")
+    core: str = option("mnm-p", "memory core")
+    steps: int = option(10_000, "updates of every run at most")
+    seed: int = option(0, "training seed")
+    minutes: float | None = option(
+        None, "stop a run after this time; the same command continues it", metavar="X"
+    )
+    summary: bool = option(False, "print the table from the committed CSV and stop", switch=True)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One row of the table."""
+
+    task: int
+    core: str
+    seed: int
+
+    @property
+    def path(self) -> Path:
+        """Where the run is kept."""
+        return RUNS / f"task{self.task}-{self.core}-s{self.seed}"
+
+    def command(self, data: str, steps: int) -> list[str]:
+        """The command that makes the run, or continues it."""
+        start = [sys.executable, "train_task.py"]
+        if (self.path / "checkpoints" / "latest.pt").exists():
+            return [*start, "--run-dir", str(self.path), "--resume", "--data", data]
+        return [
+            *start, "babi", "--data", data, "--tasks", str(self.task), "--core", self.core,
+            "--steps", str(steps), "--seed", str(self.seed), "--run-dir", str(self.path), *SETTINGS,
+        ]  # fmt: skip
+
+    def row(self) -> dict[str, Any] | None:
+        """The run so far; None if it has not been evaluated yet."""
+        metrics = self.path / "metrics.csv"
+        if not metrics.is_file():
+            return None
+        rows = read_metrics(metrics)
+        best = max(rows, key=lambda row: row["score"])
+        finished = (self.path / "result.json").is_file()
+        config = json.loads((self.path / "config.json").read_text())
+        result = json.loads((self.path / "result.json").read_text()) if finished else {}
+        return {
+            "task": self.task,
+            "core": self.core,
+            "seed": self.seed,
+            "status": "finished" if finished else "unfinished",
+            "steps": int(rows[-1]["updates"]),
+            "best_step": int(best["updates"]),
+            "wall_s": round(rows[-1]["wall_s"]),
+            "valid_error": round(best["valid_mean_error"], 2),
+            "test_error": round(result.get("test_mean_error", math.nan), 2),
+            "commit": config.get("commit", "unknown"),
+        }
+
+
+def train(run: Run, data: str, steps: int, minutes: float | None) -> None:
+    """Bring a run to its end, or on for `minutes`; does nothing if it has its result."""
+    if (run.path / "result.json").is_file():
+        return
+    process = subprocess.Popen(
+        run.command(data, steps), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        _, errors = process.communicate(timeout=None if minutes is None else 60 * minutes)
+    except (subprocess.TimeoutExpired, KeyboardInterrupt) as stopped:
+        process.send_signal(signal.SIGINT)  # it finishes its update and writes a checkpoint
+        process.communicate()
+        if isinstance(stopped, KeyboardInterrupt):
+            raise
+        return
+    if process.returncode != 0:
+        raise UserError(f"{run.path.name} failed: {' '.join(errors.strip().splitlines()[-1:])}")
+
+
+def collect(runs: Sequence[Run]) -> None:
+    """Replace the rows of `runs` in the CSV by what their directories hold; other rows stay."""
+    found = {(run.task, run.core, run.seed): row for run in runs if (row := run.row()) is not None}
+    kept = [row for row in read_results() if (int(row["task"]), row["core"], int(row["seed"])) not in found]
+    write_csv(RESULTS, sorted([*kept, *found.values()], key=lambda row: (row["core"], int(row["task"]))))
+
+
+def read_results() -> list[dict[str, Any]]:
+    """The rows of the CSV."""
+    if not RESULTS.is_file():
+        return []
+    with RESULTS.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def summarise() -> str:
+    """The table in Markdown."""
+    lines = [
+        "| task | core | updates | minutes | validation error % | test error % |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in read_results():
+        tested = row["test_error"] if row["status"] == "finished" else "unfinished"
+        lines.append(
+            f"| {row['task']}: {TASK_NAMES[int(row['task'])]} | {row['core']} | {int(row['steps']):,} | "
+            f"{float(row['wall_s']) / 60:.0f} | {row['valid_error']} | {tested} |"
+        )
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the command; returns the exit code."""
+    config = parse(TableConfig(), argv, description=__doc__ or "")
+    if not config.summary:
+        if config.data is None:
+            raise UserError("--data is needed to train: the directory that holds qa1_train.txt")
+        data = str(Path(config.data).resolve())
+        runs = [Run(int(task), config.core, config.seed) for task in config.tasks.split(",")]
+        for run in runs:
+            train(run, data, config.steps, config.minutes)
+            collect(runs)
+    print(summarise())
+    return 0
+
+
+if __name__ == "__main__":
+    run_command(main)

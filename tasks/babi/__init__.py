@@ -1,0 +1,1 @@
+"""Question answering over bAbI stories, read word by word."""

@@ -1,0 +1,169 @@
+"""Stories as padded batches of numbers: where they are cut, what is a target, and what is drawn together.
+
+A story is one sequence with all its questions, which is about three times cheaper than one window per
+question. A story longer than WINDOW + OVERHANG tokens is cut into pieces. Every question is a target in
+exactly one piece, and at least WINDOW tokens (or all there are) come before it there: more than the 326 tokens
+that the farthest supporting fact of the 20 tasks is away. The state starts anew in every piece.
+
+Legend: T time, B batch. Batches are time first; padding stands at the end of a column.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from tasks.babi.reader import BLANK, Question, Story
+from tasks.sequence_model import SequenceBatch, pad_sequences
+
+WINDOW = 350
+"""Tokens that are kept before a question, at least."""
+OVERHANG = 150
+"""By how much a piece may be longer, so that questions share it."""
+PADDING = "<padding>"
+NO_TARGET = -1
+POOL = 8
+"""Batches' worth of sequences that are drawn and sorted by length to fill one batch."""
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Numbers for words and for whole answers."""
+
+    words: tuple[str, ...]
+    """Padding, the blank, then the words of the stories in alphabetical order."""
+    answers: tuple[str, ...]
+    """The classes of the output, in alphabetical order."""
+
+    @staticmethod
+    def of(stories: Sequence[Story]) -> Vocabulary:
+        """All words and all answers that occur in the stories."""
+        words = {word for story in stories for word in story.tokens} - {BLANK}
+        answers = {answer for story in stories for question in story.questions for answer in question.answers}
+        return Vocabulary((PADDING, BLANK, *sorted(words)), tuple(sorted(answers)))
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A story, or a piece of one, as numbers."""
+
+    task: int
+    words: Tensor
+    """[T] int64."""
+    targets: Tensor
+    """[T] int64: the class that belongs in the blank, NO_TARGET elsewhere."""
+    questions: Tensor
+    """[T] int64: number of the question within the sample, NO_TARGET elsewhere."""
+
+    def __len__(self) -> int:
+        return len(self.words)
+
+    @property
+    def asked(self) -> int:
+        """Number of questions."""
+        return int(self.questions.max()) + 1
+
+    def sequence(self) -> SequenceBatch:
+        """What the model reads and is asked, as a batch of one."""
+        columns = (
+            self.words,
+            self.targets.clamp(min=0),
+            self.targets != NO_TARGET,
+            torch.ones_like(self.words, dtype=torch.bool),
+        )
+        return SequenceBatch(*(column[:, None] for column in columns))
+
+
+class BabiBatch(NamedTuple):
+    """Samples side by side, and which blanks belong to which question."""
+
+    sequence: SequenceBatch
+    questions: Tensor
+    """[K] int64: question of every blank, in the order of `sequence.answer` true; numbered through the batch.
+    """
+    tasks: Tensor
+    """[Q] int64: task of every question."""
+
+    def to(self, device: torch.device) -> BabiBatch:
+        """The batch with its sequences on a device; the rest is for counting and stays."""
+        return self._replace(sequence=self.sequence.to(device))
+
+
+def encode(
+    stories: Sequence[Story], vocabulary: Vocabulary, window: int = WINDOW, overhang: int = OVERHANG
+) -> list[Sample]:
+    """All stories as samples, long ones in pieces."""
+    word_number = {word: number for number, word in enumerate(vocabulary.words)}
+    class_number = {answer: number for number, answer in enumerate(vocabulary.answers)}
+    samples = []
+    for story in stories:
+        numbers = torch.tensor([word_number[word] for word in story.tokens])
+        for start, stop, asked in cut(story, window, overhang):
+            targets, questions = torch.full((2, stop - start), NO_TARGET)
+            for number, question in enumerate(asked):
+                places = torch.tensor(question.places) - start
+                targets[places] = torch.tensor([class_number[answer] for answer in question.answers])
+                questions[places] = number
+            samples.append(Sample(story.task, numbers[start:stop], targets, questions))
+    return samples
+
+
+def cut(story: Story, window: int, overhang: int) -> Iterator[tuple[int, int, tuple[Question, ...]]]:
+    """Pieces (start, stop, questions asked) of a story; a piece opens with a sentence and ends with a blank.
+
+    The whole story, if it is not longer than window + overhang up to its last question.
+    """
+    waiting = list(story.questions)
+    while waiting:
+        wanted = waiting[0].places[0] - window
+        start = max((first for first in story.sentences if first <= wanted), default=0)
+        limit = max(start + window + overhang, waiting[0].places[-1] + 1)
+        asked = [question for question in waiting if question.places[-1] < limit]
+        yield start, asked[-1].places[-1] + 1, tuple(asked)
+        waiting = waiting[len(asked) :]
+
+
+def collate(samples: Sequence[Sample]) -> BabiBatch:
+    """Samples as one batch, padded at their ends."""
+    sequence = pad_sequences([sample.sequence() for sample in samples], padding=0)
+    questions = torch.full_like(sequence.tokens, NO_TARGET)
+    tasks: list[int] = []
+    for column, sample in enumerate(samples):
+        questions[: len(sample), column] = sample.questions + len(tasks)
+        tasks += [sample.task] * sample.asked
+    return BabiBatch(sequence, questions[sequence.answer], torch.tensor(tasks))
+
+
+class Sampler:
+    """Random batches of samples of similar length, in which every task asks equally many questions.
+
+    POOL batches' worth of samples are drawn independently and sorted by length; one random stretch of them
+    is the batch. So every sample keeps its chance, and a batch depends on the generator's state alone.
+    """
+
+    def __init__(self, samples: Sequence[Sample], batch_size: int) -> None:
+        self.samples, self.batch_size = samples, batch_size
+        tasks = torch.tensor([sample.task for sample in samples])
+        asked = torch.tensor([sample.asked for sample in samples])
+        self.weights = torch.zeros(len(samples), dtype=torch.float64)
+        for task in tasks.unique():
+            self.weights[tasks == task] = 1.0 / float(asked[tasks == task].sum())
+
+    def draw(self, generator: torch.Generator) -> BabiBatch:
+        """The next batch."""
+        count = POOL * self.batch_size
+        pool = torch.multinomial(self.weights, count, replacement=True, generator=generator)
+        ordered = sorted(pool.tolist(), key=lambda number: len(self.samples[number]))
+        start = self.batch_size * int(torch.randint(POOL, (), generator=generator))
+        return collate([self.samples[number] for number in ordered[start : start + self.batch_size]])
+
+
+def in_batches(samples: Sequence[Sample], batch_size: int) -> Iterator[BabiBatch]:
+    """All samples once, shortest first."""
+    ordered = sorted(samples, key=len)
+    for start in range(0, len(ordered), batch_size):
+        yield collate(ordered[start : start + batch_size])
