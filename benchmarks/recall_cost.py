@@ -127,7 +127,7 @@ def measure_scores(core: str, size: int, tape: Tape, model: Any) -> list[dict[st
         "R2 removal": lambda: [leave_one_write_out(tape, t, w) for t, w in enumerate(walk_weights(tape))],
         "keep only one": lambda: [keep_only_one(tape, t) for t in steps],
         "R3 re-applied": lambda: reapplied_removal(tape),
-        "R3 re-applied, float32": lambda: reapplied_removal(tape, dtype=np.float32),
+        "R3 re-applied, float64": lambda: reapplied_removal(tape, dtype=np.float64),
         "R4 decision": lambda: decision_effect(model, tape),
     }
     last = tape.steps - 1

@@ -25,12 +25,8 @@ if TYPE_CHECKING:
 
 def acting_step(core: MNMCore, x_t: Tensor, state: MNMState, record: bool) -> tuple[CoreOutput, MNMState]:
     """Equals `MNMCore.step` up to rounding; the record, if asked for, is made of the very numbers used."""
-    hidden, h, c = control(core, core.control_input(x_t, state.value_read), state)
-    vector = tanh_(linear(hidden, core.interaction.weight, core.interaction.bias))
-    rate_in, per_head = vector.split([core.memory_size, 3 * core.heads * core.memory_size], dim=-1)
-    write_key, target_value, read_key = per_head.view(-1, core.heads, 3 * core.memory_size).chunk(3, -1)
-    beta = linear(rate_in, core.rate.weight, core.rate.bias).sigmoid_().expand(-1, 3)
-
+    hidden, h, c = control(core, core.control_input(x_t, state.value_read), state.h, state.c)
+    write_key, target_value, read_key, beta = interact(core, hidden)
     weights = core.weights(state)
     before = pass_through(weights, write_key)
     steps = core.memory.rule(weights, before, target_value, beta)
@@ -61,21 +57,30 @@ def acting_step(core: MNMCore, x_t: Tensor, state: MNMState, record: bool) -> tu
     return output, MNMState(h, c, value_read, *delta)
 
 
-def control(core: MNMCore, read_in: Tensor, state: MNMState) -> tuple[Tensor, Tensor, Tensor]:
+def control(core: MNMCore, read_in: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Hidden vector of the step and the controller's next state."""
     cell = core.cell
     if isinstance(cell, nn.LSTMCell):
         gates = linear(read_in, cell.weight_ih, cell.bias_ih)
-        gates.add_(linear(state.h, cell.weight_hh, cell.bias_hh))
+        gates.add_(linear(h, cell.weight_hh, cell.bias_hh))
         i, f, g, o = gates.chunk(4, dim=-1)
         g.mul_(2.0)
         gates.sigmoid_()
         g.mul_(2.0).sub_(1.0)
-        c = (f * state.c).addcmul_(i, g)
+        c = (f * c).addcmul_(i, g)
         h = tanh_(c.clone()).mul_(o)
         return h, h, c
     assert isinstance(cell, nn.Linear)
-    return tanh_(linear(read_in, cell.weight, cell.bias)), state.h, state.c
+    return tanh_(linear(read_in, cell.weight, cell.bias)), h, c
+
+
+def interact(core: MNMCore, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Write keys, target values and read keys [B, H, d], and rates beta [B, 3]."""
+    vector = tanh_(linear(hidden, core.interaction.weight, core.interaction.bias))
+    rate_in, per_head = vector.split([core.memory_size, 3 * core.heads * core.memory_size], dim=-1)
+    write_key, target_value, read_key = per_head.view(-1, core.heads, 3 * core.memory_size).chunk(3, -1)
+    beta = linear(rate_in, core.rate.weight, core.rate.bias).sigmoid_().expand(-1, 3)
+    return write_key, target_value, read_key, beta
 
 
 def pass_through(weights: Weights, keys: Tensor) -> Activations:

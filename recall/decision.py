@@ -6,14 +6,14 @@ observations, previous actions and previous rewards (teacher-forced), and in ste
 
     R4_s(t) = KL( pi_t || pi_t^{-s} )      and      |V_t - V_t^{-s}|
 
-Exact for the recorded trajectory; in a live episode other actions would bring other observations. All copies
-advance as one batch, so there is no loop over the writes. Cost: T steps of the agent on up to T + 1 copies.
+Exact for the recorded trajectory; in a live episode other actions would bring other observations. The
+copies advance in batches (`recall/branches.py`), so there is no loop over the writes. Cost: about T^2 / 2 steps
+of the agent.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from agents.model import ActorCritic, AgentState
-from recall.intervene import StepAnswer, act_with, repeat_state, write_memory_of
+from recall.branches import Branches, batch_size, opening
+from recall.intervene import act_with, repeat_state, write_memory_of
 from recall.tape import Tape
 
 Float = NDArray[np.float64]
@@ -68,32 +69,55 @@ def recorded_row(model: ActorCritic, tape: Tape, t: int, count: int) -> Row:
 @torch.no_grad()
 def decision_effect(model: ActorCritic, tape: Tape, last: int | None = None) -> DecisionEffect:
     """R4 of steps 0..last (default: all) of an episode that started at its first step."""
+    core = write_memory_of(model)
     steps = tape.steps if last is None else last + 1
-    found = [np.zeros((steps, steps)) for _ in range(3)]
-    for t, answer in enumerate(_replay(model, tape, steps)):
-        log_pi = torch.log_softmax(answer.logits.double(), dim=-1)
-        pi = log_pi.exp()
-        # Copies that are still the same agent give exactly the same numbers, row 0 among them.
-        divergence = (pi[0] * (log_pi[0] - log_pi)).sum(-1).clamp(min=0.0)
-        rows = slice(1, t + 2)
-        found[0][t, : t + 1] = divergence[rows].cpu().numpy()
-        found[1][t, : t + 1] = (answer.value[0] - answer.value).abs()[rows].double().cpu().numpy()
-        action = int(tape.action[t])
-        found[2][t, : t + 1] = (pi[rows, action] - pi[0, action]).cpu().numpy()
-    return DecisionEffect(*found)
+    xs = _encoded(model, tape, steps)
+    taken = torch.as_tensor(tape.action[:steps], device=xs.device)
+    found = DecisionEffect(*(np.zeros((steps, steps)) for _ in range(3)))
+    start, count = opening(core), batch_size(core)
+    for first in range(0, steps, count):
+        silenced = slice(first, min(first + count, steps))
+        branches = Branches(core, start, silenced.stop - first)
+        answers = xs.new_zeros(steps - first, silenced.stop - first + 1, core.output.in_features)
+        for t in range(first, steps):
+            answer = branches.step(xs[t : t + 1], part=t < silenced.stop)
+            answers[t - first, : len(answer)] = answer
+            if t + 1 == silenced.stop:
+                start = branches.run()
+        changes = _compared(model, answers, taken[first:])
+        for whole, change in zip(found, changes, strict=True):
+            # A row that has not parted yet is the run: above the diagonal nothing has changed.
+            whole[first:, silenced] = np.tril(change.cpu().numpy())
+    return found
 
 
-def _replay(model: ActorCritic, tape: Tape, steps: int) -> Iterator[StepAnswer]:
-    """The answers of `steps + 1` copies at every step: copy 0 is the run, copy 1 + s leaves write s out."""
-    write_memory_of(model)
-    copies = torch.arange(steps + 1, device=model.policy_head.weight.device) - 1
-    state = model.initial_state(steps + 1)
-    for t in range(steps):
-        row = recorded_row(model, tape, t, steps + 1)
-        state = AgentState(state.core, row.action, row.reward)
-        answer = act_with(model, row.obs, row.is_first, state, silent=copies == t)
-        state = answer.state
-        yield answer
+def _compared(model: ActorCritic, answers: Tensor, taken: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Divergence, change of the value and of the taken action's probability, each [T, R - 1].
+
+    answers [T, R, n + d] are of `Branches.step`, the run first; taken [T] are the recorded actions.
+    """
+    features = model.core.output(answers)  # type: ignore[operator]
+    log_pi = torch.log_softmax(model.policy_head(features).double(), dim=-1)
+    value = model.value_head(features).squeeze(-1).double()
+    pi, run, others = log_pi.exp(), log_pi[:, :1], log_pi[:, 1:]
+    # Replays that are still the same agent give the same numbers up to rounding, which may fall below 0.
+    divergence = (pi[:, :1] * (run - others)).sum(-1).clamp(min=0.0)
+    of_taken = pi.gather(-1, taken[:, None, None].expand(-1, pi.shape[1], 1)).squeeze(-1)
+    return divergence, (value[:, 1:] - value[:, :1]).abs(), of_taken[:, 1:] - of_taken[:, :1]
+
+
+def _encoded(model: ActorCritic, tape: Tape, steps: int) -> Tensor:
+    """What the core receives in rows 0..steps-1, [T, X]: the same in every replay."""
+    device = model.policy_head.weight.device
+
+    def rows(array: NDArray[Any]) -> Tensor:
+        return torch.as_tensor(array[:steps], device=device)
+
+    observations = {name: rows(part) for name, part in tape.observation.items()}
+    encoded: Tensor = model.encoder(
+        observations, rows(tape.is_first), rows(tape.previous_action), rows(tape.previous_reward)
+    )
+    return encoded
 
 
 @torch.no_grad()

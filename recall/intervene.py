@@ -1,7 +1,7 @@
-"""One step of an agent with a hand in its memory: writes silenced, reads answered by the unwritten memory.
+"""One step of an agent with a hand in its memory: reads answered by the unwritten memory, memories edited.
 
-The step is that of `memory/mnm.py`, put together from its parts, with two row-wise switches; without them it
-gives the same numbers (tested). Rows of a batch are variants of one run, so that many "what if" questions
+The step is that of `memory/mnm.py`, put together from its parts, with a row-wise switch; without it, it gives
+the same numbers (tested). Rows of a batch are variants of one run, so that many "what if" questions
 share one pass. Legend: B batch, H heads, d key and value size.
 """
 
@@ -27,8 +27,6 @@ class StepAnswer(NamedTuple):
     """[B]."""
     state: AgentState
     """With the memory advanced."""
-    beta: Tensor
-    """[B] the rate with which it wrote; 0 where it was silenced."""
 
 
 def write_memory_of(model: Any) -> MNMCore:
@@ -47,21 +45,18 @@ def act_with(
     obs: dict[str, Tensor],
     is_first: Tensor,
     state: AgentState,
-    silent: Tensor | None = None,
     unwritten: Tensor | None = None,
 ) -> StepAnswer:
     """`model.act` with interventions; obs[key] [B, ...], is_first bool [B].
 
-    silent [B] bool: rows that write with beta := 0 in this step. unwritten [B] bool: rows whose read is
-    answered by phi_0 (v_r := v_0), which is also what the controller receives in the next step.
+    unwritten [B] bool: rows whose read is answered by phi_0 (v_r := v_0), which is also what the controller
+    receives in the next step.
     """
     core = write_memory_of(model)
     x_t = model.encoder(obs, is_first, state.action, state.reward)
     old: MNMState = reset_state(state.core, is_first)
     hidden, h, c = core._control(core.control_input(x_t, old.value_read), old.h, old.c)
     write_key, target_value, read_key, beta = core._interact(hidden)
-    if silent is not None:
-        beta = torch.where(silent[:, None], 0.0, beta)
     weights, factors, _ = core.memory.write(core.weights(old), write_key, target_value, beta)
     value_read = forward(weights, read_key).value.mean(dim=1)
     if unwritten is not None:
@@ -74,7 +69,7 @@ def act_with(
     features = core._mix(hidden, value_read)
     new = state._replace(core=MNMState(h, c, value_read, *delta))
     value = model.value_head(features).squeeze(-1)
-    return StepAnswer(model.policy_head(features), value, new, beta.mean(dim=-1))
+    return StepAnswer(model.policy_head(features), value, new)
 
 
 def add_to_memory(state: AgentState, changes: tuple[Tensor, Tensor, Tensor]) -> AgentState:

@@ -23,6 +23,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from recall.tape import Array, Tape, weights_at
@@ -146,11 +147,14 @@ def _changes(tape: Tape, t: int, weights: Sequence[Array], sign: float) -> tuple
     keys = memory.read_key[t].astype(np.float64)
 
     activation = keys  # z_{l-1} [r, i]
-    change = np.zeros((t + 1, *keys.shape))  # x_{l-1} [s, r, i]
+    change: Float | float = 0.0  # x_{l-1} [s, r, i]; the keys are the same with and without a write
     for layer, (weight, z, u) in enumerate(zip(layers, inputs, steps, strict=True)):
         before = activation @ weight.T  # W_l z_{l-1} [r, o]
-        strength = np.matmul(activation + change, z.swapaxes(1, 2))  # [s, r, w]
-        after = change @ weight.T + np.matmul(strength, u)  # y_l [s, r, o]
+        entering = np.broadcast_to(activation + change, (t + 1, *activation.shape))
+        strength = np.einsum("sri,swi->srw", entering, z)
+        after = np.einsum("srw,swo->sro", strength, u)  # y_l [s, r, o]
+        if layer > 0:
+            after += _product(change, weight)
         if layer < len(layers) - 1:
             activation = np.tanh(before)
             change = np.tanh(before + after) - activation
@@ -237,6 +241,13 @@ def _read(weights: Sequence[Float], keys: Float) -> Float:
         activation = np.tanh(activation @ weight.T)
     result: Float = (activation @ weights[-1].T).mean(axis=0)
     return result
+
+
+def _product(x: Float | float, weight: Float) -> Float:
+    """x [s, r, i] times weight [o, i], as ONE product: NumPy would make a product of every s."""
+    rows = torch.from_numpy(np.asarray(x).reshape(-1, weight.shape[1]))
+    product: Float = (rows @ torch.from_numpy(weight).T).numpy()
+    return product.reshape(*np.shape(x)[:-1], -1)
 
 
 def _unit(vectors: Array) -> Float:

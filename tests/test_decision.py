@@ -102,6 +102,15 @@ def test_batched_replay_equals_one_by_one_replay(played):
     assert (np.triu(effect.divergence, 1) == 0).all()
 
 
+def test_replays_in_blocks_equal_replays_in_one(played, monkeypatch):
+    model, tape = played
+    whole = decision_effect(model, tape, STEPS - 1)
+    monkeypatch.setattr("recall.decision.batch_size", lambda core: 3)
+    for ours, theirs in zip(decision_effect(model, tape, STEPS - 1), whole, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=TOLERANCE)
+        assert np.tril(ours).any()
+
+
 def test_the_step_with_interventions_is_the_agents_own_step(played):
     model, tape = played
     state = model.initial_state(1)

@@ -134,7 +134,7 @@ def explicit_reapplied(tape, rule, s, last, heads, seed=0):
 
 @pytest.mark.parametrize("heads", [1, 3])
 @pytest.mark.parametrize(("rule", "hidden"), [("p", None), ("g", None), ("g", 11)])
-def test_redoing_later_writes_equals_an_explicit_replay(rule, hidden, heads):
+def test_redoing_later_writes_equals_an_explicit_replay(rule, hidden, heads, monkeypatch):
     plain, _ = random_tape(rule, heads, steps=12, hidden=hidden)
     tape = with_rule(plain, rule, heads)
     scores = reapplied_removal(tape)
@@ -143,6 +143,8 @@ def test_redoing_later_writes_equals_an_explicit_replay(rule, hidden, heads):
         expected = np.linalg.norm(tape.written().value_read - values, axis=1)
         np.testing.assert_allclose(scores[:, s], np.where(np.arange(12) >= s, expected, 0.0), atol=1e-11)
     np.testing.assert_allclose(reapplied_removal(tape, 7), scores[:8, :8], atol=TOLERANCE)
+    monkeypatch.setattr("recall.reapply.memories_in_cache", lambda memory_bytes: 5)
+    np.testing.assert_allclose(reapplied_removal(tape), scores, rtol=0, atol=TOLERANCE)
     # At s = t there are no later writes to redo, so R3 is R2; before that the two differ.
     for t in (0, 5, 11):
         removal = leave_one_write_out(tape, t).norms
@@ -204,6 +206,6 @@ def test_scores_survive_a_file(tmp_path):
 
 def test_single_precision_ranks_as_double_precision():
     tape = with_rule(random_tape("g", steps=40, size=16, dtype=np.float32)[0], "g")
-    single, double = reapplied_removal(tape, dtype=np.float32), reapplied_removal(tape)
+    single, double = reapplied_removal(tape), reapplied_removal(tape, dtype=np.float64)
     np.testing.assert_allclose(single, double, atol=1e-4)
     assert rank(single[39], 39, 5) == rank(double[39], 39, 5)
