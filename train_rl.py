@@ -4,6 +4,10 @@
     python train_rl.py --env MiniGrid-MemoryS7-v0 --core lstm --total-steps 500_000
     python train_rl.py --env my_package.my_envs:MyEnv-v0 --env-kwargs '{"size": 9}'
     python train_rl.py --run-dir runs/maze --resume
+    torchrun --nproc-per-node 2 --max-restarts 3 train_rl.py --preset maze --num-envs 128 --run-dir runs/maze
+
+The processes of torchrun train one policy together; --num-envs is their total. If one dies, torchrun starts
+all of them again, and the run continues from its latest checkpoint.
 
 Ctrl-C finishes the update in hand, writes a checkpoint and exits with code 130; --resume continues it.
 """
@@ -11,6 +15,7 @@ Ctrl-C finishes the update in hand, writes a checkpoint and exits with code 130;
 from __future__ import annotations
 
 import dataclasses
+import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +23,7 @@ from pathlib import Path
 from rich.console import Console
 
 from agents.config import ARCHITECTURE, FIXED_ON_RESUME, TrainConfig
+from agents.distributed import RankLost, join, leave, was_restarted
 from agents.options import given, option, parse_parts, run_command
 from agents.presets import PRESETS, preset
 from agents.run_dir import RunDirectory
@@ -32,12 +38,16 @@ class Command:
     """Where the training configuration comes from."""
 
     resume: bool = option(False, "continue the run in --run-dir from its latest checkpoint", switch=True)
+    resume_or_start: bool = option(
+        False, "continue the run in --run-dir if it exists, else start it (so does a restart by torchrun)",
+        switch=True,
+    )  # fmt: skip
     preset: str | None = option(
         None, f"named set of defaults: {', '.join(PRESETS)}; other options win over it", metavar="NAME"
     )
 
 
-def read_command(argv: Sequence[str]) -> tuple[TrainConfig, bool]:
+def read_command(argv: Sequence[str], restarted: bool = False) -> tuple[TrainConfig, bool]:
     """The effective configuration and whether to resume; raises UserError."""
     resume = "--resume" in argv
     preset_name, run_dir = given(argv, "preset"), given(argv, "run-dir")
@@ -49,26 +59,38 @@ def read_command(argv: Sequence[str]) -> tuple[TrainConfig, bool]:
         defaults = dataclasses.replace(RunDirectory(Path(run_dir)).read_config(TrainConfig), run_dir=run_dir)
     else:
         defaults = preset(preset_name)
-    config: TrainConfig = parse_parts((defaults, Command()), argv, description=__doc__ or "")[0]
+    config: TrainConfig
+    command: Command
+    config, command = parse_parts((defaults, Command()), argv, description=__doc__ or "")
     if resume:
         check_resume(defaults, config, FIXED_ON_RESUME, ARCHITECTURE)
+    elif command.resume_or_start or restarted:
+        run = RunDirectory(config.directory())
+        resume = run.checkpoint("latest").exists()
+        if resume:
+            check_resume(run.read_config(TrainConfig), config, FIXED_ON_RESUME, ARCHITECTURE)
     return config, resume
 
 
 def main(argv: Sequence[str]) -> int:
     """Run the command; returns the exit code."""
-    config, resume = read_command(argv)
-    console = Console(soft_wrap=True)
-    trainer = Trainer(config, resume, console)
-    stop = StopSignal(console.print)
+    ranks = join()
+    restarted = ranks.any(was_restarted())
+    config, resume = ranks.from_first(lambda: read_command(argv, restarted))
+    ranks.from_first(lambda: ranks.share(config.num_envs))
+    console = Console(soft_wrap=True, quiet=not ranks.leads)
+    trainer = Trainer(config, resume, console, ranks)
+    stop, where = StopSignal(console.print), trainer.directory.path
     try:
         finished = trainer.run(stop=lambda: stop.code != 0)
+    except RankLost as error:
+        raise UserError(f"{error}; the latest checkpoint is whole: --run-dir {where} --resume") from error
     finally:
         trainer.close()
-    where = trainer.directory.path
+    leave(ranks)
     if not finished:
         console.print(f"Stopped at {trainer.collector.frames:,} frames; continue: --run-dir {where} --resume")
-        return stop.code
+        return stop.code or 128 + signal.SIGINT
     console.print(
         f"Done: {trainer.collector.frames:,} frames in {where}; play it: python evaluate.py {where}"
     )

@@ -48,6 +48,9 @@ class TrainConfig(CoreOptions):
     reward_scale: float = option(1.0, "rewards are multiplied by this for learning; reported returns are not")
     epochs: int = option(4, "PPO: passes over a rollout (A2C makes one)")
     minibatches: int = option(4, "PPO: minibatches per pass, cut over environments (A2C uses one)")
+    minibatch_cut: Literal["random", "even"] = option(
+        "random", "PPO: environments of a minibatch: any, or equally many of each rank"
+    )
     clip: float = option(0.2, "PPO: how far the probability ratio may move")
     value_clip: float | None = option(None, "PPO: how far a value may move before its error stops to count")
     value_coef: float = option(0.5, "weight of the value loss")

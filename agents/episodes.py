@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
 from typing import Any
 
 import numpy as np
 
+from agents.distributed import ALONE, Ranks
 from envs import VecStep
 
 WINDOW = 100
@@ -29,17 +31,27 @@ class EpisodeLog:
         self.running_length = np.zeros(num_envs, dtype=np.int64)
         self.finished: deque[tuple[float, int, float]] = deque(maxlen=WINDOW)
         self.count = 0
+        self.steps = 0
+        self.fresh: list[tuple[int, tuple[float, int, float]]] = []
+        """Episodes that no `merge` has seen yet, each after the step in which it ended."""
 
     def add(self, step: VecStep) -> None:
         """Take in one step of all environments; the call that merely resets one does not count."""
         self.running_return += np.where(step.valid, step.reward, 0.0)
         self.running_length += step.valid
+        self.steps += 1
         for n in np.flatnonzero(step.terminated | step.truncated):
             episode_return = float(self.running_return[n])
             success = is_success(self.success_rule, episode_return, bool(step.terminated[n]))
-            self.finished.append((episode_return, int(self.running_length[n]), success))
-            self.count += 1
+            self.fresh.append((self.steps, (episode_return, int(self.running_length[n]), success)))
             self.running_return[n], self.running_length[n] = 0.0, 0
+
+    def merge(self, ranks: Ranks = ALONE) -> None:
+        """Count what ended since the last call, on all ranks, in the order in which it ended."""
+        ended = sorted(itertools.chain(*ranks.gather(self.fresh)), key=lambda entry: entry[0])
+        self.finished.extend(episode for _, episode in ended)
+        self.count += len(ended)
+        self.steps, self.fresh = 0, []
 
     def abandon(self, which: np.ndarray) -> None:
         """Forget the unfinished episodes of the environments `which` [N], because these were started anew."""
@@ -68,8 +80,9 @@ class EpisodeLog:
         }
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
-        """Continue where `state_dict` was taken."""
-        self.running_return[:] = saved["running_return"]
-        self.running_length[:] = saved["running_length"]
+        """Continue where `state_dict` was taken; other environments open new episodes."""
+        if len(saved["running_return"]) == len(self.running_return):
+            self.running_return[:] = saved["running_return"]
+            self.running_length[:] = saved["running_length"]
         self.finished = deque(((r, int(length), s) for r, length, s in saved["finished"]), maxlen=WINDOW)
         self.count = saved["count"]

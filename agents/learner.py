@@ -2,6 +2,10 @@
 
 Minibatches are cut over environments, never over time: every sequence is a whole column of the rollout,
 re-run from the state that entered row 0, with the same reset flags. A2C is one pass in one minibatch.
+
+With several ranks a minibatch is cut from the columns of all of them, and each runs those that it owns. Its
+loss is a mean over its own valid rows; times its share of the minibatch's valid rows, the gradients of all
+ranks add up to that of the whole minibatch.
 """
 
 from __future__ import annotations
@@ -12,17 +16,33 @@ import torch
 from torch import Tensor, nn
 
 from agents.config import TrainConfig
-from agents.losses import LossTerms, NewPolicy, Targets, a2c_loss, masked_mean, normalise, ppo_loss
+from agents.distributed import ALONE, Ranks
+from agents.losses import (
+    LossTerms,
+    NewPolicy,
+    Targets,
+    a2c_loss,
+    masked_mean,
+    masked_variance,
+    normalise,
+    ppo_loss,
+)
 from agents.model import ActorCritic, UnrollOutput
 from agents.returns import gae
 from agents.rollout import Rollout
+
+MEANS = ("policy_loss", "value_loss", "entropy", "meta_loss", "write_gain", "approx_kl", "clip_fraction")
+"""What is logged as a mean over the valid rows of a minibatch."""
 
 
 class Learner:
     """Optimiser, schedules and minibatches around the two losses."""
 
-    def __init__(self, model: ActorCritic, config: TrainConfig, generator: torch.Generator) -> None:
-        self.model, self.config, self.generator = model, config, generator
+    def __init__(
+        self, model: ActorCritic, config: TrainConfig, generator: torch.Generator, ranks: Ranks = ALONE
+    ) -> None:
+        self.model, self.config, self.generator, self.ranks = model, config, generator, ranks
+        self.parameters = list(model.parameters())
         self.optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate, eps=1e-5)
         is_ppo = config.algo == "ppo"
         self.epochs = config.epochs if is_ppo else 1
@@ -35,21 +55,20 @@ class Learner:
             group["lr"] = learning_rate
         targets = self._targets(rollout)
         entropy_coef = self._entropy_coef(progress)
-        columns = rollout.action.shape[1]
+        rows = self.ranks.concatenate(rollout.valid.sum(dim=0, dtype=rollout.value.dtype))
         logs: list[dict[str, Tensor]] = []
         for _ in range(self.epochs):
-            order = torch.randperm(columns, generator=self.generator)
-            for index in order.tensor_split(self.minibatches):
-                logs.append(self._minibatch(rollout, targets, index.to(rollout.action.device), entropy_coef))
-        mean = {name: float(torch.stack([log[name] for log in logs]).mean()) for name in logs[0]}
-        # Before the first optimiser step the policy is the one that acted: any deviation is a fault.
-        mean["ratio_error_first"] = float(logs[0]["ratio_error"])
-        mean.pop("ratio_error")
-        valid = rollout.valid
-        residual = masked_variance(targets.returns - targets.value, valid)
-        variance = masked_variance(targets.returns, valid)
+            for index in self._cut(len(rows)):
+                logs.append(self._minibatch(rollout, targets, index, rows, entropy_coef))
+        valid, ranks = rollout.valid, self.ranks
+        means = ranks.sum(torch.stack([torch.stack([log[name] for log in logs]) for name in MEANS]))
+        residual = masked_variance(targets.returns - targets.value, valid, ranks)
+        variance = masked_variance(targets.returns, valid, ranks)
         return {
-            **mean,
+            **{name: float(values.mean()) for name, values in zip(MEANS, means, strict=True)},
+            "grad_norm": float(torch.stack([log["grad_norm"] for log in logs]).mean()),
+            # Before the first optimiser step the policy is the one that acted: any deviation is a fault.
+            "ratio_error_first": float(ranks.max(logs[0]["ratio_error"])),
             "explained_variance": float(1.0 - residual / variance.clamp(min=1e-8)),
             "learning_rate": learning_rate,
             "entropy_coef": entropy_coef,
@@ -63,12 +82,38 @@ class Learner:
         )
         returns = advantage + rollout.value
         if config.normalize_advantages:
-            advantage = normalise(advantage, rollout.valid)
+            advantage = normalise(advantage, rollout.valid, self.ranks)
         return Targets(rollout.log_prob, rollout.value, advantage, returns, rollout.valid)
 
+    def _cut(self, columns: int) -> tuple[Tensor, ...]:
+        """One pass over the columns of all ranks: the columns of every minibatch."""
+        if self.config.minibatch_cut == "even":
+            return cut_evenly(columns, self.minibatches, self.generator)
+        return torch.randperm(columns, generator=self.generator).tensor_split(self.minibatches)
+
     def _minibatch(
-        self, rollout: Rollout, targets: Targets, index: Tensor, entropy_coef: float
+        self, rollout: Rollout, targets: Targets, index: Tensor, rows: Tensor, entropy_coef: float
     ) -> dict[str, Tensor]:
+        """One step of the optimiser on the columns `index` of all ranks, which hold `rows` [N] valid rows."""
+        device, config = rollout.action.device, self.config
+        own = self.ranks.share(len(rows))
+        mine = index[(index >= own.start) & (index < own.stop)]
+        self.optimizer.zero_grad(set_to_none=True)
+        if len(mine):
+            mine = mine.to(device)
+            share = rows[mine].sum() / rows[index.to(device)].sum().clamp(min=1)
+            log = self._backward(rollout, targets, mine - own.start, entropy_coef, share)
+        else:
+            log = {name: rows.new_zeros(()) for name in (*MEANS, "ratio_error")}
+        self.ranks.sum_gradients(self.parameters)
+        log["grad_norm"] = nn.utils.clip_grad_norm_(self.parameters, config.max_grad_norm).detach()
+        self.optimizer.step()
+        return log
+
+    def _backward(
+        self, rollout: Rollout, targets: Targets, index: Tensor, entropy_coef: float, share: Tensor
+    ) -> dict[str, Tensor]:
+        """The gradients of the columns `index`, which hold this `share` of the minibatch's valid rows."""
         config = self.config
         rows = rollout.columns(index)
         picked = Targets(*(x[:, index] for x in targets))
@@ -83,11 +128,8 @@ class Learner:
             - entropy_coef * terms.entropy
             + config.meta_coef * terms.meta
         )
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        grad_norm = nn.utils.clip_grad_norm_(self.model.parameters(), config.max_grad_norm)
-        self.optimizer.step()
-        return self._log(terms, new, out, picked, grad_norm)
+        (share * loss).backward()
+        return self._log(terms, new, out, picked, share)
 
     def _loss_terms(self, new: NewPolicy, targets: Targets) -> LossTerms:
         if self.config.algo == "ppo":
@@ -97,19 +139,14 @@ class Learner:
     @staticmethod
     @torch.no_grad()
     def _log(
-        terms: LossTerms, new: NewPolicy, out: UnrollOutput, targets: Targets, grad_norm: Tensor
+        terms: LossTerms, new: NewPolicy, out: UnrollOutput, targets: Targets, share: Tensor
     ) -> dict[str, Tensor]:
+        """What sums over the ranks to the means of the minibatch, and the largest error of the ratio."""
         ratio_error = torch.where(targets.valid, (new.log_prob - targets.log_prob).abs(), 0.0).max()
-        write_error = masked_mean(out.write_error, targets.valid)
+        write_gain = masked_mean(out.write_error, targets.valid) - terms.meta
+        means = (terms.policy, terms.value, terms.entropy, terms.meta, write_gain, *terms[4:])
         return {
-            "policy_loss": terms.policy.detach(),
-            "value_loss": terms.value.detach(),
-            "entropy": terms.entropy.detach(),
-            "meta_loss": terms.meta.detach(),
-            "write_gain": write_error - terms.meta.detach(),
-            "approx_kl": terms.approx_kl,
-            "clip_fraction": terms.clip_fraction,
-            "grad_norm": grad_norm.detach(),
+            **{name: share * mean for name, mean in zip(MEANS, means, strict=True)},
             "ratio_error": ratio_error,
         }
 
@@ -135,6 +172,13 @@ def evaluate_actions(out: UnrollOutput, action: Tensor) -> NewPolicy:
     return NewPolicy(log_prob, entropy, out.value, out.meta_loss)
 
 
-def masked_variance(x: Tensor, valid: Tensor) -> Tensor:
-    """Variance of x over its valid rows."""
-    return masked_mean((x - masked_mean(x, valid)).square(), valid)
+def cut_evenly(columns: int, minibatches: int, generator: torch.Generator) -> tuple[Tensor, ...]:
+    """Every stretch of `minibatches` neighbouring columns gives each minibatch one of them, at random.
+
+    So ranks that own whole stretches have equal work in every minibatch, and the cut does not depend on
+    how many ranks there are.
+    """
+    stretches = -(-columns // minibatches)
+    places = torch.rand(stretches, minibatches, generator=generator).argsort(dim=1)
+    chosen = places + minibatches * torch.arange(stretches)[:, None]
+    return tuple(one[one < columns] for one in chosen.unbind(1))

@@ -12,6 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from agents.distributed import ALONE, Ranks
+
 
 class NewPolicy(NamedTuple):
     """What the current parameters say about the rows of a rollout."""
@@ -49,18 +51,23 @@ class LossTerms(NamedTuple):
     clip_fraction: Tensor
 
 
-def masked_mean(x: Tensor, valid: Tensor) -> Tensor:
-    """Mean of x over the rows where `valid` is set; 0 (never NaN) if there is none.
+def masked_mean(x: Tensor, valid: Tensor, ranks: Ranks = ALONE) -> Tensor:
+    """Mean of x over the rows of all ranks where `valid` is set; 0 (never NaN) if there is none.
 
     Selects instead of multiplying, so that whatever stands in an invalid row has no effect.
     """
-    return torch.where(valid, x, 0.0).sum() / valid.sum().clamp(min=1)
+    return ranks.sum(torch.where(valid, x, 0.0).sum()) / ranks.sum(valid.sum()).clamp(min=1)
 
 
-def normalise(x: Tensor, valid: Tensor, eps: float = 1e-8) -> Tensor:
-    """Shift and scale x to mean 0 and standard deviation 1 over its valid rows."""
-    mean = masked_mean(x, valid)
-    std = masked_mean((x - mean).square(), valid).sqrt()
+def masked_variance(x: Tensor, valid: Tensor, ranks: Ranks = ALONE) -> Tensor:
+    """Variance of x over the valid rows of all ranks."""
+    return masked_mean((x - masked_mean(x, valid, ranks)).square(), valid, ranks)
+
+
+def normalise(x: Tensor, valid: Tensor, ranks: Ranks = ALONE, eps: float = 1e-8) -> Tensor:
+    """Shift and scale x to mean 0 and standard deviation 1 over the valid rows of all ranks."""
+    mean = masked_mean(x, valid, ranks)
+    std = masked_mean((x - mean).square(), valid, ranks).sqrt()
     return (x - mean) / (std + eps)
 
 

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from agents.distributed import ALONE, Ranks
 from agents.episodes import EpisodeLog
 from agents.model import ActorCritic, AgentState
 from envs import VecEnv
@@ -119,9 +120,15 @@ class Collector:
     """Plays the policy in the environments and carries everything that must survive between rollouts."""
 
     def __init__(
-        self, env: VecEnv, model: ActorCritic, steps: int, generator: torch.Generator, timing: Timing
+        self,
+        env: VecEnv,
+        model: ActorCritic,
+        steps: int,
+        generator: torch.Generator,
+        timing: Timing,
+        ranks: Ranks = ALONE,
     ) -> None:
-        self.env, self.model, self.generator, self.timing = env, model, generator, timing
+        self.env, self.model, self.generator, self.timing, self.ranks = env, model, generator, timing, ranks
         self.device = model.policy_head.weight.device
         self.rollout = Rollout.allocate(env, steps, model.policy_head.weight.detach())
         self.episodes = EpisodeLog(env.num_envs, env.success_rule)
@@ -147,7 +154,8 @@ class Collector:
         # One more evaluation for next_value of the last row; it must not advance the carried state.
         last = self._timed_act(steps)
         self._fill_next_value(steps - 1, last.value, ended)
-        self.frames += int(rollout.valid.sum())
+        self.frames += int(self.ranks.sum(rollout.valid.sum()))
+        self.episodes.merge(self.ranks)
         return rollout
 
     def _row(self, t: int, ended: FinalValues | None) -> FinalValues | None:
@@ -158,7 +166,7 @@ class Collector:
         if t > 0:
             self._fill_next_value(t - 1, out.value, ended)
         started = time.perf_counter()
-        action, log_prob = sample_actions(out.logits, self.generator)
+        action, log_prob = sample_actions(out.logits, self.generator, self.ranks)
         rollout.action[t], rollout.log_prob[t], rollout.value[t] = action, log_prob, out.value
         actions = action.cpu().numpy()
         self.timing.act += time.perf_counter() - started
@@ -207,9 +215,9 @@ class Collector:
     def state_dict(self) -> dict[str, Any]:
         """What the next rollout needs, as plain tensors, numbers and text."""
         return {
-            "core": list(self.state.core),
-            "action": self.state.action,
-            "reward": self.state.reward,
+            "core": [x.cpu() for x in self.state.core],
+            "action": self.state.action.cpu(),
+            "reward": self.state.reward.cpu(),
             "frames": self.frames,
             "episodes": self.episodes.state_dict(),
             "env": self.env.snapshot(),
@@ -219,7 +227,7 @@ class Collector:
         """Continue where `state_dict` was taken; False if the environments had to start anew."""
         self.frames = saved["frames"]
         self.episodes.load_state_dict(saved["episodes"])
-        if saved["env"] is None:
+        if saved["env"] is None or len(saved["action"]) != self.env.num_envs:
             self.episodes.abandon(np.ones(self.env.num_envs, dtype=bool))
             self.start()
             return False
@@ -232,14 +240,17 @@ class Collector:
         return True
 
 
-def sample_actions(logits: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def sample_actions(logits: Tensor, generator: torch.Generator, ranks: Ranks = ALONE) -> tuple[Tensor, Tensor]:
     """Draw actions [B] from softmax(logits [B, A]) and return them with their log-probabilities.
 
     The largest of p_a / e_a with independent exponentials e_a is a draw from p; unlike
-    `torch.multinomial` it needs no check of its input on the host.
+    `torch.multinomial` it needs no check of its input on the host. Every rank draws for the environments
+    of all, so that an environment's actions do not depend on which rank owns it.
     """
     log_probs = torch.log_softmax(logits, dim=-1)
-    noise = torch.empty_like(log_probs).exponential_(generator=generator)
+    rows, actions = log_probs.shape
+    noise = log_probs.new_empty(rows * ranks.count, actions).exponential_(generator=generator)
+    noise = noise[rows * ranks.rank : rows * (ranks.rank + 1)]
     action = (log_probs - noise.log()).argmax(dim=-1)
     return action, log_probs.gather(-1, action.unsqueeze(-1)).squeeze(-1)
 

@@ -2,7 +2,8 @@
 
 Random streams are three generators of their own (weights and environments are seeded apart), and all of
 them are saved, so that N + M updates with a resume in between equal N + M without one, bit for bit on the
-CPU, where the environments can save their state.
+CPU, where the environments can save their state. With several ranks (`agents/distributed.py`) each runs this
+loop on its part of the environments; rank 0 alone reads and writes the run directory.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from agents.checkpoint import load_checkpoint, load_weights, save_checkpoint
 from agents.config import TrainConfig
 from agents.curves import plot_curves
 from agents.device import make_generator, pick_device
+from agents.distributed import ALONE, Ranks
 from agents.episodes import WINDOW
 from agents.learner import Learner
 from agents.model import ActorCritic
@@ -50,31 +52,42 @@ def build_model(config: TrainConfig, observation_space: Any, action_space: Any) 
 class Trainer:
     """One training run: everything it is made of, and the loop."""
 
-    def __init__(self, config: TrainConfig, resume: bool = False, console: Console | None = None) -> None:
+    def __init__(
+        self,
+        config: TrainConfig,
+        resume: bool = False,
+        console: Console | None = None,
+        ranks: Ranks = ALONE,
+    ) -> None:
         if config.threads:
             torch.set_num_threads(config.threads)
-        self.config, self.console = config, console or Console(quiet=True)
+        self.config, self.console, self.ranks = config, console or Console(quiet=True), ranks
         self.directory = RunDirectory(config.directory())
-        saved = load_checkpoint(self.directory.checkpoint("latest")) if resume else None
-        device = pick_device(config.device)
+        saved = ranks.from_first(self._read_latest) if resume else None
+        device = pick_device(config.device, ranks.local)
         # Environments that cannot be restored must not play their first levels again after every resume.
-        env_seed = config.seed if saved is None else config.seed + saved.get("updates", 0) * 1_000
-        self.env = make_vec(config.env, config.num_envs, env_seed, config.backend, config.env_arguments())
+        env_seed = config.seed if saved is None else config.seed + saved["updates"] * 1_000
+        own = ranks.share(config.num_envs)
+        self.env = make_vec(
+            config.env, len(own), env_seed, config.backend, config.env_arguments(), first=own.start
+        )
         self.model = build_model(config, self.env.observation_space, self.env.action_space).to(device)
+        ranks.copy_from_first([*self.model.parameters(), *self.model.buffers()])
         self.timing = Timing()
         self.action_generator = make_generator(config.seed, ACTION_STREAM, device)
         self.collector = Collector(
-            self.env, self.model, config.rollout_steps, self.action_generator, self.timing
+            self.env, self.model, config.rollout_steps, self.action_generator, self.timing, ranks
         )
         minibatch_generator = make_generator(config.seed, MINIBATCH_STREAM, torch.device("cpu"))
-        self.learner = Learner(self.model, config, minibatch_generator)
+        self.learner = Learner(self.model, config, minibatch_generator, ranks)
         self.updates, self.wall_s, self.best_return = 0, 0.0, -math.inf
         if saved is None:
-            self.directory.create(config)
+            ranks.from_first(lambda: self.directory.create(config))
             self.collector.start()
+            self.save()  # From here on the run can be resumed, whatever happens to it.
         else:
             self._load(saved)
-            self.directory.write_config(config)
+            ranks.from_first(lambda: self._take_over(config))
 
     def run(self, stop: Callable[[], bool] = lambda: False, stop_after_updates: int | None = None) -> bool:
         """Train to the end; True if it was reached, False if `stop()` or the update limit came first.
@@ -86,7 +99,7 @@ class Trainer:
         log_time, log_frames = begun, self.collector.frames
         finished = self.collector.frames >= self.config.total_steps
         with ProgressDisplay(self.console, self.config.total_steps, "frames") as display:
-            while not finished and not stop() and self.updates != stop_after_updates:
+            while not finished and not self.ranks.any(stop()) and self.updates != stop_after_updates:
                 metrics = self.advance()
                 self.wall_s = wall_before + time.monotonic() - begun
                 finished = self.collector.frames >= self.config.total_steps
@@ -105,8 +118,9 @@ class Trainer:
                 if self.updates % self.config.checkpoint_every == 0:
                     self.save()
         self.save()
-        plot_curves(self.directory.metrics_path, self.directory.curves_path)
-        self.directory.close()
+        if self.ranks.leads:
+            plot_curves(self.directory.metrics_path, self.directory.curves_path)
+            self.directory.close()
         return finished
 
     def close(self) -> None:
@@ -114,14 +128,18 @@ class Trainer:
         self.env.close()
 
     def save(self) -> None:
-        """Write `latest`: everything that an exact continuation needs."""
+        """Write `latest`: everything that an exact continuation of every rank needs, in one file."""
+        collectors = self.ranks.gather_on_first(self.collector.state_dict())
+        if not collectors:
+            return
         save_checkpoint(
             self.directory.checkpoint("latest"),
             {
                 **self._agent(),
                 "updates": self.updates,
                 "wall_s": self.wall_s,
-                "collector": self.collector.state_dict(),
+                "collector": collectors[0],
+                "collectors_of_other_ranks": collectors[1:],
                 "action_generator": self.action_generator.get_state(),
                 "learner": self.learner.state_dict(),
             },
@@ -135,22 +153,36 @@ class Trainer:
             "best_return": self.best_return,
         }
 
+    def _read_latest(self) -> dict[str, Any]:
+        path, best = self.directory.checkpoint("latest"), self.directory.checkpoint("best")
+        saved = load_checkpoint(path)
+        if "learner" not in saved:
+            raise UserError(f"{path} holds an agent alone and cannot be resumed")
+        if best.exists():
+            saved["best_return"] = load_checkpoint(best)["best_return"]
+        return saved
+
     def _load(self, saved: dict[str, Any]) -> None:
         load_weights(self.model, saved["model"], self.directory.checkpoint("latest"))
-        if "learner" not in saved:
-            raise UserError(
-                f"{self.directory.checkpoint('latest')} holds an agent alone and cannot be resumed"
-            )
         self.updates, self.wall_s = saved["updates"], saved["wall_s"]
-        best = self.directory.checkpoint("best")
-        self.best_return = load_checkpoint(best)["best_return"] if best.exists() else saved["best_return"]
+        self.best_return = saved["best_return"]
         self.learner.load_state_dict(saved["learner"])
         self.action_generator.set_state(saved["action_generator"].cpu())
-        if not self.collector.load_state_dict(saved["collector"]):
+        collectors = [saved["collector"], *saved.get("collectors_of_other_ranks", [])]
+        exact = self.collector.load_state_dict(collectors[self.ranks.rank % len(collectors)])
+        if len(collectors) != self.ranks.count:
+            self.console.print(
+                f"The run was saved by {len(collectors)} rank(s) and goes on with {self.ranks.count}: "
+                "episodes start anew."
+            )
+        elif not exact:
             self.console.print(
                 f"The {self.env.backend} backend cannot save environments: episodes start anew."
             )
+
+    def _take_over(self, config: TrainConfig) -> None:
         self.directory.forget_after(self.updates)
+        self.directory.write_config(config)
 
     def advance(self) -> dict[str, float]:
         """One rollout and one update; returns the learner's metrics."""
@@ -163,6 +195,8 @@ class Trainer:
         return metrics
 
     def _log(self, metrics: dict[str, float], episodes: dict[str, float], fps: float) -> None:
+        if not self.ranks.leads:
+            return
         row = {
             "updates": self.updates,
             "frames": self.collector.frames,
@@ -182,7 +216,8 @@ class Trainer:
         window_full = episodes["episodes"] >= WINDOW
         if window_full and episodes["return_mean"] > self.best_return:
             self.best_return = episodes["return_mean"]
-            save_checkpoint(self.directory.checkpoint("best"), self._agent())
+            if self.ranks.leads:
+                save_checkpoint(self.directory.checkpoint("best"), self._agent())
 
     def _print_header(self) -> None:
         parameters = sum(p.numel() for p in self.model.parameters())
@@ -190,6 +225,7 @@ class Trainer:
             "run directory": self.directory.path,
             "backend in use": self.env.backend,
             "device in use": self.model.policy_head.weight.device,
+            "ranks": self.ranks.count,
             "parameters": f"{parameters:,}",
         }
         if self.updates:

@@ -22,7 +22,6 @@ from numpy.typing import NDArray
 from envs.encoding import OBSERVATION, action_table, dict_space
 from envs.errors import UserError, nearest
 from envs.minigrid_arrays import MissionRows, image_space, is_minigrid_id, mission_space
-from envs.seeds import train_seeds
 from envs.vector import Flags, Observations, VecEnv, VecStep
 
 DEFAULT_VIEW = 7
@@ -65,9 +64,9 @@ def refusal(name: str, env_kwargs: dict[str, Any]) -> str | None:
 
 
 def make_envpool(
-    name: str, num_envs: int, seed: int, env_kwargs: dict[str, Any], actions: list[int] | None
+    name: str, seeds: list[int], env_kwargs: dict[str, Any], actions: list[int] | None
 ) -> EnvPoolVecEnv:
-    """Build the EnvPool environments `name`, or say in one line why not."""
+    """Build one EnvPool environment `name` per seed, or say in one line why not."""
     reason = refusal(name, env_kwargs)
     if reason is not None:
         raise UserError(reason)
@@ -75,13 +74,15 @@ def make_envpool(
 
     limit = env_kwargs.get("max_steps", env_kwargs.get("max_episode_steps"))
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores //= int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # torchrun: the ranks share the machine
+    num_envs = len(seeds)
     pool = envpool.make(
         name,
         env_type="gymnasium",
         num_envs=num_envs,
         batch_size=num_envs,
         num_threads=max(1, min(cores, num_envs // ENVS_PER_THREAD)),
-        env_seed=train_seeds(seed, num_envs),
+        env_seed=seeds,
         **({} if limit is None else {"max_episode_steps": limit}),
     )
     return EnvPoolVecEnv(pool, name, actions)

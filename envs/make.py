@@ -55,20 +55,24 @@ def make_vec(
     backend: str = "auto",
     env_kwargs: Kwargs | None = None,
     autoreset: str = "same_step",
+    first: int = 0,
 ) -> VecEnv:
-    """N environments in one convention. `autoreset` (same_step, next_step) matters to sync and async only."""
+    """N environments in one convention. `autoreset` (same_step, next_step) matters to sync and async only.
+
+    `first` is the number of the first of them, where they are a part of a run's environments.
+    """
     _check_choice("backend", backend, BACKENDS)
     _check_choice("autoreset", autoreset, tuple(AUTORESET))
     name = import_module_of(env_id)
     kwargs, actions = split_kwargs(env_id, env_kwargs)
-    first_seed = train_seeds(seed, num_envs)[0]
+    seeds = train_seeds(seed, num_envs, first)
     if backend == "auto":
         backend = _choose_backend(env_id, kwargs)
     if backend == "envpool":
-        return make_envpool(name, num_envs, seed, kwargs, actions)
+        return make_envpool(name, seeds, kwargs, actions)
     if backend == "native":
-        return _make_native(env_id, num_envs, first_seed, kwargs, actions)
-    return _make_python(env_id, num_envs, first_seed, backend, env_kwargs, AUTORESET[autoreset])
+        return _make_native(env_id, num_envs, seeds[0], kwargs, actions)
+    return _make_python(env_id, num_envs, seeds[0], backend, env_kwargs, AUTORESET[autoreset])
 
 
 def make_single(
@@ -140,7 +144,7 @@ def _choose_backend(env_id: str, kwargs: Kwargs) -> str:
 
 def _envpool_observes_alike(env_id: str, name: str, kwargs: Kwargs) -> bool:
     """Whether EnvPool's observations have the form of the Python environment's, on which agents are evaluated."""
-    pool, single = make_envpool(name, 1, 0, kwargs, None), make_single(env_id, kwargs)
+    pool, single = make_envpool(name, [0], kwargs, None), make_single(env_id, kwargs)
     forms = [
         {key: (type(entry), entry.shape, entry.dtype) for key, entry in space.items()}
         for space in (pool.observation_space, single.observation_space)

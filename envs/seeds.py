@@ -18,13 +18,13 @@ MOST_ENVS = 2**20
 STRIDE = 1_000_003
 
 
-def train_seeds(seed: int, num_envs: int) -> list[int]:
-    """One seed per training environment, consecutive numbers in [0, 2^30)."""
+def train_seeds(seed: int, num_envs: int, first: int = 0) -> list[int]:
+    """The seeds of training environments first, first + 1, ...: consecutive numbers in [0, 2^30)."""
     _check_not_negative("seed", seed)
-    if not 1 <= num_envs <= MOST_ENVS:
+    if not 1 <= num_envs <= MOST_ENVS - first:
         raise UserError(f"the number of environments must be between 1 and {MOST_ENVS}, not {num_envs}")
-    first = (STRIDE * seed) % (HALF - MOST_ENVS)
-    seeds = list(range(first, first + num_envs))
+    start = (STRIDE * seed) % (HALF - MOST_ENVS) + first
+    seeds = list(range(start, start + num_envs))
     assert min(seeds) >= 0, "training seeds must not be negative"
     assert max(seeds) < HALF, "training seeds must stay below 2^30"
     return seeds

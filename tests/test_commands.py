@@ -187,7 +187,7 @@ def test_help_shows_every_option_with_its_default(capsys: pytest.CaptureFixture[
     text = capsys.readouterr().out
     for name in TrainConfig.__dataclass_fields__:
         assert f"--{name.replace('_', '-')}" in text
-    assert text.count("(default:") == len(TrainConfig.__dataclass_fields__) + 2
+    assert text.count("(default:") == len(TrainConfig.__dataclass_fields__) + 3
     assert all(name in text for name in PRESETS)
 
 
