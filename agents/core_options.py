@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
 from agents.options import check_at_least, option
+from envs.errors import UserError
 from memory import CoreConfig, CoreName
 
 
@@ -15,9 +17,11 @@ class CoreOptions:
 
     core: CoreName = option("mnm-p", "memory core")
     hidden_size: int = option(128, "size of controller or recurrent layer, and of the features")
-    memory_size: int = option(64, "MNM: size d of keys and values, and hidden width of the memory")
-    heads: int = option(1, "MNM: heads that write and read at every step")
-    controller: Literal["lstm", "feedforward"] = option("lstm", "MNM: controller")
+    memory_size: int = option(
+        64, "MNM and hard: size d of keys and values; MNM: also hidden width of the memory"
+    )
+    heads: int = option(1, "MNM: heads that write and read at every step; hard: heads that read")
+    controller: Literal["lstm", "feedforward"] = option("lstm", "MNM and hard: controller")
     read_feedback: bool = option(
         True,
         "MNM: show the controller the value read last; without it and with the feedforward controller, what "
@@ -30,10 +34,22 @@ class CoreOptions:
     implementation: Literal["fused", "plain"] = option(
         "fused", "MNM: the fast code, or the plain oracle it is tested against"
     )
+    slots: int = option(64, "hard: slots of the memory; the oldest write is forgotten")
+    slot_value: Literal["input", "controller"] = option(
+        "input", "hard: what a slot keeps, the encoded observation of its step or the controller's vector"
+    )
+    address_temperature: float = option(2.0, "hard: temperature of the address gradients at the start")
+    address_temperature_final: float = option(
+        0.3, "hard: the same at the end; in between it falls geometrically"
+    )
     meta_coef: float = option(1.0, "MNM: weight of the memory's own loss")
 
     def __post_init__(self) -> None:
-        check_at_least(self, 1, "hidden_size", "memory_size", "heads")
+        check_at_least(self, 1, "hidden_size", "memory_size", "heads", "slots")
+        for name in ("address_temperature", "address_temperature_final"):
+            value = getattr(self, name)
+            if not (value > 0.0 and math.isfinite(value)):
+                raise UserError(f"--{name.replace('_', '-')} must be positive and finite, got {value}")
 
     def core_config(self) -> CoreConfig:
         """The part that `memory.make_core` needs."""
@@ -47,4 +63,8 @@ class CoreOptions:
             initial_weights=self.initial_weights,
             update_rate=self.update_rate,
             implementation=self.implementation,
+            slots=self.slots,
+            slot_value=self.slot_value,
+            address_temperature=self.address_temperature,
+            address_temperature_final=self.address_temperature_final,
         )

@@ -96,8 +96,16 @@ def choose(logits: torch.Tensor, policy: Policy, rngs: list[np.random.Generator]
     return values.argmax(axis=1)
 
 
+def address_noise(model: ActorCritic, policy: Policy, rngs: list[np.random.Generator]) -> torch.Tensor | None:
+    """What the memory's own choices are drawn with under the sampled policy; None: the most probable ones."""
+    shape = model.core.noise_shape
+    if policy == "greedy" or shape is None:
+        return None
+    return torch.from_numpy(np.stack([rng.gumbel(size=shape) for rng in rngs])).to(model.policy_head.weight)
+
+
 def action_rng(seed: int, episode: int) -> np.random.Generator:
-    """The random stream of one evaluation episode's actions."""
+    """The random stream of one evaluation episode's choices."""
     return np.random.default_rng([seed, episode])
 
 
@@ -135,8 +143,9 @@ def play_episodes(
     while slots:
         obs = {key: _stack([slot.obs[key] for slot in slots], device) for key in slots[0].obs}
         is_first = torch.tensor([slot.is_first for slot in slots], device=device)
-        out = model.act(obs, is_first, state)
-        actions = choose(out.logits, policy, [slot.rng for slot in slots])
+        rngs = [slot.rng for slot in slots]
+        out = model.act(obs, is_first, state, noise=address_noise(model, policy, rngs))
+        actions = choose(out.logits, policy, rngs)
         rewards, kept = [], []
         for row, (slot, action) in enumerate(zip(slots, actions, strict=True)):
             slot.obs, reward, terminated, truncated, _ = slot.env.step(int(action))

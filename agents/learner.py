@@ -53,6 +53,7 @@ class Learner:
         learning_rate = self.config.learning_rate * (1.0 - progress if self.config.anneal else 1.0)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
+        self.model.core.set_progress(progress)
         targets = self._targets(rollout)
         entropy_coef = self._entropy_coef(progress)
         rows = self.ranks.concatenate(rollout.valid.sum(dim=0, dtype=rollout.value.dtype))
@@ -118,7 +119,12 @@ class Learner:
         rows = rollout.columns(index)
         picked = Targets(*(x[:, index] for x in targets))
         out = self.model.unroll(
-            rows.obs, rows.is_first, rows.previous_action, rows.previous_reward, rows.core_state
+            rows.obs,
+            rows.is_first,
+            rows.previous_action,
+            rows.previous_reward,
+            rows.core_state,
+            rows.noise,
         )
         new = evaluate_actions(out, rows.action)
         terms = self._loss_terms(new, picked)

@@ -13,7 +13,7 @@ from gymnasium import spaces
 from torch import Tensor, nn
 
 from agents.encoders import ObservationEncoder
-from memory import CoreConfig, MemoryRecord, make_core, reset_state
+from memory import AddressRecord, CoreConfig, MemoryRecord, make_core, reset_state
 
 
 class AgentState(NamedTuple):
@@ -36,7 +36,7 @@ class ActOutput(NamedTuple):
     """Estimated (scaled) return, [B]."""
     state: AgentState
     """State with the memory advanced; `after` then notes the action taken and its reward."""
-    record: MemoryRecord | None
+    record: MemoryRecord | AddressRecord | None
 
 
 class UnrollOutput(NamedTuple):
@@ -87,13 +87,21 @@ class ActorCritic(nn.Module):
         )
 
     def act(
-        self, obs: dict[str, Tensor], is_first: Tensor, state: AgentState, record: bool = False
+        self,
+        obs: dict[str, Tensor],
+        is_first: Tensor,
+        state: AgentState,
+        record: bool = False,
+        noise: Tensor | None = None,
     ) -> ActOutput:
-        """One row: obs[key] [B, ...], is_first bool [B]; state is reset where is_first is set."""
+        """One row: obs[key] [B, ...], is_first bool [B]; state is reset where is_first is set.
+
+        noise [B, *core.noise_shape] for a core that chooses at random; without it the choice is the best one.
+        """
         x_t = self.encoder(obs, is_first, state.action, state.reward)
         # Most rows open no episode, and a reset copies the whole memory.
         entering = reset_state(state.core, is_first) if is_first.any() else state.core
-        output, core_state = self.core.step(x_t, entering, record=record)
+        output, core_state = self.core.step(x_t, entering, record=record, noise=noise)
         logits, value = self._heads(output.features)
         return ActOutput(logits, value, state._replace(core=core_state), output.record)
 
@@ -109,10 +117,14 @@ class ActorCritic(nn.Module):
         previous_action: Tensor,
         previous_reward: Tensor,
         core_state: Any,
+        noise: Tensor | None = None,
     ) -> UnrollOutput:
-        """A segment: every argument [T, B, ...]; `core_state` enters row 0 before its reset."""
+        """A segment: every argument [T, B, ...]; `core_state` enters row 0 before its reset.
+
+        `noise` is what `act` was given in each row: only then does it make the same choices.
+        """
         xs = self.encoder(obs, is_first, previous_action, previous_reward)
-        output, _ = self.core.unroll(xs, core_state, is_first)
+        output, _ = self.core.unroll(xs, core_state, is_first, noise=noise)
         logits, value = self._heads(output.features)
         return UnrollOutput(logits, value, output.meta_loss, output.write_error)
 

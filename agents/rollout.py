@@ -25,6 +25,7 @@ from agents.episodes import EpisodeLog
 from agents.model import ActorCritic, AgentState
 from envs import VecEnv
 from memory import detach_state, select_state
+from memory.hard import gumbel_noise
 
 
 @dataclass
@@ -47,9 +48,13 @@ class Rollout:
     valid: Tensor
     core_state: Any
     """State of the core that enters row 0, before that row's reset; detached."""
+    noise: Tensor | None
+    """[T + 1, N, ...] random numbers that the core consumes in each row; None for a core without chance."""
 
     @classmethod
-    def allocate(cls, env: VecEnv, steps: int, like: Tensor) -> Rollout:
+    def allocate(
+        cls, env: VecEnv, steps: int, like: Tensor, noise_shape: tuple[int, ...] | None = None
+    ) -> Rollout:
         """Empty rows for `steps` steps of `env`, on the device and in the precision of `like`."""
         shape, device = (steps, env.num_envs), like.device
 
@@ -81,6 +86,7 @@ class Rollout:
             truncated=flags(),
             valid=flags(),
             core_state=None,
+            noise=None if noise_shape is None else like.new_zeros(steps + 1, env.num_envs, *noise_shape),
         )
 
     @property
@@ -98,6 +104,8 @@ class Rollout:
                 parts["obs"] = {key: x[:steps, index] for key, x in rows.items()}
             elif field.name == "core_state":
                 parts["core_state"] = select_state(rows, index)
+            elif rows is None:
+                parts[field.name] = None
             else:
                 parts[field.name] = rows[:steps, index]
         return Rollout(**parts)
@@ -130,7 +138,8 @@ class Collector:
     ) -> None:
         self.env, self.model, self.generator, self.timing, self.ranks = env, model, generator, timing, ranks
         self.device = model.policy_head.weight.device
-        self.rollout = Rollout.allocate(env, steps, model.policy_head.weight.detach())
+        weight, noise_shape = model.policy_head.weight.detach(), model.core.noise_shape
+        self.rollout = Rollout.allocate(env, steps, weight, noise_shape)
         self.episodes = EpisodeLog(env.num_envs, env.success_rule)
         self.state: AgentState = model.initial_state(env.num_envs)
         self.frames = 0
@@ -138,6 +147,7 @@ class Collector:
     def start(self) -> None:
         """Reset the environments; the next row opens an episode everywhere."""
         self._see(self.env.reset(), np.ones(self.env.num_envs, dtype=bool), row=-1)
+        self._draw_noise(row=-1)
 
     @torch.no_grad()
     def collect(self) -> Rollout:
@@ -147,6 +157,8 @@ class Collector:
         for key in rollout.obs:
             rollout.obs[key][0] = rollout.obs[key][-1]
         rollout.is_first[0] = rollout.is_first[-1]
+        if rollout.noise is not None:
+            rollout.noise[0] = rollout.noise[-1]
         rollout.core_state = detach_state(self.state.core)
         ended: FinalValues | None = None
         for t in range(steps):
@@ -179,13 +191,14 @@ class Collector:
         for name in ("reward", "terminated", "truncated", "valid"):
             getattr(rollout, name)[t] = torch.from_numpy(getattr(step, name))
         self._see(step.obs, step.is_first, row=t + 1)
+        self._draw_noise(row=t + 1)
         self.state = self.model.after(out.state, action, rollout.reward[t].clone())
         return None if step.final_obs is None else self._value_of_final(t, step.final_obs)
 
     def _timed_act(self, row: int) -> Any:
         started = time.perf_counter()
         obs = {key: x[row] for key, x in self.rollout.obs.items()}
-        out = self.model.act(obs, self.rollout.is_first[row], self.state)
+        out = self.model.act(obs, self.rollout.is_first[row], self.state, noise=self._noise(row))
         self.timing.act += time.perf_counter() - started
         return out
 
@@ -193,6 +206,14 @@ class Collector:
         for key, x in obs.items():
             self.rollout.obs[key][row] = torch.from_numpy(np.asarray(x))
         self.rollout.is_first[row] = torch.from_numpy(is_first)
+
+    def _draw_noise(self, row: int) -> None:
+        """The noise belongs to the row like its observation: whoever evaluates the row again gets the same."""
+        if self.rollout.noise is not None:
+            self.rollout.noise[row] = gumbel_noise(self.rollout.noise[row].shape, self.generator)
+
+    def _noise(self, row: int) -> Tensor | None:
+        return None if self.rollout.noise is None else self.rollout.noise[row]
 
     def _value_of_final(self, t: int, final_obs: dict[str, np.ndarray]) -> FinalValues:
         """Mask [N] of rows whose episode was cut at t, and the values [N] of what followed there."""
@@ -203,7 +224,11 @@ class Collector:
             rows = index.cpu().numpy()
             obs = {key: torch.from_numpy(np.asarray(x)[rows]).to(self.device) for key, x in final_obs.items()}
             never_first = torch.zeros(len(index), dtype=torch.bool, device=self.device)
-            values[index] = self.model.act(obs, never_first, select_agent(self.state, index)).value
+            # Row t + 1 opens an episode here: its memory is empty, and its noise is free for this evaluation.
+            noise = self._noise(t + 1)
+            noise = None if noise is None else noise[index]
+            state = select_agent(self.state, index)
+            values[index] = self.model.act(obs, never_first, state, noise=noise).value
         return cut, values
 
     def _fill_next_value(self, t: int, value: Tensor, ended: FinalValues | None) -> None:
@@ -220,6 +245,7 @@ class Collector:
             "reward": self.state.reward.cpu(),
             "frames": self.frames,
             "episodes": self.episodes.state_dict(),
+            "noise": self._noise(-1),
             "env": self.env.snapshot(),
         }
 
@@ -233,6 +259,8 @@ class Collector:
             return False
         self.env.restore(saved["env"])
         self._see(self.env.last_obs, self.env.last_is_first, row=-1)
+        if self.rollout.noise is not None:
+            self.rollout.noise[-1] = saved["noise"]
         # An environment that could not repeat its episode has opened a new one.
         self.episodes.abandon(self.env.last_is_first)
         core = type(self.state.core)(*(x.to(self.device) for x in saved["core"]))

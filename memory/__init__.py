@@ -3,6 +3,7 @@
 from memory.bank import BankRead, MemoryBank
 from memory.config import CORE_NAMES, CoreConfig, CoreName, make_core
 from memory.core import (
+    AddressRecord,
     CoreOutput,
     MemoryCore,
     MemoryRecord,
@@ -14,6 +15,7 @@ from memory.core import (
 from memory.estimators import ESTIMATORS, Choice, EstimatorName, choice_noise, choose, choose_best
 from memory.fused import FusedMNMCore
 from memory.hard import Annealing, gumbel_noise, straight_through
+from memory.hard_core import HardCore, HardState
 from memory.mnm import MNMCore, MNMState
 from memory.neural import NeuralMemory, WriteFactors
 from memory.recurrent import GRUCore, LSTMCore, NoMemory
@@ -21,6 +23,7 @@ from memory.recurrent import GRUCore, LSTMCore, NoMemory
 __all__ = [
     "CORE_NAMES",
     "ESTIMATORS",
+    "AddressRecord",
     "Annealing",
     "BankRead",
     "Choice",
@@ -30,6 +33,8 @@ __all__ = [
     "EstimatorName",
     "FusedMNMCore",
     "GRUCore",
+    "HardCore",
+    "HardState",
     "LSTMCore",
     "MNMCore",
     "MNMState",

@@ -7,10 +7,12 @@ from typing import Literal, get_args
 
 from memory.core import MemoryCore
 from memory.fused import FusedMNMCore
+from memory.hard import Annealing
+from memory.hard_core import HardCore
 from memory.mnm import MNMCore
 from memory.recurrent import GRUCore, LSTMCore, NoMemory
 
-CoreName = Literal["none", "lstm", "gru", "mnm-g", "mnm-p"]
+CoreName = Literal["none", "lstm", "gru", "mnm-g", "mnm-p", "hard"]
 CORE_NAMES: tuple[str, ...] = get_args(CoreName)
 
 
@@ -23,13 +25,14 @@ class CoreConfig:
     hidden_size: int = 128
     """Size n of the controller, or of the recurrent layer, and of the features."""
     memory_size: int = 64
-    """MNM: size d of keys and values."""
+    """MNM and hard: size d of keys and values."""
     memory_hidden: int | None = None
     """MNM: hidden width u of the memory; None means d, the only choice of mnm-p."""
     heads: int = 1
-    """MNM: heads H that write and read at every step."""
+    """MNM: heads H that write and read at every step; hard: heads that read a slot each."""
     controller: Literal["lstm", "feedforward"] = "lstm"
-    """MNM: "feedforward" keeps no state; time passes through the memory and the value read last."""
+    """MNM and hard: "feedforward" keeps no state; time passes through the memory, and with MNM through the
+    value read last."""
     read_feedback: bool = True
     """MNM: whether the controller sees the value read last. If not, a feed-forward controller has no past:
     what was written is the only path through time."""
@@ -39,6 +42,14 @@ class CoreConfig:
     """MNM: one update rate beta per step, or one per layer of the memory."""
     implementation: Literal["fused", "plain"] = "fused"
     """MNM: "plain" is the oracle under ordinary autograd, slow but twice differentiable; same checkpoints."""
+    slots: int = 64
+    """Hard: slots N of the bank; the oldest write is forgotten."""
+    slot_value: Literal["input", "controller"] = "input"
+    """Hard: what a slot's value is computed from; "input" is the encoded observation of its own step alone."""
+    address_temperature: float = 2.0
+    """Hard: temperature of the address gradients when training starts; addresses do not depend on it."""
+    address_temperature_final: float = 0.3
+    """Hard: temperature at the end; the way there is geometric."""
 
 
 def make_core(config: CoreConfig, input_size: int) -> MemoryCore:
@@ -49,6 +60,17 @@ def make_core(config: CoreConfig, input_size: int) -> MemoryCore:
         return LSTMCore(input_size, config.hidden_size)
     if config.name == "gru":
         return GRUCore(input_size, config.hidden_size)
+    if config.name == "hard":
+        return HardCore(
+            input_size,
+            config.hidden_size,
+            config.memory_size,
+            config.slots,
+            config.heads,
+            config.controller,
+            config.slot_value,
+            Annealing(config.address_temperature, config.address_temperature_final),
+        )
     if config.name not in CORE_NAMES:
         raise ValueError(f"unknown core {config.name!r}; known cores: {', '.join(CORE_NAMES)}")
     core = FusedMNMCore if config.implementation == "fused" else MNMCore

@@ -10,6 +10,9 @@ A core is three functions and one rule:
 
 The rule: state is replaced by the initial state at the INPUT of row t where is_first[t] is set, and
 nothing else resets it. States are named tuples of tensors, batch first.
+
+A core that chooses at random consumes noise, which comes in as an argument, so that what was drawn while
+acting can be replayed while learning: `noise_shape` per step and example, None for a core without chance.
 """
 
 from __future__ import annotations
@@ -45,6 +48,19 @@ class MemoryRecord(NamedTuple):
     """v [B, d], the mean over heads of what was read."""
 
 
+class AddressRecord(NamedTuple):
+    """What one step read from a bank of N slots; slot i was written N - i steps ago, slot N is the null slot."""
+
+    slot: Tensor
+    """int64 [B, H], the slot that each read head chose."""
+    tags: Tensor
+    """int64 [B, N], the step of the episode in which each slot was written; -1 for an empty slot."""
+    logits: Tensor
+    """[B, H, N + 1], the address logits without noise; -inf for an empty slot."""
+    noise: Tensor
+    """[B, H, N + 1], the noise added to them; 0 where the address was the most probable one."""
+
+
 class CoreOutput(NamedTuple):
     """What a core returns beside its new state; `step` gives [B, ...], `unroll` [T, B, ...]."""
 
@@ -54,7 +70,7 @@ class CoreOutput(NamedTuple):
     """Error of the memory at its write keys AFTER the write, [...]; 0 without a write memory."""
     write_error: Tensor
     """The same error BEFORE the write, [...], detached: logged, never trained."""
-    record: MemoryRecord | None = None
+    record: MemoryRecord | AddressRecord | None = None
     """The step's writes and reads, if asked for; it changes nothing else."""
 
 
@@ -89,22 +105,37 @@ class MemoryCore(nn.Module):
     output_size: int
     writes: bool = False
     """True if the core has a write memory, whose writes and reads can be recorded."""
+    addresses: bool = False
+    """True if the core reads slots by hard addresses, which can be recorded."""
+    noise_shape: tuple[int, ...] | None = None
+    """Shape of the standard Gumbel noise that one step of one example consumes; None for no noise."""
 
     def initial_state(self, batch_size: int) -> Any:
         """Zeros [batch_size, ...] on the device and in the precision of the parameters."""
         raise NotImplementedError
 
-    def step(self, x_t: Tensor, state: Any, record: bool = False) -> tuple[CoreOutput, Any]:
-        """Advance by one step WITHOUT looking at resets; x_t [B, input_size]."""
+    def step(
+        self, x_t: Tensor, state: Any, record: bool = False, noise: Tensor | None = None
+    ) -> tuple[CoreOutput, Any]:
+        """Advance by one step WITHOUT looking at resets; x_t [B, input_size].
+
+        noise [B, *noise_shape] makes the choices of the core random; without it they are the most probable.
+        """
         raise NotImplementedError
 
-    def unroll(self, xs: Tensor, state: Any, is_first: Tensor) -> tuple[CoreOutput, Any]:
-        """Advance by T steps; xs [T, B, input_size], is_first bool [T, B]."""
+    def unroll(
+        self, xs: Tensor, state: Any, is_first: Tensor, noise: Tensor | None = None
+    ) -> tuple[CoreOutput, Any]:
+        """Advance by T steps; xs [T, B, input_size], is_first bool [T, B], noise [T, B, *noise_shape]."""
         outputs = []
-        for x_t, is_first_t in zip(xs, is_first, strict=True):
-            output, state = self.step(x_t, reset_state(state, is_first_t))
+        for t, (x_t, is_first_t) in enumerate(zip(xs, is_first, strict=True)):
+            noise_t = None if noise is None else noise[t]
+            output, state = self.step(x_t, reset_state(state, is_first_t), noise=noise_t)
             outputs.append(output)
         return stack_outputs(outputs), state
+
+    def set_progress(self, progress: float) -> None:
+        """Tell the core how far training is, from 0 to 1; for cores with a schedule of their own."""
 
     def _zeros(self, *shape: int) -> Tensor:
         parameter = next(self.parameters())

@@ -81,7 +81,9 @@ class Segment(torch.autograd.Function):
 class FusedMNMCore(MNMCore):
     """MNM-g and MNM-p with the fused unroll, and an acting step that keeps nothing for a backward."""
 
-    def unroll(self, xs: Tensor, state: MNMState, is_first: Tensor) -> tuple[CoreOutput, MNMState]:
+    def unroll(
+        self, xs: Tensor, state: MNMState, is_first: Tensor, noise: Tensor | None = None
+    ) -> tuple[CoreOutput, MNMState]:
         """T steps in one autograd function; equals `MNMCore.unroll` up to rounding."""
         slow, keep = self._slow_weights(), torch.is_grad_enabled()
         h = state.h if self.spec.is_lstm else xs.new_zeros(xs.shape[1], self.output_size)
@@ -112,7 +114,9 @@ class FusedMNMCore(MNMCore):
         wanted = -(-xs.shape[1] // columns)
         return len(xs[0].chunk(wanted))
 
-    def step(self, x_t: Tensor, state: MNMState, record: bool = False) -> tuple[CoreOutput, MNMState]:
+    def step(
+        self, x_t: Tensor, state: MNMState, record: bool = False, noise: Tensor | None = None
+    ) -> tuple[CoreOutput, MNMState]:
         """Without gradients the acting step; with them the plain one, for a step has no tape."""
         if torch.is_grad_enabled():
             return super().step(x_t, state, record)

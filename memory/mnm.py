@@ -97,7 +97,9 @@ class MNMCore(MemoryCore):
         """The memory's full weights phi_0 + D, [B, d_l, d_{l-1}]."""
         return self.memory.weights(state.delta)
 
-    def step(self, x_t: Tensor, state: MNMState, record: bool = False) -> tuple[CoreOutput, MNMState]:
+    def step(
+        self, x_t: Tensor, state: MNMState, record: bool = False, noise: Tensor | None = None
+    ) -> tuple[CoreOutput, MNMState]:
         moment = self._advance(x_t, state.h, state.c, state.value_read, self.weights(state))
         # D takes the same step as M = phi_0 + D; taking M - phi_0 instead would round D even if beta = 0.
         delta = [
@@ -112,7 +114,9 @@ class MNMCore(MemoryCore):
         )
         return output, MNMState(moment.h, moment.c, moment.value_read, *delta)
 
-    def unroll(self, xs: Tensor, state: MNMState, is_first: Tensor) -> tuple[CoreOutput, MNMState]:
+    def unroll(
+        self, xs: Tensor, state: MNMState, is_first: Tensor, noise: Tensor | None = None
+    ) -> tuple[CoreOutput, MNMState]:
         """Inside the segment the full weights M are carried, which saves a copy of them per step."""
         phi0 = self.memory.initial_weights
         weights = self.weights(state)

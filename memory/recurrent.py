@@ -45,10 +45,14 @@ class NoMemory(MemoryCore):
     def initial_state(self, batch_size: int) -> NoState:
         return NoState()
 
-    def step(self, x_t: Tensor, state: NoState, record: bool = False) -> tuple[CoreOutput, NoState]:
+    def step(
+        self, x_t: Tensor, state: NoState, record: bool = False, noise: Tensor | None = None
+    ) -> tuple[CoreOutput, NoState]:
         return output_without_writes(torch.relu(self.layer(x_t))), state
 
-    def unroll(self, xs: Tensor, state: NoState, is_first: Tensor) -> tuple[CoreOutput, NoState]:
+    def unroll(
+        self, xs: Tensor, state: NoState, is_first: Tensor, noise: Tensor | None = None
+    ) -> tuple[CoreOutput, NoState]:
         return self.step(xs, state)
 
 
@@ -85,11 +89,15 @@ class LSTMCore(MemoryCore):
         zeros = self._zeros(batch_size, self.output_size)
         return LSTMState(zeros, zeros)
 
-    def step(self, x_t: Tensor, state: LSTMState, record: bool = False) -> tuple[CoreOutput, LSTMState]:
+    def step(
+        self, x_t: Tensor, state: LSTMState, record: bool = False, noise: Tensor | None = None
+    ) -> tuple[CoreOutput, LSTMState]:
         out, (h, c) = self.rnn(x_t[None], (state.h[None], state.c[None]))
         return output_without_writes(out[0]), LSTMState(h[0], c[0])
 
-    def unroll(self, xs: Tensor, state: LSTMState, is_first: Tensor) -> tuple[CoreOutput, LSTMState]:
+    def unroll(
+        self, xs: Tensor, state: LSTMState, is_first: Tensor, noise: Tensor | None = None
+    ) -> tuple[CoreOutput, LSTMState]:
         weights, entering = KernelWeights(*self.rnn.all_weights[0]), reset_state(state, is_first[0])
         if not is_first[1:].any():
             outputs, h, c = self._run(xs, entering, weights)
@@ -119,11 +127,15 @@ class GRUCore(MemoryCore):
     def initial_state(self, batch_size: int) -> GRUState:
         return GRUState(self._zeros(batch_size, self.output_size))
 
-    def step(self, x_t: Tensor, state: GRUState, record: bool = False) -> tuple[CoreOutput, GRUState]:
+    def step(
+        self, x_t: Tensor, state: GRUState, record: bool = False, noise: Tensor | None = None
+    ) -> tuple[CoreOutput, GRUState]:
         out, h = self.rnn(x_t[None], state.h[None])
         return output_without_writes(out[0]), GRUState(h[0])
 
-    def unroll(self, xs: Tensor, state: GRUState, is_first: Tensor) -> tuple[CoreOutput, GRUState]:
+    def unroll(
+        self, xs: Tensor, state: GRUState, is_first: Tensor, noise: Tensor | None = None
+    ) -> tuple[CoreOutput, GRUState]:
         weights, h = KernelWeights(*self.rnn.all_weights[0]), reset_state(state, is_first[0]).h
         if not is_first[1:].any():
             features = self._run(xs, h, weights)

@@ -15,7 +15,7 @@ import gymnasium
 import numpy as np
 import torch
 
-from agents.evaluation import Policy, choose
+from agents.evaluation import Policy, address_noise, choose
 from recall.scene import Picture, Scene, action_name, scene_of
 from recall.tape import Tape, TapeRecorder, write_rule_of
 
@@ -74,12 +74,13 @@ def record_episode(
     """
     state = model.initial_state(1)
     device = state.action.device
-    writes = bool(model.core.writes)
+    writes, addresses = bool(model.core.writes), bool(model.core.addresses)
     recorder = TapeRecorder(
         core=core or type(model.core).__name__,
         seed=seed,
         initial_weights=model.core.weights(state.core) if writes else None,
         rule=write_rule_of(model.core) if writes else None,
+        addresses=addresses,
     )
     store = SceneStore() if scenes else None
     names: list[str] = []
@@ -93,7 +94,9 @@ def record_episode(
             batch = {
                 name: torch.tensor(np.array(part), device=device)[None] for name, part in observation.items()
             }
-            output = model.act(batch, torch.tensor([is_first], device=device), state, record=writes)
+            noise = address_noise(model, policy, [rng])
+            first = torch.tensor([is_first], device=device)
+            output = model.act(batch, first, state, record=writes or addresses, noise=noise)
         action = int(choose(output.logits, policy, [rng])[0])
         names.append(action_name(env, action))
         next_observation, reward, terminated, truncated, _ = env.step(action)

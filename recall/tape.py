@@ -10,7 +10,8 @@ recall scores are functions of the tape alone, computed by code that shares noth
 Dimension letters: T steps, H heads, d key and value size (d_0 = d_3 = d), u hidden width (d_1 = d_2 = u), A
 actions. Time runs first in all arrays. Row t is the step in which the agent received observation t, wrote,
 read, and acted; its write precedes its read. One tape is one episode, a reset closes it. A core without write
-memory makes a tape whose memory arrays are None: it still tells what was seen and done.
+memory makes a tape whose memory arrays are None: it still tells what was seen and done. The reads of a hard
+memory stand in `Tape.addresses` (`recall/address.py`) instead.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from numpy.typing import NDArray
 
 from agents.files import atomic_file
 from envs.errors import UserError
+from memory import AddressRecord
+from recall.address import AddressTape
 
 FORMAT_VERSION = 1
 LAYERS = 3
@@ -134,6 +137,8 @@ class Tape:
     """Name of the memory core, for example "mnm-p"."""
     start_step: int = 0
     """Episode step of row 0. Above 0, everything older is "before recording": unknown, not zero."""
+    addresses: AddressTape | None = None
+    """What the heads of a hard memory read; None for every other core."""
 
     @property
     def steps(self) -> int:
@@ -161,12 +166,15 @@ class Tape:
             if rule is not None and rule.feedback_weight is not None and rule.feedback_bias is not None:
                 arrays["memory/feedback_weight"] = rule.feedback_weight
                 arrays["memory/feedback_bias"] = rule.feedback_bias
+        if self.addresses is not None:
+            arrays |= self.addresses.arrays()
         header = {
             "format": FORMAT_VERSION,
             "seed": self.seed,
             "core": self.core,
             "start_step": self.start_step,
             "memory": self.memory is not None,
+            "addresses": self.addresses is not None,
             "rule": self.memory.rule.name if self.memory is not None and self.memory.rule else None,
         }
         arrays["header"] = np.array(json.dumps(header))
@@ -199,6 +207,7 @@ class Tape:
             seed=header["seed"],
             core=header["core"],
             start_step=header["start_step"],
+            addresses=AddressTape.from_arrays(arrays) if header.get("addresses") else None,
         )
 
 
@@ -278,7 +287,7 @@ class TapeRecorder:
 
     Give `initial_weights` (as `core.weights(state)` returns them, batch first) for a core with write memory
     and leave them out for any other core. `rule` is that of `write_rule_of(core)`; without it the tape cannot
-    redo a write, and everything else is the same.
+    redo a write, and everything else is the same. `addresses` says that the core reads slots by address.
 
     It stands in the acting loop, so a row costs one copy: all parts of the record are laid end to end, and are
     taken apart when the tape is built.
@@ -292,12 +301,14 @@ class TapeRecorder:
         batch_row: int = 0,
         start_step: int = 0,
         rule: WriteRule | None = None,
+        addresses: bool = False,
     ) -> None:
         self.core = core
         self.seed = seed
         self.batch_row = batch_row
         self.start_step = start_step
         self.rule = rule
+        self.addresses = addresses
         self._start = None if initial_weights is None else tuple(self._row(w).copy() for w in initial_weights)
         self._rows: list[tuple[Any, ...]] = []
         self._observations: list[dict[str, Array]] = []
@@ -306,7 +317,7 @@ class TapeRecorder:
 
     def add(
         self,
-        record: MemoryRecordLike | None,
+        record: MemoryRecordLike | AddressRecord | None,
         *,
         observation: Mapping[str, Any],
         is_first: bool,
@@ -323,7 +334,9 @@ class TapeRecorder:
         row's."""
         if is_first and self._rows:
             raise ValueError("a reset closes the tape: start a new recorder for the next episode")
-        if (record is None) != (self._start is None):
+        if isinstance(record, AddressRecord) != self.addresses:
+            raise ValueError("an address record is needed for a core that reads slots, and only for it")
+        if (record is None) != (self._start is None and not self.addresses):
             raise ValueError("a memory record is needed with initial weights, and only with them")
         if record is not None:
             parts = [self._row(part) for part in _parts_of(record)]
@@ -367,15 +380,20 @@ class TapeRecorder:
             seed=self.seed,
             core=self.core,
             start_step=self.start_step,
+            addresses=AddressTape.of_rows(*self._columns()) if self.addresses else None,
         )
 
-    def _memory_tape(self, start: tuple[Array, ...]) -> MemoryTape:
+    def _columns(self) -> list[Array]:
+        """The parts of the records, each [T, ...]."""
         flat = np.stack(self._memory)
         ends = np.cumsum([int(np.prod(shape)) for shape in self._shapes])
-        parts = [
+        return [
             np.ascontiguousarray(part).reshape(len(flat), *shape)
             for part, shape in zip(np.split(flat, ends[:-1], axis=1), self._shapes, strict=True)
         ]
+
+    def _memory_tape(self, start: tuple[Array, ...]) -> MemoryTape:
+        parts = self._columns()
         return MemoryTape(
             initial_weights=start,
             write_inputs=tuple(parts[:3]),
@@ -399,8 +417,10 @@ def _array_of(tensor: Any) -> Array:
     return array
 
 
-def _parts_of(record: MemoryRecordLike) -> tuple[Any, ...]:
+def _parts_of(record: MemoryRecordLike | AddressRecord) -> tuple[Any, ...]:
     """The arrays of a record in one fixed order."""
+    if isinstance(record, AddressRecord):
+        return tuple(record)
     return (
         *record.write_inputs, *record.write_steps, record.target_value, record.beta, record.read_key,
         *record.read_hidden, record.value_read,

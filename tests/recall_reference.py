@@ -159,7 +159,10 @@ class ReferenceAgent:
         self.seed, self.size, self.actions, self.layers = seed, size, actions, layers
         self.memory = ReferenceMemory("p", 1, size, seed=seed, dtype=np.float32, gain=gain)
         self.core = SimpleNamespace(
-            writes=writes, weights=lambda state: [batch_of_one(w) for w in self.memory.start]
+            writes=writes,
+            addresses=False,
+            noise_shape=None,
+            weights=lambda state: [batch_of_one(w) for w in self.memory.start],
         )
         self.recorded = 0
 
@@ -168,7 +171,7 @@ class ReferenceAgent:
         self.memory.change = [np.zeros_like(w) for w in self.memory.start]
         return AgentState(None, torch.full((batch,), -1), torch.zeros(batch))
 
-    def act(self, obs, is_first, state, record=False):
+    def act(self, obs, is_first, state, record=False, noise=None):
         seen = np.concatenate([np.asarray(part[0], np.float32).ravel()[:200] for part in obs.values()])
         direction = np.random.default_rng(5).normal(size=(self.size, len(seen)))
         key = np.tanh(direction @ seen)[None].astype(np.float32)

@@ -21,7 +21,7 @@ from agents.rollout import Collector, Rollout, Timing
 from agents.trainer import build_model
 from envs import VecEnv, make_vec
 from envs.vector import GymnasiumVecEnv
-from memory import CORE_NAMES
+from memory import CORE_NAMES, gumbel_noise
 
 
 def build(env: VecEnv, double: bool = False, **options: Any) -> tuple[Collector, Learner]:
@@ -68,6 +68,37 @@ def test_the_ratio_test_notices_a_wrong_state() -> None:
     rollout = collector.collect()
     rollout.core_state = collector.model.core.initial_state(4)
     assert learner.update(rollout, progress=0.0)["ratio_error_first"] > 1e-4
+
+
+@pytest.mark.parametrize("noise", ["replayed", "drawn again"])
+def test_the_noise_drawn_while_acting_must_be_replayed(noise: str) -> None:
+    """With the same noise the same slots are read and no ratio moves; with fresh noise both are different."""
+    options = {"core": "hard", "slots": 5, "heads": 2}
+    collector, learner = build(scripted(AutoresetMode.SAME_STEP, 8), double=True, **options)
+    collector.collect()
+    acted: list[torch.Tensor] = []
+    act = collector.model.act
+    collector.model.act = lambda *args, **kwargs: (  # type: ignore[method-assign]
+        out := act(*args, **{**kwargs, "record": True}), acted.append(out.record.slot)
+    )[0]  # fmt: skip
+    rollout = collector.collect()
+    # The rows of the rollout: all but the evaluations of final observations, which have fewer columns.
+    acted = [slot for slot in acted if len(slot) == 8][: len(rollout.action)]
+    if noise == "drawn again":
+        rollout.noise = gumbel_noise(rollout.noise.shape).double()
+    rows = rollout.columns(torch.arange(8))
+    _, _, readings = collector.model.core._segment(
+        collector.model.encoder(rows.obs, rows.is_first, rows.previous_action, rows.previous_reward),
+        rows.core_state, rows.is_first, rows.noise,
+    )  # fmt: skip
+    read = torch.cat([reading.choice for reading in readings]).argmax(dim=-1)
+    same, error = torch.equal(read, torch.stack(acted)), learner.update(rollout, 0.0)["ratio_error_first"]
+    if noise == "replayed":
+        assert same
+        assert error < 1e-12
+    else:
+        assert not same
+        assert error > 1e-3
 
 
 @pytest.mark.parametrize("algo", ["ppo", "a2c"])
@@ -162,6 +193,13 @@ def test_columns_keep_time_and_environments_apart() -> None:
     assert torch.equal(picked.reward, rollout.reward[:, [3, 1]])
     assert torch.equal(picked.obs["obs"], rollout.obs["obs"][:5, [3, 1]])
     assert torch.equal(picked.core_state.delta1, rollout.core_state.delta1[[3, 1]])
+    assert picked.noise is None
+
+
+def test_columns_keep_their_noise() -> None:
+    collector, _ = build(scripted(AutoresetMode.SAME_STEP, 4), core="hard", rollout_steps=5, slots=3)
+    rollout: Rollout = collector.collect()
+    assert torch.equal(rollout.columns(torch.tensor([3, 1])).noise, rollout.noise[:5, [3, 1]])
 
 
 def test_previous_inputs_are_forgotten_where_an_episode_opens() -> None:

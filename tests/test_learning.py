@@ -56,6 +56,14 @@ MAZE: dict[str, Any] = {
 }
 
 
+HARD: dict[str, Any] = {
+    "core": "hard",
+    "slots": 16,
+    # Nothing but a slot that is read can carry anything through time.
+    "controller": "feedforward",
+}
+
+
 def learn(run_dir: Path, task: dict[str, Any], enough: float = np.inf, **options: Any) -> tuple[float, float]:
     """Mean held-out return and success after training, which stops at the mean training return `enough`."""
     trainer = Trainer(TrainConfig(**{**SMALL, **task, **options}, run_dir=str(run_dir / "run")))
@@ -100,6 +108,14 @@ def test_no_gradient_reaches_a_write_that_lies_before_the_rollout(tmp_path: Path
 def test_the_t_maze_is_solved_with_memory(core: str, tmp_path: Path) -> None:
     _, success = learn(tmp_path, T_MAZE, enough=0.95, core=core)
     assert success >= 0.95
+
+
+@pytest.mark.parametrize("task", ["repeat-previous", "T-maze"])
+def test_hard_memory_alone_carries_what_is_needed(task: str, tmp_path: Path) -> None:
+    """One slot read by address at every step, a controller without a past: solved with argmax addresses."""
+    options = REPEAT_PREVIOUS if task == "repeat-previous" else T_MAZE
+    mean_return, _ = learn(tmp_path, {**options, **HARD}, enough=0.95)
+    assert mean_return > 0.95
 
 
 def test_the_t_maze_is_a_coin_toss_without_memory(tmp_path: Path) -> None:

@@ -27,6 +27,10 @@ CASES = {
         "env": "MiniGrid-MemoryS7-v0", "env_kwargs": '{"max_steps": 11}', "core": "gru", "backend": "sync",
     },
     "sync repeat-previous, none": {"env": "mnm/RepeatPrevious-v0", "core": "none", "backend": "sync"},
+    "native maze, hard": {"env": "mnm/GridMaze9-v0", "env_kwargs": '{"max_steps": 13}', "core": "hard"},
+    "sync T-maze, hard, a2c": {
+        "env": "mnm/TMaze-v0", "core": "hard", "slots": 5, "algo": "a2c", "backend": "sync",
+    },
 }  # fmt: skip
 FIRST, ALL = 3, 6
 

@@ -48,7 +48,9 @@ def valid_rows(rollout: Rollout, env: int) -> list[tuple[float, ...]]:
 
 
 @pytest.mark.parametrize("core", CORE_NAMES)
-def test_every_dialect_gives_the_same_valid_rows(core: str) -> None:
+def test_every_dialect_gives_the_same_valid_rows(core: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The dialects have different rows, so a stream of noise would be dealt out differently.
+    monkeypatch.setattr("agents.rollout.gumbel_noise", lambda shape, generator: torch.zeros(shape))
     with torch.no_grad():
         tables = [
             [valid_rows(build(scripted(mode, ENVS), core, 60).collect(), env) for env in range(ENVS)]
@@ -61,15 +63,16 @@ def test_every_dialect_gives_the_same_valid_rows(core: str) -> None:
             np.testing.assert_allclose(table[env][:count], tables[0][env][:count], rtol=0, atol=1e-9)
 
 
+@pytest.mark.parametrize("core", ["mnm-p", "hard"])
 @pytest.mark.parametrize("mode", DIALECTS)
-def test_short_rollouts_equal_one_long_rollout(mode: object) -> None:
+def test_short_rollouts_equal_one_long_rollout(mode: object, core: str) -> None:
     """State, reset flags, previous inputs and pending resets survive every cut, also between done and reset."""
-    whole = build(scripted(mode, ENVS), "mnm-p", 24).collect()
-    collector = build(scripted(mode, ENVS), "mnm-p", 1)
+    whole = build(scripted(mode, ENVS), core, 24).collect()
+    collector = build(scripted(mode, ENVS), core, 1)
     for t in range(24):
         part = collector.collect()
         for field in dataclasses.fields(Rollout):
-            if field.name not in ("obs", "core_state"):
+            if field.name not in ("obs", "core_state") and getattr(whole, field.name) is not None:
                 mine, theirs = getattr(part, field.name)[0], getattr(whole, field.name)[t]
                 torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-9, msg=f"{field.name} at {t}")
         assert torch.equal(part.obs["obs"][0], whole.obs["obs"][t])
