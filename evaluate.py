@@ -4,6 +4,7 @@
     python evaluate.py runs/maze --episodes 200 --policy sample --checkpoint best --json result.json
     python evaluate.py runs/maze --episodes 20 --gif recall.gif --html recall.html --gif-episodes 1
     python evaluate.py runs/tmaze --check-recall --episodes 200 --json recall.json
+    python evaluate.py pretrained/maze-mnm-p --gif recall.gif
 
 The run knows its environment and its agent, so no option of the training has to be repeated.
 """
@@ -24,7 +25,7 @@ import torch
 from rich.console import Console
 
 from agents.device import pick_device
-from agents.evaluation import EpisodeResult, LoadedAgent, action_rng, load_agent, play_episodes, report
+from agents.evaluation import EpisodeResult, LoadedAgent, action_rng, load_agent, moved_to, play_episodes, report
 from agents.files import check_writable, write_text
 from agents.options import option, parse, run_command
 from agents.progress import ProgressDisplay, number, print_table
@@ -45,6 +46,9 @@ class EvaluateConfig:
     run_dir: str = option("", "directory of a training run")
     checkpoint: str = option(
         "latest", "latest, best, the path of a checkpoint, or untrained (fresh weights)", metavar="NAME"
+    )
+    env: str | None = option(
+        None, "play another environment than that of the training, with the same observations", metavar="ID"
     )
     episodes: int = option(100, "held-out episodes to play")
     policy: Literal["greedy", "sample"] = option("greedy", "take the most probable action, or draw one")
@@ -149,9 +153,11 @@ def main(argv: Sequence[str]) -> int:
         torch.set_num_threads(config.threads)
     console = Console(soft_wrap=True)
     agent = load_agent(Path(config.run_dir), config.checkpoint, pick_device(config.device))
+    if config.env is not None:
+        agent = moved_to(agent, config.env)
     extra = {
         "agent": f"{agent.config.core}, {agent.config.algo}, {agent.frames:,} frames",
-        "env": agent.config.env,
+        "playing": agent.config.env,
     }
     print_table(console, "Evaluation", {**dataclasses.asdict(config), **extra})
     if config.check_recall:

@@ -7,6 +7,7 @@ is favoured for being short.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from agents.checkpoint import load_checkpoint, load_weights
 from agents.config import ARCHITECTURE, TrainConfig
 from agents.episodes import is_success
 from agents.model import ActorCritic
+from agents.pretrained import WEIGHTS, load_published_weights
 from agents.rollout import select_agent
 from agents.run_dir import RunDirectory, package_versions
 from agents.stored_config import config_from_dict
@@ -54,11 +56,20 @@ class EpisodeResult:
 
 
 def load_agent(run_dir: Path, checkpoint: str, device: torch.device) -> LoadedAgent:
-    """The agent of a run: its `latest` or `best` checkpoint, one at a path, or an `untrained` twin."""
+    """The agent of a run: its `latest` or `best` checkpoint, one at a path, or an `untrained` twin.
+
+    Of a published agent (`agents/pretrained.py`), `latest` is what was published.
+    """
     run = RunDirectory(run_dir)
     config = run.read_config(TrainConfig)
     if checkpoint == "untrained":
         return LoadedAgent(_fresh_model(config).to(device).eval(), config, 0, checkpoint)
+    published = run_dir / WEIGHTS
+    if checkpoint == "latest" and published.is_file():
+        weights, frames = load_published_weights(published)
+        model = _fresh_model(config)
+        load_weights(model, weights, published)
+        return LoadedAgent(model.to(device).eval(), config, frames, str(published))
     path = run.checkpoint(checkpoint) if checkpoint in ("latest", "best") else Path(checkpoint)
     if checkpoint == "best" and not path.is_file():
         raise UserError(
@@ -76,6 +87,20 @@ def load_agent(run_dir: Path, checkpoint: str, device: torch.device) -> LoadedAg
     model = _fresh_model(config)
     load_weights(model, content["model"], path)
     return LoadedAgent(model.to(device).eval(), config, content["frames"], str(path))
+
+
+def moved_to(agent: LoadedAgent, env_id: str) -> LoadedAgent:
+    """The agent for playing another environment with the same observations and actions."""
+    config = dataclasses.replace(agent.config, env=env_id)
+    there, here = (make_single(c.env, c.env_arguments()) for c in (config, agent.config))
+    same = (there.observation_space, there.action_space) == (here.observation_space, here.action_space)
+    there.close()
+    here.close()
+    if not same:
+        raise UserError(
+            f"{env_id} has other observations or actions than {agent.config.env}, where the agent was trained"
+        )
+    return dataclasses.replace(agent, config=config)
 
 
 def _fresh_model(config: TrainConfig) -> ActorCritic:

@@ -39,9 +39,19 @@ MINIGRID_MEMORY: dict[str, Any] = {
     "value_coef": 0.25,
 }
 
+POPGYM: dict[str, Any] = {
+    "env": "mnm/RepeatPrevious-v0",
+    "num_envs": 64,
+    "rollout_steps": 64,
+    "learning_rate": 2e-3,
+    "gamma": 0.9,
+}
+"""Tasks in the manner of POPGym: short episodes, a symbol per step, an answer that is due later."""
+
 PRESETS: dict[str, dict[str, Any]] = {
     "maze": MAZE,
     "minigrid-memory": MINIGRID_MEMORY,
+    "popgym": POPGYM,
     "demo": {**MAZE, "total_steps": 400_000, "checkpoint_every": 20},
 }
 

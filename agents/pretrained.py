@@ -1,0 +1,43 @@
+"""A published agent: a directory that holds all that `evaluate.py` needs, and nothing that could run code.
+
+    NAME/config.json          the configuration it was trained with, as in a run directory
+    NAME/model.safetensors    its weights, and in the header the frames it was trained for
+    NAME/README.md            the card: how it was trained, what it reaches, what its recalls are worth
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_bytes
+
+from agents.files import atomic_file
+from envs.errors import UserError
+
+WEIGHTS = "model.safetensors"
+MOST_BYTES = 3_000_000
+"""Published weights are files of a source repository, and stay small."""
+
+
+def save_weights(directory: Path, weights: dict[str, torch.Tensor], frames: int) -> int:
+    """Write the weights of an agent; returns the bytes. Raises UserError if they are too many."""
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+    content = to_bytes(plain, metadata={"frames": str(frames)})
+    if len(content) > MOST_BYTES:
+        raise UserError(f"the weights take {len(content):,} bytes, more than the {MOST_BYTES:,} of a published agent")
+    directory.mkdir(parents=True, exist_ok=True)
+    with atomic_file(directory / WEIGHTS) as file:
+        file.write(content)
+    return len(content)
+
+
+def load_published_weights(path: Path) -> tuple[dict[str, torch.Tensor], int]:
+    """Weights and frames of a published agent; raises UserError if the file is damaged."""
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+            return weights, int((file.metadata() or {})["frames"])
+    except (SafetensorError, KeyError, ValueError, OSError) as error:
+        raise UserError(f"{path} is truncated or not the weights of an agent ({error})") from None

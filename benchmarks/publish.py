@@ -1,0 +1,147 @@
+"""Make a published agent of a training run: weights, configuration, and a card with what it was measured to do.
+
+    python benchmarks/publish.py runs/studies/maze-9-mnm-p-s0 --name maze-mnm-p --checkpoint best
+    python benchmarks/publish.py runs/s17 --name memory-s17-mnm-p --also MiniGrid-MemoryS11-v0,MiniGrid-MemoryS13-v0
+
+The card's figures come from held-out levels, played here and now. `pretrained/NAME` is what evaluate.py takes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from agents.config import TrainConfig
+from agents.evaluation import LoadedAgent, load_agent, moved_to, play_episodes, report
+from agents.files import write_text
+from agents.options import option, parse, run_command
+from agents.pretrained import save_weights
+from benchmarks.statistics import wilson
+from envs.errors import UserError
+from recall.validity import check_recall
+
+ROOT = Path(__file__).resolve().parent.parent
+EVALUATION_SEED = 1
+"""The levels of the card; the slow test of the published agents plays another block."""
+
+
+@dataclass(frozen=True)
+class PublishConfig:
+    """Options of the command."""
+
+    run_dir: str = option("", "directory of the training run")
+    name: str = option("", "name of the published agent", metavar="NAME")
+    checkpoint: str = option("latest", "latest, best or the path of a checkpoint")
+    also: str = option("", "further environments to play, separated by commas", metavar="IDS")
+    episodes: int = option(1_000, "held-out episodes per environment and policy")
+    recall_episodes: int = option(100, "held-out episodes of the recall check, where there is a write memory")
+    seeds: str = option("", "what the card says of the other seeds of this run", metavar="TEXT")
+
+
+def figures(agent: LoadedAgent, env: str, episodes: int) -> list[dict[str, Any]]:
+    """What the agent does in one environment, greedily and sampled."""
+    playing = moved_to(agent, env)
+    found = []
+    for policy in ("greedy", "sample"):
+        result = report(playing, play_episodes(playing, episodes, policy, EVALUATION_SEED), policy, EVALUATION_SEED)
+        kept = ("env", "policy", "episodes", "success_rate", "return_mean", "return_interval_95", "length_mean")
+        row = {name: result[name] for name in kept}
+        if row["success_rate"] is not None:
+            low, high = wilson(round(row["success_rate"] * episodes), episodes)
+            row["success_interval_95"] = [low, high]
+        found.append(row)
+    return found
+
+
+def training_command(config: TrainConfig) -> str:
+    """The command that trains this configuration: every option that differs from its default."""
+    words = ["python", "train_rl.py"]
+    for field in dataclasses.fields(TrainConfig):
+        value = getattr(config, field.name)
+        if value == field.default or field.name in ("run_dir", "threads", "log_every", "checkpoint_every"):
+            continue
+        flag = "--" + field.name.replace("_", "-")
+        words += [flag.replace("--", "--" if value else "--no-", 1)] if isinstance(value, bool) else [flag, str(value)]
+    return shlex.join(words)
+
+
+def recall_lines(agent: LoadedAgent, episodes: int) -> list[str]:
+    """The recall check of the agent, as lines of its card."""
+    if not agent.model.core.writes:
+        return [f"The core `{agent.config.core}` has no write memory, so it has no recalls to check."]
+    found = check_recall(agent, episodes).to_json()
+    lines = [f"`--check-recall` on {episodes} held-out episodes: {found['verdict']}.", "", "| check | outcome | figure |",
+             "|---|---|---|"]  # fmt: skip
+    return lines + [f"| {c['name']} | {c['outcome']} | {c['figure']} |" for c in found["checks"]]
+
+
+def card(
+    name: str, agent: LoadedAgent, commit: str, rows: Sequence[dict[str, Any]], recall: Sequence[str], seeds: str
+) -> str:
+    """The README.md of a published agent."""
+    parameters = sum(p.numel() for p in agent.model.parameters())
+    lines = [
+        f"# {name}",
+        "",
+        f"`{agent.config.core}` trained in `{agent.config.env}` for {agent.frames:,} frames; {parameters:,} parameters.",
+        "",
+        f"    python evaluate.py pretrained/{name} --episodes 100 --gif recall.gif",
+        "",
+        f"Trained at commit {commit} with",
+        "",
+        f"    {training_command(agent.config)}",
+        "",
+        *([seeds, ""] if seeds else []),
+        f"On held-out levels (`benchmarks/publish.py`, evaluation seed {EVALUATION_SEED}):",
+        "",
+        "| environment | policy | episodes | success (95 %) | return (95 %) | length |",
+        "|---|---|---|---|---|---|",
+        *map(_figure_line, rows),
+        "",
+        "## Recalls",
+        "",
+        *recall,
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _figure_line(row: dict[str, Any]) -> str:
+    low, high = row["return_interval_95"]
+    success = "-"
+    if row["success_rate"] is not None:
+        s_low, s_high = row["success_interval_95"]
+        success = f"{row['success_rate']:.3f} ({s_low:.3f} to {s_high:.3f})"
+    return (
+        f"| {row['env']} | {row['policy']} | {row['episodes']:,} | {success} | "
+        f"{row['return_mean']:.3f} ({low:.3f} to {high:.3f}) | {row['length_mean']:.1f} |"
+    )
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the command; returns the exit code."""
+    config = parse(PublishConfig(), argv, description=__doc__ or "", positional="run_dir")
+    if not config.name:
+        raise UserError("give the published agent a --name")
+    run, directory = Path(config.run_dir), ROOT / "pretrained" / config.name
+    agent = load_agent(run, config.checkpoint, torch.device("cpu"))
+    stored = json.loads((run / "config.json").read_text())
+    envs = [agent.config.env, *(env for env in config.also.split(",") if env)]
+    rows = [row for env in envs for row in figures(agent, env, config.episodes)]
+    size = save_weights(directory, agent.model.state_dict(), agent.frames)
+    plain = {**stored, "config": dataclasses.asdict(dataclasses.replace(agent.config, run_dir=None)), "figures": rows}
+    write_text(directory / "config.json", json.dumps(plain, indent=2) + "\n")
+    recall = recall_lines(agent, config.recall_episodes)
+    write_text(directory / "README.md", card(config.name, agent, stored["commit"], rows, recall, config.seeds))
+    print(f"{directory}: {size / 1e6:.2f} MB")
+    return 0
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,202 @@
+"""Every table and curve of the results page, from the committed CSV files alone.
+
+    python benchmarks/results.py            writes docs/results.md and docs/results/*.png
+
+It trains nothing and loads no agent: benchmarks/results/studies/NAME.csv has a row per run and
+NAME_curves.csv its learning curve; benchmarks/train_studies.py makes both. Failed and unfinished runs are
+rows like all others. The prose of the page is in benchmarks/results_text.md, where `{{NAME}}` stands for the
+table and figure of a study.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from agents.files import atomic_file, write_text
+from agents.options import option, parse, run_command, suggestion
+from benchmarks.csv_files import Row, read_rows
+from benchmarks.statistics import bootstrap, interquartile_mean, probability_of_improvement, wilson
+from benchmarks.studies import STUDIES, Study
+from envs.errors import UserError
+
+ROOT = Path(__file__).resolve().parent.parent
+STUDY_FILES = ROOT / "benchmarks" / "results" / "studies"
+TEXT = ROOT / "benchmarks" / "results_text.md"
+
+COLOURS = {"none": "#7f7f7f", "lstm": "#0072b2", "gru": "#56b4e9", "mnm-g": "#e69f00", "mnm-p": "#d55e00",
+           "hard": "#009e73"}  # fmt: skip
+"""One colour per core in every figure (Okabe and Ito's palette, told apart by colour-blind readers too)."""
+
+
+@dataclass(frozen=True)
+class ResultsConfig:
+    """Options of the command."""
+
+    data: str = option(str(STUDY_FILES), "directory of the CSV files", metavar="DIR")
+    text: str = option(str(TEXT), "prose of the page, with {{STUDY}} where a study belongs", metavar="FILE")
+    page: str = option(str(ROOT / "docs" / "results.md"), "the page to write", metavar="FILE")
+
+
+def numbers(rows: Sequence[Row], column: str) -> list[float]:
+    """The column of the rows that have a value there."""
+    return [float(row[column]) for row in rows if row.get(column)]
+
+
+def table(study: Study, rows: Sequence[Row]) -> str:
+    """One row per core: held-out figures of every seed, their mean with its interval, and time to success."""
+    successes = study.figure == "success"
+    lines = [SUCCESS_HEAD if successes else RETURN_HEAD]
+    for core in study.cores:
+        found = [row for row in rows if row["core"] == core]
+        if found:
+            lines.append(success_row(core, found) if successes else return_row(core, found, rows))
+    missing = [core for core in study.cores if not any(row["core"] == core for row in rows)]
+    lines += [f"| {core} | not run |" for core in missing]
+    return "\n".join(lines)
+
+
+SUCCESS_HEAD = (
+    "| core | frames | success, greedy | each seed | 95 % | success, sampled | return | "
+    "frames to 0.5 / 0.9 / 0.98 | minutes to 0.98 |\n|---|---|---|---|---|---|---|---|---|"
+)
+
+
+def success_row(core: str, rows: Sequence[Row]) -> str:
+    """Success on held-out levels; the interval is Wilson's over all episodes of one seed, else over seeds."""
+    greedy, sampled = numbers(rows, "success_greedy"), numbers(rows, "success_sample")
+    if len(greedy) == 1:
+        episodes = int(rows[0]["episodes_greedy"])
+        low, high = wilson(round(greedy[0] * episodes), episodes)
+    else:
+        low, high = bootstrap(greedy) if greedy else (math.nan, math.nan)
+    reach = " / ".join(times(rows, f"frames_to_{x}", 1e6, "M") for x in ("0.5", "0.9", "0.98"))
+    return (
+        f"| {core} | {frames(rows)} | {mean(greedy, 3)} | {each(rows, 'success_greedy', 3)} | "
+        f"{low:.3f} to {high:.3f} | {mean(sampled, 3)} | {mean(numbers(rows, 'return_greedy'), 3)} | "
+        f"{reach} | {times(rows, 'wall_s_to_0.98', 60.0, '')} |"
+    )
+
+
+RETURN_HEAD = (
+    "| core | frames | return, sampled | each seed | 95 % over seeds | interquartile mean | return, greedy | "
+    "P(better than lstm) | minutes |\n|---|---|---|---|---|---|---|---|---|"
+)
+
+
+def return_row(core: str, rows: Sequence[Row], all_rows: Sequence[Row]) -> str:
+    """Return on held-out episodes, and the probability that a run of this core beats one of the LSTM."""
+    sampled = numbers(rows, "return_sample")
+    lstm = numbers([row for row in all_rows if row["core"] == "lstm"], "return_sample")
+    better = f"{probability_of_improvement(sampled, lstm):.2f}" if sampled and lstm else "-"
+    low, high = bootstrap(sampled) if sampled else (math.nan, math.nan)
+    middle = f"{interquartile_mean(sampled):.1f}" if sampled else "-"
+    return (
+        f"| {core} | {frames(rows)} | {mean(sampled, 1)} | {each(rows, 'return_sample', 0)} | "
+        f"{low:.1f} to {high:.1f} | {middle} | {mean(numbers(rows, 'return_greedy'), 1)} | "
+        f"{'-' if core == 'lstm' else better} | {times(rows, 'wall_s', 60.0, '')} |"
+    )
+
+
+def mean(values: Sequence[float], digits: int) -> str:
+    """The mean as text; a dash where there is nothing."""
+    return f"{np.mean(values):.{digits}f}" if values else "-"
+
+
+def each(rows: Sequence[Row], column: str, digits: int) -> str:
+    """The value of every seed; `unfinished` where the run has none."""
+    return ", ".join(f"{float(row[column]):.{digits}f}" if row[column] else "unfinished" for row in rows)
+
+
+def frames(rows: Sequence[Row]) -> str:
+    """Frames of the runs, a range where they differ, marked where one is unfinished."""
+    counts = sorted(int(row["frames"]) for row in rows)
+    text = f"{counts[0] / 1e6:.2f} M" if counts[-1] - counts[0] < 1e5 else (
+        f"{counts[0] / 1e6:.2f} to {counts[-1] / 1e6:.2f} M"
+    )
+    unfinished = sum(row["finished"] != "True" for row in rows)
+    return f"{text} ({unfinished} of {len(rows)} unfinished)" if unfinished else text
+
+
+def times(rows: Sequence[Row], column: str, unit: float, name: str) -> str:
+    """Mean over the seeds that got there, and how many did not."""
+    found = numbers(rows, column)
+    if not found:
+        return "never"
+    late = len(rows) - len(found)
+    return f"{np.mean(found) / unit:.2f} {name}".strip() + (f" ({late} never)" if late else "")
+
+
+def draw(study: Study, rows: Sequence[Row], path: Path) -> None:
+    """Learning curves: every seed thin, the mean over seeds thick, one colour per core."""
+    figure = Figure(figsize=(6.4, 3.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    for core in study.cores:
+        seeds = sorted({row["seed"] for row in rows if row["core"] == core})
+        curves = []
+        for seed in seeds:
+            of_run = [row for row in rows if row["core"] == core and row["seed"] == seed]
+            x, y = np.array(numbers(of_run, "frames")) / 1e6, np.array(numbers(of_run, study.figure))
+            axes.plot(x, y, color=COLOURS[core], linewidth=0.7, alpha=0.5)
+            curves.append((x, y))
+        if curves:
+            grid = np.linspace(max(x[0] for x, _ in curves), min(x[-1] for x, _ in curves), 100)
+            middle = np.mean([np.interp(grid, x, y) for x, y in curves], axis=0)
+            axes.plot(grid, middle, color=COLOURS[core], linewidth=2.2, label=f"{core} ({len(seeds)})")
+    axes.set_xlabel("frames (millions)")
+    axes.set_ylabel("success of training episodes" if study.figure == "success" else "training return")
+    axes.set_title(study.title, fontsize=10)
+    axes.grid(alpha=0.3)
+    if study.figure == "success":
+        axes.set_ylim(0.0, 1.02)
+    axes.legend(fontsize=8, title="core (seeds)", title_fontsize=8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_file(path) as file:
+        figure.savefig(file, dpi=110, format="png")
+
+
+def block(study: Study, data: Path, pictures: Path) -> str:
+    """The table of a study, its figure and the command of its first run."""
+    rows, curves = read_rows(study.rows_in(data)), read_rows(study.curves_in(data))
+    if not rows:
+        return "Not run yet."
+    draw(study, curves, pictures / f"{study.name}.png")
+    commits = ", ".join(sorted({row["commit"] for row in rows}))
+    return "\n\n".join(
+        (
+            table(study, rows),
+            f"![{study.title}: learning curves]({pictures.name}/{study.name}.png)",
+            f"`python benchmarks/train_studies.py {study.name}`; one run of it: `python train_rl.py "
+            f"{rows[0]['options']}`. Commits of the runs: {commits}.",
+        )
+    )
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the command; returns the exit code."""
+    config = parse(ResultsConfig(), argv, description=__doc__ or "")
+    page, data, text = Path(config.page), Path(config.data), Path(config.text)
+    if not text.is_file():
+        raise UserError(f"no text at {text}: give the page's prose with --text")
+
+    def fill(match: re.Match[str]) -> str:
+        name = match.group(1)
+        if name not in STUDIES:
+            raise UserError(f"{text} names the unknown study {name!r}{suggestion(name, STUDIES)}")
+        return block(STUDIES[name], data, page.parent / page.stem)
+
+    write_text(page, re.sub(r"\{\{([\w-]+)\}\}", fill, text.read_text()))
+    print(f"{page} written")
+    return 0
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,72 @@
+"""The studies of the results table: which agents are trained on what, for how long, with how many seeds.
+
+A study is one environment under one set of options, trained with several cores and seeds. Every option is
+the same for all cores but for what `per_core` says.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+CORES = ("none", "lstm", "gru", "mnm-g", "mnm-p")
+
+
+@dataclass(frozen=True)
+class Study:
+    """One block of the results table."""
+
+    name: str
+    title: str
+    """Heading of the block."""
+    preset: str
+    env: str
+    total_steps: int
+    cores: tuple[str, ...] = CORES
+    seeds: int = 3
+    options: tuple[str, ...] = ()
+    """Further options of train_rl.py."""
+    per_core: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Options that one core needs and the others do not get."""
+    episodes: int = 1_000
+    """Held-out episodes, played greedily and sampled."""
+    figure: str = "success"
+    """What the curves show and the table reports: "success" or "return"."""
+
+    def command(self, core: str, seed: int) -> list[str]:
+        """The options of train_rl.py for one run, --run-dir left out."""
+        return [
+            "--preset", self.preset, "--env", self.env, "--core", core, "--seed", str(seed),
+            "--total-steps", str(self.total_steps), *self.options, *self.per_core.get(core, ()),
+        ]  # fmt: skip
+
+    def rows_in(self, directory: Path) -> Path:
+        """The file with a row per run."""
+        return directory / f"{self.name}.csv"
+
+    def curves_in(self, directory: Path) -> Path:
+        """The file with the learning curves."""
+        return directory / f"{self.name}_curves.csv"
+
+
+def maze(side: int, total_steps: int, name: str = "", algo: str = "ppo", **more: Any) -> Study:
+    """A study of the Grid World maze."""
+    # A2C makes one update per rollout: shorter rollouts give it as many updates as it can use.
+    options = ("--algo", "a2c", "--rollout-steps", "20") if algo == "a2c" else ()
+    title = f"Grid World maze, side {side}, {algo.upper()}"
+    return Study(
+        name or f"maze-{side}-{algo}", title, "maze", f"mnm/GridMaze{side}-v0", total_steps,
+        options=options, figure="return", **more,
+    )  # fmt: skip
+
+
+STUDIES: dict[str, Study] = {
+    study.name: study
+    for study in (
+        maze(9, 400_000),
+        maze(11, 400_000),
+        maze(9, 400_000, algo="a2c"),
+        maze(11, 400_000, algo="a2c"),
+    )
+}

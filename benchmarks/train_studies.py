@@ -1,0 +1,185 @@
+"""Train and evaluate the studies of the results table, and keep what they found as CSV.
+
+    python benchmarks/train_studies.py maze-11 --workers 2          one study, everything that is missing
+    python benchmarks/train_studies.py all --seeds 3                all of them
+    python benchmarks/train_studies.py maze-11 --cores lstm,mnm-p   some of its cores
+
+Runs are kept under runs/studies and continued where they stopped, so the command can be interrupted at any
+time and called again. Whatever exists is collected, unfinished runs too: benchmarks/results/studies holds one
+row per run and its learning curve. `python benchmarks/results.py` makes tables and figures of them.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from agents.options import option, parse, run_command, suggestion
+from agents.run_dir import format_number, read_metrics
+from benchmarks.csv_files import read_rows, write_rows
+from benchmarks.statistics import first_reach
+from benchmarks.studies import STUDIES, Study
+from envs.errors import UserError
+
+ROOT = Path(__file__).resolve().parent.parent
+RUNS = ROOT / "runs" / "studies"
+RESULTS = ROOT / "benchmarks" / "results" / "studies"
+POLICIES = ("greedy", "sample")
+THRESHOLDS = (0.5, 0.9, 0.98)
+"""Training success rates (last 100 episodes) of which the frames and the wall time are reported."""
+CURVE_POINTS = 60
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Options of the command."""
+
+    study: str = option("all", "name of a study, or all")
+    cores: str = option("", "only these cores, separated by commas", metavar="NAMES")
+    seeds: int | None = option(None, "training seeds 0 .. N-1; the study's own number if not given")
+    workers: int = option(1, "runs at the same time, one thread each")
+    collect: bool = option(False, "train nothing: only write the CSV files from the runs", switch=True)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One cell of a study: a core and a seed."""
+
+    study: Study
+    core: str
+    seed: int
+
+    @property
+    def path(self) -> Path:
+        """Where the run is kept."""
+        return RUNS / f"{self.study.name}-{self.core}-s{self.seed}"
+
+    def evaluation(self, policy: str) -> Path:
+        """Where its evaluation is kept."""
+        return self.path / f"evaluation-{policy}.json"
+
+    def commands(self) -> list[list[str]]:
+        """What is still to be done: the training, or the rest of it, and the evaluations."""
+        python = [sys.executable]
+        train = [*python, "train_rl.py", "--run-dir", str(self.path)]
+        if (self.path / "checkpoints" / "latest.pt").exists():
+            train += ["--resume", "--total-steps", str(self.study.total_steps)]
+        else:
+            train += self.study.command(self.core, self.seed)
+        todo = [] if all(self.evaluation(policy).exists() for policy in POLICIES) else [train]
+        for policy in POLICIES:
+            if not self.evaluation(policy).exists():
+                todo.append(
+                    [*python, "evaluate.py", str(self.path), "--episodes", str(self.study.episodes),
+                     "--policy", policy, "--json", str(self.evaluation(policy))]
+                )  # fmt: skip
+        return todo
+
+
+def bring_to_its_end(run: Run) -> None:
+    """Train and evaluate one run; does nothing if that was done."""
+    run.path.parent.mkdir(parents=True, exist_ok=True)
+    for command in run.commands():
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            print(f"{run.path.name} failed: {done.stderr.strip().splitlines()[-1:]}", file=sys.stderr)
+            return
+    print(f"{run.path.name} done", flush=True)
+
+
+def row_of(run: Run) -> dict[str, Any]:
+    """What is known of a run that was begun; blanks where it has not ended."""
+    metrics = read_metrics(run.path / "metrics.csv")
+    frames, wall = [m["frames"] for m in metrics], [m["wall_s"] for m in metrics]
+    success = [m["success_rate"] for m in metrics]
+    row: dict[str, Any] = {
+        "study": run.study.name,
+        "core": run.core,
+        "seed": run.seed,
+        "frames": int(frames[-1]),
+        "wall_s": round(wall[-1]),
+        "finished": frames[-1] >= run.study.total_steps,
+    }
+    for threshold in THRESHOLDS:
+        row[f"frames_to_{threshold}"] = format_number(first_reach(frames, success, threshold))
+        row[f"wall_s_to_{threshold}"] = format_number(first_reach(wall, success, threshold))
+    for policy in POLICIES:
+        path = run.evaluation(policy)
+        found = json.loads(path.read_text()) if path.exists() else {}
+        row[f"success_{policy}"] = _rounded(found.get("success_rate"))
+        row[f"return_{policy}"] = _rounded(found.get("return_mean"))
+        row[f"length_{policy}"] = _rounded(found.get("length_mean"))
+        row[f"episodes_{policy}"] = found.get("episodes", "")
+    row["commit"] = json.loads((run.path / "config.json").read_text()).get("commit", "unknown")
+    row["options"] = shlex.join(run.study.command(run.core, run.seed))
+    return row
+
+
+def _rounded(value: float | None) -> str:
+    return "" if value is None else format_number(round(value, 4))
+
+
+def curve_of(run: Run) -> list[dict[str, Any]]:
+    """At most CURVE_POINTS means over equal stretches of the run's training log."""
+    metrics = read_metrics(run.path / "metrics.csv")
+    name = "success_rate" if run.study.figure == "success" else "return_mean"
+    points = [(m["frames"], m["wall_s"], m[name]) for m in metrics if not np.isnan(m[name])]
+    rows = []
+    for stretch in np.array_split(np.array(points), min(CURVE_POINTS, len(points))):
+        frames, wall, value = stretch[-1][0], stretch[-1][1], stretch[:, 2].mean()
+        rows.append(
+            {"core": run.core, "seed": run.seed, "frames": int(frames), "wall_s": round(wall),
+             run.study.figure: format_number(round(float(value), 4))}
+        )  # fmt: skip
+    return rows
+
+
+def collect(study: Study, seeds: int) -> None:
+    """Write the rows and curves of a study from its run directories; what is known of other runs stays."""
+    runs = [Run(study, core, seed) for core in study.cores for seed in range(seeds)]
+    begun = [run for run in runs if (run.path / "metrics.csv").exists()]
+    rows = [row_of(run) for run in begun]
+    curves = [row for run in begun for row in curve_of(run)]
+    for path, found in ((study.rows_in(RESULTS), rows), (study.curves_in(RESULTS), curves)):
+        renewed = {(run.core, str(run.seed)) for run in begun}
+        kept = [row for row in read_rows(path) if (row["core"], row["seed"]) not in renewed]
+        order = {core: place for place, core in enumerate(study.cores)}
+        write_rows(path, sorted([*kept, *found], key=lambda row: (order[row["core"]], int(row["seed"]))))
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the command; returns the exit code."""
+    config = parse(TrainConfig(), argv, description=__doc__ or "", positional="study")
+    names = list(STUDIES) if config.study == "all" else [config.study]
+    for name in names:
+        if name not in STUDIES:
+            raise UserError(f"unknown study {name!r}{suggestion(name, STUDIES)}; valid: all, {', '.join(STUDIES)}")
+    chosen = [core for core in config.cores.split(",") if core]
+    studies = [STUDIES[name] for name in names]
+    runs = [
+        Run(study, core, seed)
+        # Seed by seed, so that an unfinished table has every row with fewer seeds.
+        for seed in range(max(config.seeds or study.seeds for study in studies))
+        for study in studies
+        for core in study.cores
+        if seed < (config.seeds or study.seeds) and (not chosen or core in chosen)
+    ]
+    if not config.collect:
+        with ThreadPoolExecutor(config.workers) as pool:
+            list(pool.map(bring_to_its_end, runs))
+    for study in studies:
+        collect(study, config.seeds or study.seeds)
+    return 0
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,92 @@
+"""The results page is made from committed CSV files alone, and keeps what failed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks import results, train_studies
+from benchmarks.csv_files import read_rows, write_rows
+from benchmarks.studies import STUDIES, Study
+from envs.errors import UserError
+
+STUDY = Study("tiny", "A tiny task", "maze", "mnm/GridMaze9-v0", 1_000, cores=("none", "lstm", "gru", "mnm-p"))
+FIXTURE = """\
+study,core,seed,frames,wall_s,finished,frames_to_0.5,wall_s_to_0.5,frames_to_0.9,wall_s_to_0.9,\
+frames_to_0.98,wall_s_to_0.98,success_greedy,return_greedy,length_greedy,episodes_greedy,success_sample,\
+return_sample,length_sample,episodes_sample,commit,options
+tiny,none,0,1000000,60,True,,,,,,,0.5,0.4,10,1000,0.5,0.4,10,1000,abc,--core none
+tiny,lstm,0,1000000,600,True,200000,120,400000,240,500000,300,0.99,0.9,10,1000,0.98,0.9,10,1000,abc,--core lstm
+tiny,lstm,1,400000,240,False,,,,,,,,,,,,,,,abc,--core lstm
+tiny,mnm-p,0,1000000,900,True,100000,90,200000,180,300000,270,1,0.97,10,1000,0.99,0.96,10,1000,abd,--core mnm-p
+"""
+CURVES = "core,seed,frames,wall_s,success\n" + "".join(
+    f"{core},0,{f},1,{f / 1e6}\n" for core in ("none", "lstm", "mnm-p") for f in (250_000, 500_000, 1_000_000)
+)
+
+
+@pytest.fixture
+def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setitem(STUDIES, "tiny", STUDY)
+    (tmp_path / "tiny.csv").write_text(FIXTURE)
+    (tmp_path / "tiny_curves.csv").write_text(CURVES)
+    (tmp_path / "text.md").write_text("# Results\n\n{{tiny}}\n")
+    return tmp_path
+
+
+def build(data: Path) -> str:
+    page = data / "page.md"
+    results.main(["--data", str(data), "--text", str(data / "text.md"), "--page", str(page)])
+    return page.read_text()
+
+
+def test_the_page_holds_every_run_the_unfinished_and_the_missing_ones_too(data: Path) -> None:
+    page = build(data)
+    assert "| none | 1.00 M | 0.500 | 0.500 | 0.469 to 0.531 |" in page
+    assert "| never / never / never | never |" in page
+    lstm = next(line for line in page.splitlines() if line.startswith("| lstm"))
+    assert "(1 of 2 unfinished)" in lstm
+    assert "0.990, unfinished" in lstm
+    assert "0.50 M (1 never)" in lstm
+    assert "| gru | not run |" in page
+    assert "Commits of the runs: abc, abd." in page
+    assert (data / "page" / "tiny.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_same_files_give_the_same_page(data: Path) -> None:
+    assert build(data) == build(data)
+
+
+def test_a_return_study_reports_intervals_over_seeds_and_the_probability_of_improvement(
+    data: Path,
+) -> None:
+    rows = read_rows(data / "tiny.csv")
+    lines = results.return_row("mnm-p", [rows[3]], rows).split(" | ")
+    assert lines[7] == "1.00"
+    assert results.return_row("lstm", rows[1:3], rows).split(" | ")[7] == "-"
+
+
+def test_an_unknown_study_in_the_text_is_named(data: Path) -> None:
+    (data / "text.md").write_text("{{tinny}}")
+    with pytest.raises(UserError, match=r"unknown study 'tinny' \(did you mean tiny"):
+        build(data)
+
+
+def test_every_study_is_a_valid_training_command() -> None:
+    from train_rl import read_command
+
+    for study in STUDIES.values():
+        for core in study.cores:
+            config, _ = read_command(study.command(core, 0))
+            assert (config.env, config.core, config.total_steps) == (study.env, core, study.total_steps)
+
+
+def test_an_unknown_study_name_gives_the_nearest() -> None:
+    with pytest.raises(UserError, match="did you mean maze-9"):
+        train_studies.main(["maze9-ppo"])
+
+
+def test_commas_in_options_survive_the_csv(tmp_path: Path) -> None:
+    write_rows(tmp_path / "x.csv", [{"a": 1, "options": '--env-kwargs \'{"actions": [0, 1]}\''}])
+    assert read_rows(tmp_path / "x.csv") == [{"a": "1", "options": '--env-kwargs \'{"actions": [0, 1]}\''}]

@@ -1,0 +1,76 @@
+"""The tuner: draws valid configurations, and loses no finished trial when it is killed."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import optuna
+import pytest
+
+from agents.config import TrainConfig
+from benchmarks import tune
+from benchmarks.tune import SPACES, TuneConfig
+
+SMALL = dataclasses.replace(TuneConfig(), core="none", total_steps=60_000, trials=3)
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> None:
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_every_space_draws_valid_configurations_that_never_use_a_seed_of_the_results(
+    name: str, tmp_path: Path
+) -> None:
+    config = dataclasses.replace(SMALL, preset=name, directory=str(tmp_path))
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    for _ in range(20):
+        drawn = tune.train_config(config, study.ask())
+        assert isinstance(drawn, TrainConfig)
+        assert drawn.seed >= tune.FIRST_SEED
+
+
+def tuner(directory: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "benchmarks.tune", "maze", "--core", "none", "--total-steps", "60000",
+         "--trials", "3", "--directory", str(directory)],
+        cwd=tune.ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+    )  # fmt: skip
+
+
+def finished_in(database: Path) -> dict[int, float]:
+    """Number and value of the complete trials, read past Optuna, so that looking takes no part in the study."""
+    try:
+        with sqlite3.connect(f"file:{database}?mode=ro", uri=True) as connection:
+            rows = connection.execute(
+                "select number, value from trials join trial_values using (trial_id) where state = 'COMPLETE'"
+            )
+            return dict(rows.fetchall())
+    except sqlite3.OperationalError:
+        return {}
+
+
+@pytest.mark.slow
+def test_a_killed_tuner_loses_no_finished_trial(tmp_path: Path) -> None:
+    database, process, deadline = tmp_path / "maze-none.db", tuner(tmp_path), time.monotonic() + 120
+    while not finished_in(database) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    before = finished_in(database)
+    assert 1 <= len(before) < 3, "killed after the first trial, before the last"
+
+    output, _ = tuner(tmp_path).communicate(timeout=120)
+
+    after = finished_in(database)
+    assert len(after) == 3
+    assert before.items() <= after.items()
+    assert "3 trials ended" in output, output
