@@ -25,7 +25,15 @@ import torch
 from rich.console import Console
 
 from agents.device import pick_device
-from agents.evaluation import EpisodeResult, LoadedAgent, action_rng, load_agent, moved_to, play_episodes, report
+from agents.evaluation import (
+    EpisodeResult,
+    LoadedAgent,
+    action_rng,
+    load_agent,
+    moved_to,
+    play_episodes,
+    report,
+)
 from agents.files import check_writable, write_text
 from agents.options import option, parse, run_command
 from agents.progress import ProgressDisplay, number, print_table

@@ -32,6 +32,11 @@ class TrainConfig(CoreOptions):
     run_dir: str | None = option(
         None, "directory of the run; runs/ENV-CORE-ALGO-SEED if not given", metavar="DIR"
     )
+    warm_start: str | None = option(
+        None,
+        "begin with the weights of this run, checkpoint or published agent; frames count from 0",
+        metavar="PATH",
+    )
     log_every: int = option(5, "updates between rows of metrics.csv")
     checkpoint_every: int = option(50, "updates between checkpoints")
     threads: int = option(

@@ -26,14 +26,15 @@ MINIGRID_MEMORY: dict[str, Any] = {
     "env": "MiniGrid-MemoryS7-v0",
     # Left, right, forward: nothing else matters in these tasks.
     "env_kwargs": '{"actions": [0, 1, 2]}',
-    "num_envs": 64,
+    "num_envs": 128,
     "rollout_steps": 128,
     "epochs": 4,
     "minibatches": 8,
-    "learning_rate": 2.5e-3,
-    # The policy must not become certain before the detour to the cue pays off.
+    "learning_rate": 1.5e-3,
     "anneal": False,
-    "entropy_coef": 0.02,
+    # A policy that is certain early walks past the cue without looking at it, and never learns what it is for.
+    "entropy_coef": 0.1,
+    "entropy_coef_final": 0.005,
     "gamma": 0.995,
     "gae_lambda": 0.97,
     "value_coef": 0.25,

@@ -1,8 +1,8 @@
 """A published agent: a directory that holds all that `evaluate.py` needs, and nothing that could run code.
 
-    NAME/config.json          the configuration it was trained with, as in a run directory
-    NAME/model.safetensors    its weights, and in the header the frames it was trained for
-    NAME/README.md            the card: how it was trained, what it reaches, what its recalls are worth
+NAME/config.json          the configuration it was trained with, as in a run directory
+NAME/model.safetensors    its weights, and in the header the frames it was trained for
+NAME/README.md            the card: how it was trained, what it reaches, what its recalls are worth
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 
+from agents.checkpoint import load_checkpoint
 from agents.files import atomic_file
+from agents.run_dir import RunDirectory
 from envs.errors import UserError
 
 WEIGHTS = "model.safetensors"
@@ -26,7 +28,9 @@ def save_weights(directory: Path, weights: dict[str, torch.Tensor], frames: int)
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     content = to_bytes(plain, metadata={"frames": str(frames)})
     if len(content) > MOST_BYTES:
-        raise UserError(f"the weights take {len(content):,} bytes, more than the {MOST_BYTES:,} of a published agent")
+        raise UserError(
+            f"the weights take {len(content):,} bytes, more than the {MOST_BYTES:,} of a published agent"
+        )
     directory.mkdir(parents=True, exist_ok=True)
     with atomic_file(directory / WEIGHTS) as file:
         file.write(content)
@@ -41,3 +45,13 @@ def load_published_weights(path: Path) -> tuple[dict[str, torch.Tensor], int]:
             return weights, int((file.metadata() or {})["frames"])
     except (SafetensorError, KeyError, ValueError, OSError) as error:
         raise UserError(f"{path} is truncated or not the weights of an agent ({error})") from None
+
+
+def weights_at(path: Path) -> dict[str, torch.Tensor]:
+    """The weights of a published agent, of a run's latest checkpoint, or of a checkpoint file."""
+    if (path / WEIGHTS).is_file():
+        return load_published_weights(path / WEIGHTS)[0]
+    weights: dict[str, torch.Tensor] = load_checkpoint(
+        RunDirectory(path).checkpoint("latest") if path.is_dir() else path
+    )["model"]
+    return weights

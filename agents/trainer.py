@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ from agents.distributed import ALONE, Ranks
 from agents.episodes import WINDOW
 from agents.learner import Learner
 from agents.model import ActorCritic
+from agents.pretrained import weights_at
 from agents.progress import ProgressDisplay, number, print_table
 from agents.rollout import Collector, Timing
 from agents.run_dir import RunDirectory
@@ -82,6 +84,9 @@ class Trainer:
         self.learner = Learner(self.model, config, minibatch_generator, ranks)
         self.updates, self.wall_s, self.best_return = 0, 0.0, -math.inf
         if saved is None:
+            if config.warm_start is not None:
+                source = Path(config.warm_start)
+                load_weights(self.model, weights_at(source), source)
             ranks.from_first(lambda: self.directory.create(config))
             self.collector.start()
             self.save()  # From here on the run can be resumed, whatever happens to it.

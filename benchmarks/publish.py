@@ -23,7 +23,7 @@ from agents.evaluation import LoadedAgent, load_agent, moved_to, play_episodes, 
 from agents.files import write_text
 from agents.options import option, parse, run_command
 from agents.pretrained import save_weights
-from benchmarks.statistics import wilson
+from benchmarks.seed_statistics import wilson
 from envs.errors import UserError
 from recall.validity import check_recall
 
@@ -50,8 +50,18 @@ def figures(agent: LoadedAgent, env: str, episodes: int) -> list[dict[str, Any]]
     playing = moved_to(agent, env)
     found = []
     for policy in ("greedy", "sample"):
-        result = report(playing, play_episodes(playing, episodes, policy, EVALUATION_SEED), policy, EVALUATION_SEED)
-        kept = ("env", "policy", "episodes", "success_rate", "return_mean", "return_interval_95", "length_mean")
+        result = report(
+            playing, play_episodes(playing, episodes, policy, EVALUATION_SEED), policy, EVALUATION_SEED
+        )
+        kept = (
+            "env",
+            "policy",
+            "episodes",
+            "success_rate",
+            "return_mean",
+            "return_interval_95",
+            "length_mean",
+        )
         row = {name: result[name] for name in kept}
         if row["success_rate"] is not None:
             low, high = wilson(round(row["success_rate"] * episodes), episodes)
@@ -68,7 +78,11 @@ def training_command(config: TrainConfig) -> str:
         if value == field.default or field.name in ("run_dir", "threads", "log_every", "checkpoint_every"):
             continue
         flag = "--" + field.name.replace("_", "-")
-        words += [flag.replace("--", "--" if value else "--no-", 1)] if isinstance(value, bool) else [flag, str(value)]
+        words += (
+            [flag.replace("--", "--" if value else "--no-", 1)]
+            if isinstance(value, bool)
+            else [flag, str(value)]
+        )
     return shlex.join(words)
 
 
@@ -77,20 +91,25 @@ def recall_lines(agent: LoadedAgent, episodes: int) -> list[str]:
     if not agent.model.core.writes:
         return [f"The core `{agent.config.core}` has no write memory, so it has no recalls to check."]
     found = check_recall(agent, episodes).to_json()
-    lines = [f"`--check-recall` on {episodes} held-out episodes: {found['verdict']}.", "", "| check | outcome | figure |",
-             "|---|---|---|"]  # fmt: skip
+    lines = [f"`--check-recall` on {episodes} held-out episodes: {found['verdict']}.", ""]
+    lines += ["| check | outcome | figure |", "|---|---|---|"]
     return lines + [f"| {c['name']} | {c['outcome']} | {c['figure']} |" for c in found["checks"]]
 
 
 def card(
-    name: str, agent: LoadedAgent, commit: str, rows: Sequence[dict[str, Any]], recall: Sequence[str], seeds: str
+    name: str,
+    agent: LoadedAgent,
+    commit: str,
+    rows: Sequence[dict[str, Any]],
+    recall: Sequence[str],
+    seeds: str,
 ) -> str:
     """The README.md of a published agent."""
     parameters = sum(p.numel() for p in agent.model.parameters())
     lines = [
         f"# {name}",
         "",
-        f"`{agent.config.core}` trained in `{agent.config.env}` for {agent.frames:,} frames; {parameters:,} parameters.",
+        f"`{agent.config.core}`, {parameters:,} parameters, {agent.frames:,} frames in `{agent.config.env}`.",
         "",
         f"    python evaluate.py pretrained/{name} --episodes 100 --gif recall.gif",
         "",
@@ -135,10 +154,16 @@ def main(argv: Sequence[str]) -> int:
     envs = [agent.config.env, *(env for env in config.also.split(",") if env)]
     rows = [row for env in envs for row in figures(agent, env, config.episodes)]
     size = save_weights(directory, agent.model.state_dict(), agent.frames)
-    plain = {**stored, "config": dataclasses.asdict(dataclasses.replace(agent.config, run_dir=None)), "figures": rows}
+    plain = {
+        **stored,
+        "config": dataclasses.asdict(dataclasses.replace(agent.config, run_dir=None)),
+        "figures": rows,
+    }
     write_text(directory / "config.json", json.dumps(plain, indent=2) + "\n")
     recall = recall_lines(agent, config.recall_episodes)
-    write_text(directory / "README.md", card(config.name, agent, stored["commit"], rows, recall, config.seeds))
+    write_text(
+        directory / "README.md", card(config.name, agent, stored["commit"], rows, recall, config.seeds)
+    )
     print(f"{directory}: {size / 1e6:.2f} MB")
     return 0
 

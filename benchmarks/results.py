@@ -23,7 +23,7 @@ from matplotlib.figure import Figure
 from agents.files import atomic_file, write_text
 from agents.options import option, parse, run_command, suggestion
 from benchmarks.csv_files import Row, read_rows
-from benchmarks.statistics import bootstrap, interquartile_mean, probability_of_improvement, wilson
+from benchmarks.seed_statistics import bootstrap, interquartile_mean, probability_of_improvement, wilson
 from benchmarks.studies import STUDIES, Study
 from envs.errors import UserError
 
@@ -101,7 +101,7 @@ def return_row(core: str, rows: Sequence[Row], all_rows: Sequence[Row]) -> str:
     return (
         f"| {core} | {frames(rows)} | {mean(sampled, 1)} | {each(rows, 'return_sample', 0)} | "
         f"{low:.1f} to {high:.1f} | {middle} | {mean(numbers(rows, 'return_greedy'), 1)} | "
-        f"{'-' if core == 'lstm' else better} | {times(rows, 'wall_s', 60.0, '')} |"
+        f"{'-' if core == 'lstm' else better} | {mean([s / 60.0 for s in numbers(rows, 'wall_s')], 0)} |"
     )
 
 
@@ -116,10 +116,12 @@ def each(rows: Sequence[Row], column: str, digits: int) -> str:
 
 
 def frames(rows: Sequence[Row]) -> str:
-    """Frames of the runs, a range where they differ, marked where one is unfinished."""
-    counts = sorted(int(row["frames"]) for row in rows)
-    text = f"{counts[0] / 1e6:.2f} M" if counts[-1] - counts[0] < 1e5 else (
-        f"{counts[0] / 1e6:.2f} to {counts[-1] / 1e6:.2f} M"
+    """Frames of the runs, those of earlier stages included; a range where they differ."""
+    counts = sorted(int(row["frames"]) + int(row["frames_before"]) for row in rows)
+    text = (
+        f"{counts[0] / 1e6:.2f} M"
+        if counts[-1] - counts[0] < 1e5
+        else (f"{counts[0] / 1e6:.2f} to {counts[-1] / 1e6:.2f} M")
     )
     unfinished = sum(row["finished"] != "True" for row in rows)
     return f"{text} ({unfinished} of {len(rows)} unfinished)" if unfinished else text

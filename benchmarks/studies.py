@@ -33,6 +33,8 @@ class Study:
     """Held-out episodes, played greedily and sampled."""
     figure: str = "success"
     """What the curves show and the table reports: "success" or "return"."""
+    after: str = ""
+    """Study whose run of the same core and seed gives the first weights (a curriculum); empty: none."""
 
     def command(self, core: str, seed: int) -> list[str]:
         """The options of train_rl.py for one run, --run-dir left out."""
@@ -61,6 +63,19 @@ def maze(side: int, total_steps: int, name: str = "", algo: str = "ppo", **more:
     )  # fmt: skip
 
 
+CONTINUE = ("--learning-rate", "1e-3", "--entropy-coef", "0.04")
+"""A stage that begins with a trained agent: smaller steps, less noise."""
+
+
+def memory(size: str, total_steps: int, after: str = "", **more: Any) -> Study:
+    """A study of MiniGrid's memory task at its default view and step limit, alone or as a stage of a curriculum."""
+    env, name = f"MiniGrid-Memory{size}-v0", f"memory-{size.lower()}"
+    title = f"{env}, after {after}" if after else env
+    return Study(
+        f"{name}-staged" if after else name, title, "minigrid-memory", env, total_steps, after=after, **more
+    )
+
+
 STUDIES: dict[str, Study] = {
     study.name: study
     for study in (
@@ -68,5 +83,9 @@ STUDIES: dict[str, Study] = {
         maze(11, 400_000),
         maze(9, 400_000, algo="a2c"),
         maze(11, 400_000, algo="a2c"),
+        memory("S9", 800_000),
+        memory("S11", 1_000_000, after="memory-s9", options=CONTINUE),
+        memory("S13", 1_000_000, after="memory-s11-staged", options=CONTINUE),
+        memory("S17Random", 1_000_000, after="memory-s13-staged", options=CONTINUE),
     )
 }

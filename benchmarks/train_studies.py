@@ -26,7 +26,7 @@ import numpy as np
 from agents.options import option, parse, run_command, suggestion
 from agents.run_dir import format_number, read_metrics
 from benchmarks.csv_files import read_rows, write_rows
-from benchmarks.statistics import first_reach
+from benchmarks.seed_statistics import first_reach
 from benchmarks.studies import STUDIES, Study
 from envs.errors import UserError
 
@@ -63,6 +63,17 @@ class Run:
         """Where the run is kept."""
         return RUNS / f"{self.study.name}-{self.core}-s{self.seed}"
 
+    @property
+    def before(self) -> Run | None:
+        """The run of the stage before, whose weights this one begins with."""
+        return Run(STUDIES[self.study.after], self.core, self.seed) if self.study.after else None
+
+    def frames_before(self) -> int:
+        """Frames of all stages before."""
+        if self.before is None:
+            return 0
+        return int(read_metrics(self.before.path / "metrics.csv")[-1]["frames"]) + self.before.frames_before()
+
     def evaluation(self, policy: str) -> Path:
         """Where its evaluation is kept."""
         return self.path / f"evaluation-{policy}.json"
@@ -75,6 +86,8 @@ class Run:
             train += ["--resume", "--total-steps", str(self.study.total_steps)]
         else:
             train += self.study.command(self.core, self.seed)
+            if self.before is not None:
+                train += ["--warm-start", str(self.before.path)]
         todo = [] if all(self.evaluation(policy).exists() for policy in POLICIES) else [train]
         for policy in POLICIES:
             if not self.evaluation(policy).exists():
@@ -88,6 +101,8 @@ class Run:
 def bring_to_its_end(run: Run) -> None:
     """Train and evaluate one run; does nothing if that was done."""
     run.path.parent.mkdir(parents=True, exist_ok=True)
+    if run.before is not None and not run.before.evaluation("greedy").exists():
+        bring_to_its_end(run.before)
     for command in run.commands():
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
         if done.returncode != 0:
@@ -106,6 +121,7 @@ def row_of(run: Run) -> dict[str, Any]:
         "core": run.core,
         "seed": run.seed,
         "frames": int(frames[-1]),
+        "frames_before": run.frames_before(),
         "wall_s": round(wall[-1]),
         "finished": frames[-1] >= run.study.total_steps,
     }
@@ -162,7 +178,9 @@ def main(argv: Sequence[str]) -> int:
     names = list(STUDIES) if config.study == "all" else [config.study]
     for name in names:
         if name not in STUDIES:
-            raise UserError(f"unknown study {name!r}{suggestion(name, STUDIES)}; valid: all, {', '.join(STUDIES)}")
+            raise UserError(
+                f"unknown study {name!r}{suggestion(name, STUDIES)}; valid: all, {', '.join(STUDIES)}"
+            )
     chosen = [core for core in config.cores.split(",") if core]
     studies = [STUDIES[name] for name in names]
     runs = [

@@ -4,9 +4,11 @@
     python benchmarks/tune.py minigrid-memory --core lstm --env MiniGrid-MemoryS11-v0 --total-steps 2_000_000
     python benchmarks/tune.py maze --report                      print what was found, run nothing
 
-The study is a database, the file runs/tune/NAME.db: every finished trial is in it as soon as it ends, so a worker
-may be killed at any time and the command called again. On a cluster the same command runs on every machine with
-`--storage` naming one database server. A trial whose worker died is tried again. A trial is one training run from a tuning seed (100,000 and up, never a seed of the results), judged by the
+The study is a database, the file runs/tune/NAME.db: every finished trial is in it as soon as it ends, so a
+worker may be killed at any time and the command called again. On a cluster the same command runs on every
+machine with `--storage` naming one database server. A trial whose worker died is tried again.
+
+A trial is one training run from a tuning seed (100,000 and up, never a seed of the results), judged by the
 mean training figure over its last quarter; no held-out level is played.
 """
 
@@ -31,6 +33,7 @@ from agents.options import option, parse, run_command
 from agents.presets import preset
 from agents.trainer import Trainer
 from envs.errors import UserError
+from memory.config import CoreName
 
 ROOT = Path(__file__).resolve().parent.parent
 FIRST_SEED = 100_000
@@ -74,13 +77,17 @@ class TuneConfig:
     preset: str = option("maze", f"preset to search around: {', '.join(SPACES)}")
     name: str | None = option(None, "name of the study; PRESET-CORE if not given", metavar="NAME")
     env: str | None = option(None, "environment id; the preset's if not given", metavar="ID")
-    core: str = option("mnm-p", "memory core")
+    core: CoreName = option("mnm-p", "memory core")
     total_steps: int = option(400_000, "frames of a trial that is not pruned")
     trials: int = option(40, "trials of the study, all workers and all calls together")
     workers: int = option(1, "processes that run trials at the same time, one thread each")
-    directory: str = option(str(ROOT / "runs" / "tune"), "where the study and its runs are kept", metavar="DIR")
+    directory: str = option(
+        str(ROOT / "runs" / "tune"), "where the study and its runs are kept", metavar="DIR"
+    )
     storage: str | None = option(
-        None, "database of the study, as SQLAlchemy writes it; a file in --directory if not given", metavar="URL"
+        None,
+        "database of the study, as SQLAlchemy writes it; a file in --directory if not given",
+        metavar="URL",
     )
     report: bool = option(False, "print the study's trials and stop", switch=True)
 
@@ -147,7 +154,9 @@ def objective(config: TuneConfig, trial: optuna.Trial) -> float:
     finally:
         trainer.close()
     if not figures:
-        raise UserError(f"no episode ended within --total-steps {config.total_steps}: give the trials more frames")
+        raise UserError(
+            f"no episode ended within --total-steps {config.total_steps}: give the trials more frames"
+        )
     return float(np.mean(figures[-REPORTS // 4 :]))
 
 
@@ -200,9 +209,7 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-WORKER = (
-    "import json, sys; from benchmarks.tune import TuneConfig, work; work(TuneConfig(**json.loads(sys.argv[1])))"
-)
+WORKER = "import json, sys; from benchmarks.tune import TuneConfig, work; work(TuneConfig(**json.loads(sys.argv[1])))"
 """What a worker process runs."""
 
 

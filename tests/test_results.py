@@ -11,15 +11,17 @@ from benchmarks.csv_files import read_rows, write_rows
 from benchmarks.studies import STUDIES, Study
 from envs.errors import UserError
 
-STUDY = Study("tiny", "A tiny task", "maze", "mnm/GridMaze9-v0", 1_000, cores=("none", "lstm", "gru", "mnm-p"))
+STUDY = Study(
+    "tiny", "A tiny task", "maze", "mnm/GridMaze9-v0", 1_000, cores=("none", "lstm", "gru", "mnm-p")
+)
 FIXTURE = """\
-study,core,seed,frames,wall_s,finished,frames_to_0.5,wall_s_to_0.5,frames_to_0.9,wall_s_to_0.9,\
+study,core,seed,frames,frames_before,wall_s,finished,frames_to_0.5,wall_s_to_0.5,frames_to_0.9,wall_s_to_0.9,\
 frames_to_0.98,wall_s_to_0.98,success_greedy,return_greedy,length_greedy,episodes_greedy,success_sample,\
 return_sample,length_sample,episodes_sample,commit,options
-tiny,none,0,1000000,60,True,,,,,,,0.5,0.4,10,1000,0.5,0.4,10,1000,abc,--core none
-tiny,lstm,0,1000000,600,True,200000,120,400000,240,500000,300,0.99,0.9,10,1000,0.98,0.9,10,1000,abc,--core lstm
-tiny,lstm,1,400000,240,False,,,,,,,,,,,,,,,abc,--core lstm
-tiny,mnm-p,0,1000000,900,True,100000,90,200000,180,300000,270,1,0.97,10,1000,0.99,0.96,10,1000,abd,--core mnm-p
+tiny,none,0,1000000,0,60,True,,,,,,,0.5,0.4,10,1000,0.5,0.4,10,1000,abc,--core none
+tiny,lstm,0,1000000,0,600,True,200000,120,400000,240,500000,300,0.99,0.9,10,1000,0.98,0.9,10,1000,abc,--core lstm
+tiny,lstm,1,400000,0,240,False,,,,,,,,,,,,,,,abc,--core lstm
+tiny,mnm-p,0,1000000,0,900,True,100000,90,200000,180,300000,270,1,0.97,10,1000,0.99,0.96,10,1000,abd,--core mnm-p
 """
 CURVES = "core,seed,frames,wall_s,success\n" + "".join(
     f"{core},0,{f},1,{f / 1e6}\n" for core in ("none", "lstm", "mnm-p") for f in (250_000, 500_000, 1_000_000)
@@ -88,5 +90,5 @@ def test_an_unknown_study_name_gives_the_nearest() -> None:
 
 
 def test_commas_in_options_survive_the_csv(tmp_path: Path) -> None:
-    write_rows(tmp_path / "x.csv", [{"a": 1, "options": '--env-kwargs \'{"actions": [0, 1]}\''}])
-    assert read_rows(tmp_path / "x.csv") == [{"a": "1", "options": '--env-kwargs \'{"actions": [0, 1]}\''}]
+    write_rows(tmp_path / "x.csv", [{"a": 1, "options": "--env-kwargs '{\"actions\": [0, 1]}'"}])
+    assert read_rows(tmp_path / "x.csv") == [{"a": "1", "options": "--env-kwargs '{\"actions\": [0, 1]}'"}]

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from benchmarks.statistics import (
+from benchmarks.seed_statistics import (
     bootstrap,
     first_reach,
     interquartile_mean,

@@ -16,7 +16,7 @@ Float = NDArray[np.float64]
 RESAMPLES = 10_000
 
 
-def interquartile_mean(values: Sequence[float]) -> float:
+def interquartile_mean(values: Sequence[float] | Float) -> float:
     """Mean of the middle half: a quarter of the N values is cut off at either end, weighing the edges.
 
     With N not divisible by 4 the value at the edge counts by the part of it that lies inside, so that two or
@@ -36,13 +36,13 @@ def probability_of_improvement(ours: Sequence[float], theirs: Sequence[float]) -
 
 
 def bootstrap(
-    values: Sequence[float], statistic: str = "mean", level: float = 0.95
+    values: Sequence[float] | Float, statistic: str = "mean", level: float = 0.95
 ) -> tuple[float, float]:
     """Percentile bootstrap interval over runs; `statistic` is "mean" or "iqm". Fixed random stream."""
     sample = np.asarray(values, dtype=float)
     draws = np.random.default_rng(0).integers(0, len(sample), (RESAMPLES, len(sample)))
     resampled = sample[draws]
-    found = resampled.mean(1) if statistic == "mean" else np.apply_along_axis(interquartile_mean, 1, resampled)
+    found = resampled.mean(1) if statistic == "mean" else np.array([interquartile_mean(x) for x in resampled])
     low, high = np.quantile(found, [(1.0 - level) / 2.0, (1.0 + level) / 2.0])
     return float(low), float(high)
 
