@@ -208,9 +208,14 @@ class Collector:
         self.rollout.is_first[row] = torch.from_numpy(is_first)
 
     def _draw_noise(self, row: int) -> None:
-        """The noise belongs to the row like its observation: whoever evaluates the row again gets the same."""
+        """The noise belongs to the row like its observation: whoever evaluates the row again gets the same.
+
+        Every rank draws for the environments of all, as in `sample_actions`.
+        """
         if self.rollout.noise is not None:
-            self.rollout.noise[row] = gumbel_noise(self.rollout.noise[row].shape, self.generator)
+            rows, *shape = self.rollout.noise[row].shape
+            noise = gumbel_noise((rows * self.ranks.count, *shape), self.generator)
+            self.rollout.noise[row] = noise[rows * self.ranks.rank : rows * (self.ranks.rank + 1)]
 
     def _noise(self, row: int) -> Tensor | None:
         return None if self.rollout.noise is None else self.rollout.noise[row]
@@ -245,7 +250,7 @@ class Collector:
             "reward": self.state.reward.cpu(),
             "frames": self.frames,
             "episodes": self.episodes.state_dict(),
-            "noise": self._noise(-1),
+            "noise": None if self.rollout.noise is None else self.rollout.noise[-1].cpu(),
             "env": self.env.snapshot(),
         }
 

@@ -40,6 +40,7 @@ CASES: dict[str, dict[str, Any]] = {
     "ppo, six minibatches of one environment": {"core": "mnm-p", "num_envs": 6, "minibatches": 6},
     "ppo, an even cut": {"core": "gru", "num_envs": 6, "minibatches": 3, "minibatch_cut": "even"},
     "a2c": {"core": "mnm-g", "algo": "a2c"},
+    "addresses drawn at random": {"core": "hard", "num_envs": 6, "minibatches": 3},
     "rows that only reset": {
         "env": "MiniGrid-Empty-5x5-v0",
         "env_kwargs": '{"actions": [0, 1, 2]}',

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import torch
 
+from memory import MemoryRecord
 from recall.similarity import SimilarityMaps, similarity_maps
 from tasks.babi.reader import Story, read_text
 from tasks.babi.sequences import Vocabulary
@@ -35,8 +36,8 @@ def maps_of_story(model: SequenceModel, vocabulary: Vocabulary, story: Story) ->
     for word in story.tokens:
         number = torch.tensor([vocabulary.words.index(word)], device=device)
         output, state = model.core.step(model.embedding(number), state, record=True)
-        assert output.record is not None
         record = output.record
+        assert isinstance(record, MemoryRecord)
         writes.append((record.write_inputs[0], record.target_value, record.beta))
     keys, values, beta = (torch.cat(part).cpu().numpy() for part in zip(*writes, strict=True))
     return similarity_maps(keys, values, beta)
