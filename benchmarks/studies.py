@@ -63,8 +63,9 @@ def maze(side: int, total_steps: int, name: str = "", algo: str = "ppo", **more:
     )  # fmt: skip
 
 
-CONTINUE = ("--learning-rate", "1e-3", "--entropy-coef", "0.04")
-"""A stage that begins with a trained agent: smaller steps, less noise."""
+FIRST_STAGE = ("--entropy-coef-final", "0.04")
+LATER_STAGE = ("--learning-rate", "1e-3", "--entropy-coef", "0.04", "--entropy-coef-final", "0.02")
+"""A stage that begins with a trained agent takes smaller steps and needs less noise."""
 
 
 def memory(size: str, total_steps: int, after: str = "", **more: Any) -> Study:
@@ -83,9 +84,9 @@ STUDIES: dict[str, Study] = {
         maze(11, 400_000),
         maze(9, 400_000, algo="a2c"),
         maze(11, 400_000, algo="a2c"),
-        memory("S9", 800_000),
-        memory("S11", 1_000_000, after="memory-s9", options=CONTINUE),
-        memory("S13", 1_000_000, after="memory-s11-staged", options=CONTINUE),
-        memory("S17Random", 1_000_000, after="memory-s13-staged", options=CONTINUE),
+        memory("S9", 800_000, options=FIRST_STAGE),
+        memory("S11", 1_000_000, after="memory-s9", options=LATER_STAGE),
+        memory("S13", 400_000, after="memory-s11-staged", options=LATER_STAGE),
+        memory("S17Random", 400_000, after="memory-s13-staged", options=LATER_STAGE),
     )
 }
