@@ -34,6 +34,8 @@ TEXT = ROOT / "benchmarks" / "results_text.md"
 COLOURS = {"none": "#7f7f7f", "lstm": "#0072b2", "gru": "#56b4e9", "mnm-g": "#e69f00", "mnm-p": "#d55e00",
            "hard": "#009e73"}  # fmt: skip
 """One colour per core in every figure (Okabe and Ito's palette, told apart by colour-blind readers too)."""
+VARIANT_COLOURS = ("#d55e00", "#e69f00", "#f0e442", "#009e73", "#cc79a7", "#56b4e9", "#0072b2")
+"""For studies that compare variants of one core, in their order."""
 
 
 @dataclass(frozen=True)
@@ -141,18 +143,19 @@ def draw(study: Study, rows: Sequence[Row], path: Path) -> None:
     figure = Figure(figsize=(6.4, 3.4), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    for core in study.cores:
+    for place, core in enumerate(study.cores):
+        colour = COLOURS[core] if set(study.cores) <= set(COLOURS) else VARIANT_COLOURS[place]
         seeds = sorted({row["seed"] for row in rows if row["core"] == core})
         curves = []
         for seed in seeds:
             of_run = [row for row in rows if row["core"] == core and row["seed"] == seed]
             x, y = np.array(numbers(of_run, "frames")) / 1e6, np.array(numbers(of_run, study.figure))
-            axes.plot(x, y, color=COLOURS[core], linewidth=0.7, alpha=0.5)
+            axes.plot(x, y, color=colour, linewidth=0.7, alpha=0.5)
             curves.append((x, y))
         if curves:
             grid = np.linspace(max(x[0] for x, _ in curves), min(x[-1] for x, _ in curves), 100)
             middle = np.mean([np.interp(grid, x, y) for x, y in curves], axis=0)
-            axes.plot(grid, middle, color=COLOURS[core], linewidth=2.2, label=f"{core} ({len(seeds)})")
+            axes.plot(grid, middle, color=colour, linewidth=2.2, label=f"{core} ({len(seeds)})")
     axes.set_xlabel("frames (millions)")
     axes.set_ylabel("success of training episodes" if study.figure == "success" else "training return")
     axes.set_title(study.title, fontsize=10)

@@ -24,11 +24,12 @@ class Study:
     env: str
     total_steps: int
     cores: tuple[str, ...] = CORES
+    """A core, or a core and after a blank what `per_core` changes in it, such as "mnm-p 4-heads"."""
     seeds: int = 3
     options: tuple[str, ...] = ()
     """Further options of train_rl.py."""
     per_core: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    """Options that one core needs and the others do not get."""
+    """Options that one entry of `cores` has and the others do not."""
     episodes: int = 1_000
     """Held-out episodes, played greedily and sampled."""
     figure: str = "success"
@@ -39,7 +40,7 @@ class Study:
     def command(self, core: str, seed: int) -> list[str]:
         """The options of train_rl.py for one run, --run-dir left out."""
         return [
-            "--preset", self.preset, "--env", self.env, "--core", core, "--seed", str(seed),
+            "--preset", self.preset, "--env", self.env, "--core", core.split()[0], "--seed", str(seed),
             "--total-steps", str(self.total_steps), *self.options, *self.per_core.get(core, ()),
         ]  # fmt: skip
 
@@ -77,6 +78,44 @@ def memory(size: str, total_steps: int, after: str = "", **more: Any) -> Study:
     )
 
 
+T_MAZE = (
+    "--embedding-size", "64", "--hidden-size", "64", "--memory-size", "32", "--learning-rate", "3e-3",
+    "--num-envs", "256", "--rollout-steps", "32", "--gamma", "0.98", "--gae-lambda", "1.0",
+    "--no-normalize-advantages",
+)  # fmt: skip
+"""The T-maze pays once, at the end: full returns, and raw advantages, which vanish when it is solved."""
+
+
+def t_maze(length: int, total_steps: int, name: str = "", **more: Any) -> Study:
+    """A study of the T-maze: the cue at the start decides the turn `length` steps later."""
+    kwargs = ("--env-kwargs", f'{{"length": {length}}}')
+    return Study(
+        name or f"t-maze-{length}", f"T-maze, corridor of {length}", "popgym", "mnm/TMaze-v0", total_steps,
+        options=(*T_MAZE, *kwargs), episodes=200, **more,
+    )  # fmt: skip
+
+
+def repeat_previous(lag: int, total_steps: int, **more: Any) -> Study:
+    """A study of repeat-previous: answer the symbol shown `lag` steps ago, 32 steps long."""
+    kwargs = ("--env-kwargs", f'{{"lag": {lag}, "length": 32}}')
+    # The answer must come from memory, not from the agent's own previous action.
+    options = ("--no-previous-inputs", "--rollout-steps", "32", "--gamma", "0", *kwargs)
+    return Study(
+        f"repeat-previous-{lag}", f"Repeat-previous, lag {lag}", "popgym", "mnm/RepeatPrevious-v0", total_steps,
+        options=options, episodes=200, figure="return", **more,
+    )  # fmt: skip
+
+
+ABLATIONS: dict[str, tuple[str, ...]] = {
+    "mnm-p": (),
+    "mnm-p meta-0": ("--meta-coef", "0"),
+    "mnm-p fixed-phi": ("--initial-weights", "fixed"),
+    "mnm-p 4-heads": ("--heads", "4"),
+    "mnm-p feedforward": ("--controller", "feedforward"),
+    "mnm-p memory-only": ("--controller", "feedforward", "--no-read-feedback"),
+    "lstm": (),
+}
+
 STUDIES: dict[str, Study] = {
     study.name: study
     for study in (
@@ -84,6 +123,9 @@ STUDIES: dict[str, Study] = {
         maze(11, 400_000),
         maze(9, 400_000, algo="a2c"),
         maze(11, 400_000, algo="a2c"),
+        *(repeat_previous(lag, 300_000) for lag in (2, 4, 8, 16)),
+        *(t_maze(length, 300_000) for length in (6, 12, 24)),
+        t_maze(12, 300_000, "ablation", cores=tuple(ABLATIONS), per_core=ABLATIONS),
         memory("S9", 800_000, options=FIRST_STAGE),
         memory("S11", 1_000_000, after="memory-s9", options=LATER_STAGE),
         memory("S13", 400_000, after="memory-s11-staged", options=LATER_STAGE),

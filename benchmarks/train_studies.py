@@ -61,7 +61,7 @@ class Run:
     @property
     def path(self) -> Path:
         """Where the run is kept."""
-        return RUNS / f"{self.study.name}-{self.core}-s{self.seed}"
+        return RUNS / f"{self.study.name}-{self.core.replace(' ', '-')}-s{self.seed}"
 
     @property
     def before(self) -> Run | None:

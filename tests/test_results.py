@@ -81,7 +81,11 @@ def test_every_study_is_a_valid_training_command() -> None:
     for study in STUDIES.values():
         for core in study.cores:
             config, _ = read_command(study.command(core, 0))
-            assert (config.env, config.core, config.total_steps) == (study.env, core, study.total_steps)
+            assert (config.env, config.core, config.total_steps) == (
+                study.env,
+                core.split()[0],
+                study.total_steps,
+            )
 
 
 def test_an_unknown_study_name_gives_the_nearest() -> None:
