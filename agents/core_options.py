@@ -8,7 +8,7 @@ from typing import Literal
 
 from agents.options import check_at_least, option
 from envs.errors import UserError
-from memory import CoreConfig, CoreName
+from memory import CoreConfig, CoreName, Implementation
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,8 @@ class CoreOptions:
         "learned", "MNM: whether a new episode's memory is trained"
     )
     update_rate: Literal["scalar", "per-layer"] = option("scalar", "MNM: one update rate, or one per layer")
-    implementation: Literal["fused", "plain"] = option(
-        "fused", "MNM: the fast code, or the plain oracle it is tested against"
+    implementation: Implementation = option(
+        "auto", "MNM: compiled, fused (needs no compiler), plain (the oracle of both); auto takes the fastest"
     )
     slots: int = option(64, "hard: slots of the memory; the oldest write is forgotten")
     slot_value: Literal["input", "controller"] = option(

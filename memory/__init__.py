@@ -1,7 +1,7 @@
 """Memory: the neural memory rewritten at every step, the cores it is compared with, hard-addressed banks."""
 
 from memory.bank import BankRead, MemoryBank
-from memory.config import CORE_NAMES, CoreConfig, CoreName, make_core
+from memory.config import CORE_NAMES, CoreConfig, CoreName, Implementation, make_core
 from memory.core import (
     AddressRecord,
     CoreOutput,
@@ -35,6 +35,7 @@ __all__ = [
     "GRUCore",
     "HardCore",
     "HardState",
+    "Implementation",
     "LSTMCore",
     "MNMCore",
     "MNMState",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from memory.compiler import require_kernel
 from memory.core import MemoryCore
 from memory.fused import FusedMNMCore
 from memory.hard import Annealing
@@ -14,6 +15,7 @@ from memory.recurrent import GRUCore, LSTMCore, NoMemory
 
 CoreName = Literal["none", "lstm", "gru", "mnm-g", "mnm-p", "hard"]
 CORE_NAMES: tuple[str, ...] = get_args(CoreName)
+Implementation = Literal["auto", "compiled", "fused", "plain"]
 
 
 @dataclass(frozen=True)
@@ -40,8 +42,9 @@ class CoreConfig:
     """MNM: whether phi_0, the memory of a new episode, is trained."""
     update_rate: Literal["scalar", "per-layer"] = "scalar"
     """MNM: one update rate beta per step, or one per layer of the memory."""
-    implementation: Literal["fused", "plain"] = "fused"
-    """MNM: "plain" is the oracle under ordinary autograd, slow but twice differentiable; same checkpoints."""
+    implementation: Implementation = "auto"
+    """MNM: "compiled" is the fastest on a CPU, "fused" needs no compiler, "auto" takes the best there is;
+    "plain" is the oracle under ordinary autograd, slow but twice differentiable. Same checkpoints."""
     slots: int = 64
     """Hard: slots N of the bank; the oldest write is forgotten."""
     slot_value: Literal["input", "controller"] = "input"
@@ -73,8 +76,10 @@ def make_core(config: CoreConfig, input_size: int) -> MemoryCore:
         )
     if config.name not in CORE_NAMES:
         raise ValueError(f"unknown core {config.name!r}; known cores: {', '.join(CORE_NAMES)}")
-    core = FusedMNMCore if config.implementation == "fused" else MNMCore
-    return core(
+    if config.implementation == "compiled":
+        require_kernel()
+    kind = MNMCore if config.implementation == "plain" else FusedMNMCore
+    core = kind(
         input_size,
         config.hidden_size,
         config.memory_size,
@@ -86,3 +91,6 @@ def make_core(config: CoreConfig, input_size: int) -> MemoryCore:
         rate_per_layer=config.update_rate == "per-layer",
         read_feedback=config.read_feedback,
     )
+    if isinstance(core, FusedMNMCore):
+        core.compiled = config.implementation != "fused"
+    return core

@@ -14,11 +14,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import linear
 
+from memory.compiled import CompiledBackward, CompiledForward, ForwardWeights, kernel_for
+from memory.compiled_step import Stage, compiled_step
 from memory.core import CoreOutput
-from memory.fused_backward import BackwardPass, OutputGradients
+from memory.fused_backward import BackwardPass
 from memory.fused_forward import ForwardPass
-from memory.fused_layout import SlowWeights, Spec, Tape
+from memory.fused_layout import OutputGradients, SlowWeights, Spec, Tape
 from memory.fused_step import acting_step
 from memory.mnm import MNMCore, MNMState
 from memory.rules import LocalRule
@@ -27,6 +30,27 @@ CACHE_BYTES = 12 * 2**20
 """What W and G of a batch may take together on a CPU; larger batches are split."""
 
 Gradients = tuple[Tensor | None, ...]
+
+
+def forward_pass(
+    spec: Spec, slow: SlowWeights, xs: Tensor, start: Tensor, cell: Tensor, is_first: Tensor
+) -> ForwardPass | CompiledForward:
+    """The forward of a segment, compiled where that was chosen and is possible."""
+    kernel = kernel_for(xs) if spec.compiled else None
+    if kernel is None:
+        return ForwardPass(spec, slow, xs, start, cell, is_first)
+    gates = linear(xs, slow.cell_x, slow.cell_b)
+    return CompiledForward(kernel, spec, ForwardWeights.pack(kernel, slow), gates, start, cell, is_first)
+
+
+def backward_pass(
+    spec: Spec, slow: SlowWeights, tape: Tape, xs: Tensor, is_first: Tensor, above: OutputGradients
+) -> BackwardPass | CompiledBackward:
+    """The walk back over the tape of `forward_pass`, of the same kind."""
+    kernel = kernel_for(xs) if spec.compiled else None
+    if kernel is None:
+        return BackwardPass(spec, slow, tape, xs, is_first, above)
+    return CompiledBackward(kernel, spec, slow, tape, xs, is_first, above)
 
 
 class Segment(torch.autograd.Function):
@@ -48,7 +72,7 @@ class Segment(torch.autograd.Function):
         *rest: Tensor,
     ) -> tuple[Tensor, ...]:
         delta, slow = rest[:3], SlowWeights(*rest[3:])
-        segment = ForwardPass(spec, slow, xs, start, cell, is_first)
+        segment = forward_pass(spec, slow, xs, start, cell, is_first)
         meta_loss, write_error, tape = segment.run(delta, keep)
         ctx.spec, ctx.blocks = spec, len(tape.inputs)
         ctx.set_materialize_grads(False)
@@ -69,10 +93,8 @@ class Segment(torch.autograd.Function):
         count = len(SlowWeights._fields)
         slow, tape = SlowWeights(*rest[:count]), Tape.unpack(rest[count:], ctx.blocks)
         meta_loss, _, hv, last, cell, *delta_above = above
-        walk = BackwardPass(
-            ctx.spec, slow, tape, xs, is_first, OutputGradients(meta_loss, hv, last, cell, tuple(delta_above))
-        )
-        found = walk.run()
+        gradients = OutputGradients(meta_loss, hv, last, cell, tuple(delta_above))
+        found = backward_pass(ctx.spec, slow, tape, xs, is_first, gradients).run()
         wanted = ctx.needs_input_grad[6:9]
         delta = [g.clone() if want else None for g, want in zip(found.delta, wanted, strict=True)]
         return None, None, None, found.xs, found.start, found.cell, *delta, *found.slow
@@ -81,11 +103,16 @@ class Segment(torch.autograd.Function):
 class FusedMNMCore(MNMCore):
     """MNM-g and MNM-p with the fused unroll, and an acting step that keeps nothing for a backward."""
 
+    compiled: bool = True
+    """Whether the compiled kernel is used where it can be."""
+    stage: Stage | None = None
+    """What the compiled acting step prepared."""
+
     def unroll(
         self, xs: Tensor, state: MNMState, is_first: Tensor, noise: Tensor | None = None
     ) -> tuple[CoreOutput, MNMState]:
         """T steps in one autograd function; equals `MNMCore.unroll` up to rounding."""
-        slow, keep = self._slow_weights(), torch.is_grad_enabled()
+        slow, keep = self.slow_weights(), torch.is_grad_enabled()
         h = state.h if self.spec.is_lstm else xs.new_zeros(xs.shape[1], self.output_size)
         start = torch.cat([h, state.value_read], dim=-1)
         parts = self._parts(xs)
@@ -107,7 +134,7 @@ class FusedMNMCore(MNMCore):
 
     def _parts(self, xs: Tensor) -> int:
         """Pieces of the batch that are walked one after the other, so that W and G stay in the cache."""
-        if xs.is_cuda:
+        if xs.is_cuda or (self.compiled and kernel_for(xs)):
             return 1
         live = 2 * xs.element_size() * sum(w.numel() for w in self.memory.initial_weights)
         columns = max(1, CACHE_BYTES // live)
@@ -120,6 +147,9 @@ class FusedMNMCore(MNMCore):
         """Without gradients the acting step; with them the plain one, for a step has no tape."""
         if torch.is_grad_enabled():
             return super().step(x_t, state, record)
+        kernel = kernel_for(x_t) if self.compiled else None
+        if kernel is not None:
+            return compiled_step(self, kernel, x_t, state, record)
         return acting_step(self, x_t, state, record)
 
     @property
@@ -132,9 +162,24 @@ class FusedMNMCore(MNMCore):
             self.output_size,
             self.controller == "lstm",
             isinstance(self.memory.rule, LocalRule),
+            self.compiled,
         )
 
-    def _slow_weights(self) -> SlowWeights:
+    def own_tensors(self) -> tuple[Tensor, ...]:
+        """What `slow_weights` is made of, found faster than by `parameters()`."""
+        cell, interaction, rate, rule = self.cell, self.interaction, self.rate, self.memory.rule
+        layers = (
+            (interaction, rate, rule.predict_targets) if isinstance(rule, LocalRule) else (interaction, rate)
+        )
+        if isinstance(cell, nn.LSTMCell):
+            controller = [cell.weight_ih, cell.weight_hh, cell.bias_ih, cell.bias_hh]
+        else:
+            assert isinstance(cell, nn.Linear)
+            controller = [cell.weight, cell.bias]
+        linear_maps = [x for layer in layers for x in (layer.weight, layer.bias)]
+        return (*self.memory.initial_weights, *controller, *linear_maps)
+
+    def slow_weights(self) -> SlowWeights:
         """The parameters in the order of `fused_layout`, by operations that autograd undoes."""
         size, heads = self.memory_size, self.heads
         controller = self.cell

@@ -14,57 +14,30 @@ One step back, for the layers l = 3, 2, 1 of the memory:
 
 A reset at t cannot be undone: its rows of W were saved, and their G belongs to phi_0.
 
-Weight gradients of the linear maps leave the loop: the deltas of STRETCH steps are kept, then one product
-over all their rows adds them, so that this memory does not grow with T.
+Weight gradients of the linear maps leave the loop (fused_gradients.py).
 """
 
 from __future__ import annotations
-
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
 from memory.fused_forward import tanh_backward
+from memory.fused_gradients import STRETCH, WeightGradients
 from memory.fused_layout import (
+    InputGradients,
     Layered,
     Lease,
+    OutputGradients,
     SlowWeights,
     Spec,
     Tape,
     add_outer,
-    add_weight_gradient,
     rows_of_resets,
 )
 
 sigmoid_backward = torch.ops.aten.sigmoid_backward.grad_input
-STRETCH = 16
-
-
-class OutputGradients(NamedTuple):
-    """What comes from above; None where nothing does."""
-
-    meta_loss: Tensor | None
-    """[T, B]."""
-    hv: Tensor | None
-    """[T, B, n + d]."""
-    last: Tensor | None
-    """[B, n + d], of [h ; v] after the last step."""
-    cell: Tensor | None
-    """[B, n]."""
-    delta: tuple[Tensor | None, ...]
-
-
-class InputGradients(NamedTuple):
-    """What goes below."""
-
-    xs: Tensor
-    start: Tensor
-    cell: Tensor
-    delta: tuple[Tensor, ...]
-    """In the walk's own buffers: copy what is to last."""
-    slow: SlowWeights
 
 
 class BackwardPass:
@@ -77,8 +50,6 @@ class BackwardPass:
         self.resets = rows_of_resets(is_first)
         self.steps, self.batch = xs.shape[:2]
         self.overwritten = list(tape.overwritten)
-        self.sums = SlowWeights(*(torch.zeros_like(w) for w in slow))
-        self.xs_gradient = torch.empty_like(xs, memory_format=torch.contiguous_format)
         self._prepare_scratch()
         self._prepare_views()
         self._enter(above)
@@ -105,14 +76,13 @@ class BackwardPass:
         self.dq_keys = lease.empty(batch, 2 * heads, spec.size)
         self.dv_target = lease.empty(batch, heads, spec.size)
         self.dcell_part = lease.empty(*self.tape.cells.shape[1:])
-        length = min(STRETCH, self.steps)
-        self.dgates = lease.empty(length, batch, len(self.slow.cell_b))
-        self.dinteraction = lease.empty(length, batch, len(self.slow.interaction_b))
-        self.drate = lease.empty(length, batch, len(self.slow.rate_b))
-        # Like the BFPF's output: the three layers side by side.
-        self.dtargets = lease.empty(length, batch, heads, 3 if spec.is_local else 0, spec.size)
-        self.dtargets_t = self.dtargets.permute(0, 3, 1, 2, 4).unbind(0)
-        self.dtarget_rows_t = self.dtargets.flatten(1, 2).flatten(2, 3).unbind(0)
+        self.weight_gradients = deltas = WeightGradients(
+            self.spec, self.slow, self.tape, self.xs, self.is_first, lease
+        )
+        self.sums, self.dgates, self.drate = deltas.sums, deltas.dgates, deltas.drate
+        self.dinteraction = deltas.dinteraction
+        self.dtargets_t = deltas.dtargets.permute(0, 3, 1, 2, 4).unbind(0)
+        self.dtarget_rows_t = deltas.dtargets.flatten(1, 2).flatten(2, 3).unbind(0)
         self.cell_r, self.interaction_w = self.slow.cell_r.t(), self.slow.interaction_w.t()
         self.target_w = self.slow.target_w.t()
 
@@ -181,12 +151,13 @@ class BackwardPass:
             self._interact(t, at)
             self._control(t, at)
             if at == 0:
-                self._add_stretch(t, min(t + STRETCH, self.steps))
+                self.weight_gradients.add_stretch(t, min(t + STRETCH, self.steps))
         for g, da, z in zip(self.gradient.layers, self.da_write, self.z_t, strict=True):
             add_outer(g, da, z[0])
         for total, g in zip(self.sums.phi0, self.gradient.layers, strict=True):
             total.add_(g.sum(0))
-        return InputGradients(self.xs_gradient, self.dhv, self.dc, tuple(self.gradient.layers), self.sums)
+        xs = self.weight_gradients.xs_gradient
+        return InputGradients(xs, self.dhv, self.dc, tuple(self.gradient.layers), self.sums)
 
     def _read(self, t: int) -> None:
         """From dv_t and the meta loss through the passes of read and write keys under W_t."""
@@ -310,25 +281,6 @@ class BackwardPass:
         passed = dgates.masked_fill(first, 0.0) if reset else dgates
         self.dhv[:, self.spec.kept :].add_(linear(passed, self.cell_r))
 
-    def _add_stretch(self, start: int, stop: int) -> None:
-        """Weight and input gradients of steps start..stop-1, one product per linear map."""
-        n, tape, sums, length = self.spec.controller_size, self.tape, self.sums, stop - start
-        dgates = self.dgates[:length].flatten(0, 1)
-        previous = tape.hv[start - 1 : stop - 1]
-        if start == 0:
-            previous = torch.cat([tape.start[None], tape.hv[: stop - 1]])
-        previous = previous.masked_fill(self.is_first[start:stop, :, None], 0.0)
-        add_weight_gradient(sums.cell_x, dgates, self.xs[start:stop].flatten(0, 1))
-        add_weight_gradient(sums.cell_r, dgates, previous.flatten(0, 1)[:, self.spec.kept :])
-        sums.cell_b.add_(dgates.sum(0))
-        self.xs_gradient[start:stop] = linear(dgates, self.slow.cell_x.t()).view(length, self.batch, -1)
-        dinteraction = self.dinteraction[:length].flatten(0, 1)
-        add_weight_gradient(sums.interaction_w, dinteraction, tape.hv[start:stop].flatten(0, 1)[:, :n])
-        sums.interaction_b.add_(dinteraction.sum(0))
-        drate = self.drate[:length].flatten(0, 1)
-        sums.rate_w.addmm_(drate.t(), tape.rate_in[start:stop].flatten(0, 1))
-        sums.rate_b.add_(drate.sum(0))
-        if self.spec.is_local:
-            dtargets = self.dtargets[:length].flatten(0, 2).flatten(1, 2)
-            add_weight_gradient(sums.target_w, dtargets, tape.target_value[start:stop].flatten(0, 2))
-            sums.target_b.add_(dtargets.sum(0))
+    def recovered_weights(self) -> list[Tensor]:
+        """W before the segment [B, out, in] as the walk found it, for the test of its drift."""
+        return self.weights.layers

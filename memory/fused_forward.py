@@ -21,6 +21,7 @@ from memory.fused_layout import (
     Spec,
     Tape,
     add_outer,
+    empty_tape,
     rows_of_resets,
     tanh_of_half,
 )
@@ -36,25 +37,13 @@ class ForwardPass:
         self, spec: Spec, slow: SlowWeights, xs: Tensor, start: Tensor, cell: Tensor, is_first: Tensor
     ) -> None:
         steps, batch = xs.shape[:2]
-        heads, size, n = spec.heads, spec.size, spec.controller_size
-        self.spec, self.slow, self.start, self.is_first = spec, slow, start, is_first
+        self.spec, self.slow, self.is_first = spec, slow, is_first
         self.resets = rows_of_resets(is_first)
-        self.hv = xs.new_empty(steps, batch, n + size)
         self.lease, self.scratch = Lease(xs), Lease(xs)
-        empty = self.lease.empty
-        self.cells = empty(steps + 1, *cell.shape)
-        self.cells[0] = cell
-        self.tanh_c = empty(steps, *cell.shape)
-        self.target_value = empty(steps, batch, heads, size)
-        self.rate_in = empty(steps, batch, size)
-        self.beta = empty(steps, batch, slow.rate_w.shape[0])
-        self.miss = empty(steps, batch, heads, size)
-        self.value_before = self.scratch.empty(steps if spec.is_local else 1, batch, heads, size)
-        self.inputs = Layered.empty(self.lease, (steps + 1,), [(batch, 3 * heads, w) for w in spec.widths_in])
-        self.errors = Layered.empty(self.lease, (steps,), [(batch, heads, w) for w in spec.widths_out])
-        for block in self.inputs.blocks:  # Nothing is written after the last step.
-            block[steps, ..., 2 * heads :, :] = 0.0
         self._prepare_weights(xs)
+        self.tape = empty_tape(spec, self.lease, start, cell, self.gates, len(slow.rate_w))
+        self.inputs, self.errors = Layered(self.tape.inputs), Layered(self.tape.errors)
+        self.value_before = self.scratch.empty(steps if spec.is_local else 1, batch, spec.heads, spec.size)
         self._prepare_scratch(xs, batch)
         self._prepare_views()
 
@@ -87,17 +76,17 @@ class ForwardPass:
 
     def _prepare_views(self) -> None:
         """Everything a step touches, cut out once: making a view costs as much as a small kernel."""
-        n, heads = self.spec.controller_size, self.spec.heads
-        self.h_t = self.hv[..., :n].unbind(0)
-        self.v_t = self.hv[..., n:].unbind(0)
-        self.previous = (self.start, *self.hv.unbind(0))
+        n, heads, tape = self.spec.controller_size, self.spec.heads, self.tape
+        self.h_t = tape.hv[..., :n].unbind(0)
+        self.v_t = tape.hv[..., n:].unbind(0)
+        self.previous = (tape.start, *tape.hv.unbind(0))
         self.gates_t = self.gates.unbind(0)
         if self.spec.is_lstm:
             self.i_t, self.f_t, self.o_t, self.g_t = (g.unbind(0) for g in self.gates.chunk(4, dim=-1))
-        self.c_t, self.tanh_c_t = self.cells.unbind(0), self.tanh_c.unbind(0)
-        self.target_t, self.rate_in_t = self.target_value.unbind(0), self.rate_in.unbind(0)
-        self.beta_t, self.miss_t = self.beta.unbind(0), self.miss.unbind(0)
-        rates = self.beta.mT[..., None, None].expand(-1, 3, -1, -1, -1)
+        self.c_t, self.tanh_c_t = tape.cells.unbind(0), tape.tanh_c.unbind(0)
+        self.target_t, self.rate_in_t = tape.target_value.unbind(0), tape.rate_in.unbind(0)
+        self.beta_t, self.miss_t = tape.beta.unbind(0), tape.miss.unbind(0)
+        rates = tape.beta.mT[..., None, None].expand(-1, 3, -1, -1, -1)
         self.rate_t = [r.unbind(0) for r in rates.split([b.shape[-4] for b in self.errors.blocks], dim=1)]
         written = self.inputs.rows(2 * heads, 3 * heads)
         read = self.inputs.rows(0, 2 * heads)
@@ -109,8 +98,8 @@ class ForwardPass:
         if self.spec.is_local:
             self.e_lower_t, self.e_last_t = (e.unbind(0) for e in self.errors.blocks[0].split([2, 1], dim=1))
             self.z_lower_t = written.blocks[0][:, 1:].unbind(0)
-            self.target_rows_t = self.target_value.flatten(1, 2).unbind(0)
-        self.before_t = self.value_before.expand(len(self.hv), -1, -1, -1).unbind(0)
+            self.target_rows_t = tape.target_value.flatten(1, 2).unbind(0)
+        self.before_t = self.value_before.expand(len(tape.hv), -1, -1, -1).unbind(0)
         self.read_value, self.rewritten = self.value_r.split(heads, dim=1)
 
     def run(self, delta: tuple[Tensor, ...], keep: bool) -> tuple[Tensor, Tensor, Tape]:
@@ -130,22 +119,8 @@ class ForwardPass:
             self._write(t)
             self._read(t)
         final = tuple(weight - initial for weight, initial in zip(self.weights.layers, phi0, strict=True))
-        tape = Tape(
-            self.start,
-            self.hv,
-            self.gates if self.spec.is_lstm else self.gates.new_empty(0),
-            self.cells,
-            self.tanh_c,
-            self.target_value,
-            self.rate_in,
-            self.beta,
-            self.miss,
-            tuple(self.inputs.blocks),
-            tuple(self.errors.blocks),
-            final,
-            tuple(overwritten),
-        )
-        return self.miss.square().mean(dim=(2, 3)), self._write_error(), tape
+        tape = self.tape._replace(delta=final, overwritten=tuple(overwritten))
+        return tape.miss.square().mean(dim=(2, 3)), self._write_error(), tape
 
     def _control(self, t: int) -> None:
         """[h ; v]_{t-1} and the input's part of the gates -> h_t."""
@@ -218,5 +193,5 @@ class ForwardPass:
     def _write_error(self) -> Tensor:
         """The error before the write, [T, B]; logged only."""
         if self.spec.is_local:
-            return self.value_before.sub_(self.target_value).square_().mean(dim=(2, 3))
+            return self.value_before.sub_(self.tape.target_value).square_().mean(dim=(2, 3))
         return self.errors.layers[2].square().mean(dim=(2, 3)).div_(self.spec.scale**2)

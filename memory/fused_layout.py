@@ -30,6 +30,8 @@ class Spec(NamedTuple):
     is_lstm: bool
     is_local: bool
     """The write rule: local (MNM-p) or gradient (MNM-g)."""
+    compiled: bool = False
+    """Whether the compiled kernel is used where it can be."""
 
     @property
     def kept(self) -> int:
@@ -111,7 +113,10 @@ class Tape(NamedTuple):
     delta: tuple[Tensor, ...]
     """D after the last step, from which the walk starts."""
     overwritten: tuple[Tensor, ...]
-    """Weights that a reset replaced, three per reset step that has a step before it, rows of B only."""
+    """Weights that a reset replaced at a step that has one before it: three per such step, rows of B only.
+
+    The compiled kernel keeps one tensor instead, a row per reset in its own layout.
+    """
 
     def pack(self) -> list[Tensor]:
         """All tensors in a row, as autograd stores them."""
@@ -126,6 +131,31 @@ class Tape(NamedTuple):
             rest[start:stop] for start, stop in itertools.pairwise((0, *ends, len(rest)))
         )
         return Tape._make((*small, inputs, errors, delta, overwritten))
+
+
+class OutputGradients(NamedTuple):
+    """What comes from above; None where nothing does."""
+
+    meta_loss: Tensor | None
+    """[T, B]."""
+    hv: Tensor | None
+    """[T, B, n + d]."""
+    last: Tensor | None
+    """[B, n + d], of [h ; v] after the last step."""
+    cell: Tensor | None
+    """[B, n]."""
+    delta: tuple[Tensor | None, ...]
+
+
+class InputGradients(NamedTuple):
+    """What goes below."""
+
+    xs: Tensor
+    start: Tensor
+    cell: Tensor
+    delta: tuple[Tensor, ...]
+    """In the walk's own buffers: copy what is to last."""
+    slow: SlowWeights
 
 
 class Lease:
@@ -189,6 +219,33 @@ class Layered:
     def rows(self, start: int, stop: int) -> Layered:
         """A stretch of rows of every layer, without copying."""
         return Layered([block[..., start:stop, :] for block in self.blocks])
+
+
+def empty_tape(spec: Spec, lease: Lease, start: Tensor, cell: Tensor, gates: Tensor, rates: int) -> Tape:
+    """A tape for the gates [T, B, G] to come; nothing is written yet but where it starts and ends."""
+    steps, batch = gates.shape[:2]
+    heads, size, empty = spec.heads, spec.size, lease.empty
+    inputs = Layered.empty(lease, (steps + 1,), [(batch, 3 * heads, w) for w in spec.widths_in])
+    errors = Layered.empty(lease, (steps,), [(batch, heads, w) for w in spec.widths_out])
+    for block in inputs.blocks:  # Nothing is written after the last step.
+        block[steps, ..., 2 * heads :, :] = 0.0
+    cells = empty(steps + 1, *cell.shape)
+    cells[0] = cell
+    return Tape(
+        start=start,
+        hv=gates.new_empty(steps, batch, spec.controller_size + size),
+        gates=gates if spec.is_lstm else gates.new_empty(0),
+        cells=cells,
+        tanh_c=empty(steps, *cell.shape),
+        target_value=empty(steps, batch, heads, size),
+        rate_in=empty(steps, batch, size),
+        beta=empty(steps, batch, rates),
+        miss=empty(steps, batch, heads, size),
+        inputs=tuple(inputs.blocks),
+        errors=tuple(errors.blocks),
+        delta=(),
+        overwritten=(),
+    )
 
 
 MINUS_ONE = torch.tensor(-1.0)

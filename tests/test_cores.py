@@ -83,9 +83,14 @@ def outcome(core: MemoryCore, output: Any, final: Any) -> list[Tensor]:
 
 
 def gradients(core: MemoryCore, xs: Tensor, state: Any, output: Any, final: Any) -> list[Tensor]:
-    """Gradients of a fixed random function of everything, w.r.t. inputs, initial state and parameters."""
+    """Gradients of a fixed random function of everything, w.r.t. inputs, initial state and parameters.
+
+    Not `randn_like`: it draws in the order of memory, and a state may lie transposed.
+    """
     torch.manual_seed(7)
-    total = sum((x * torch.randn_like(x)).sum() for x in [output.features, output.meta_loss, *final])
+    total = sum(
+        (x * torch.randn(x.shape, dtype=x.dtype)).sum() for x in [output.features, output.meta_loss, *final]
+    )
     everything = [xs, *state, *core.parameters()]
     return list(torch.autograd.grad(total, everything, allow_unused=True, materialize_grads=True))
 

@@ -1,4 +1,4 @@
-"""The fused memory against the plain one: values, every gradient, drift, memory kept, refusals."""
+"""The fused memory, in PyTorch and compiled, against the plain one: values, every gradient, drift, refusals."""
 
 from __future__ import annotations
 
@@ -17,6 +17,9 @@ from agents.model import ActorCritic
 from agents.rollout import Collector, Timing
 from envs import make_vec
 from memory import CoreConfig, FusedMNMCore, MNMCore, MNMState, detach_state, make_core, map_state
+from memory.compiler import KernelUnavailable, find_kernel
+from memory.fused import backward_pass, forward_pass
+from memory.fused_layout import OutputGradients
 
 X, N = 5, 6
 VARIANTS = {
@@ -28,9 +31,12 @@ VARIANTS = {
         name="mnm-g", memory_size=4, heads=1, controller="feedforward", read_feedback=False
     ),
     "p rate per layer": CoreConfig(name="mnm-p", memory_size=4, heads=3, update_rate="per-layer"),
+    "p of several panels": CoreConfig(name="mnm-p", memory_size=37, heads=2),
+    "p many heads": CoreConfig(name="mnm-p", memory_size=5, heads=7),
     "p fixed": CoreConfig(name="mnm-p", memory_size=4, heads=1, initial_weights="fixed"),
     "g": CoreConfig(name="mnm-g", memory_size=4, heads=3),
     "g one head": CoreConfig(name="mnm-g", memory_size=4, heads=1),
+    "g of several panels": CoreConfig(name="mnm-g", memory_size=35, memory_hidden=41, heads=4),
     "g wide": CoreConfig(name="mnm-g", memory_size=4, memory_hidden=7, heads=3),
     "g narrow": CoreConfig(name="mnm-g", memory_size=5, memory_hidden=2, heads=1),
     "g wide, rate per layer, fixed": CoreConfig(
@@ -63,14 +69,23 @@ def resets(kind: str, steps: int, batch: int) -> Tensor:
     return is_first
 
 
-def pair(config: CoreConfig, dtype: torch.dtype = torch.float64) -> tuple[FusedMNMCore, MNMCore]:
-    """The same core twice: fused, and the plain oracle."""
+@pytest.fixture(params=["fused", "compiled"])
+def implementation(request: pytest.FixtureRequest) -> Any:
+    """The fast formulations in turn."""
+    if request.param == "compiled" and isinstance(find_kernel(), KernelUnavailable):
+        pytest.skip(f"no compiled kernel: {find_kernel()}")
+    return request.param
+
+
+def pair(config: CoreConfig, implementation: Any) -> tuple[FusedMNMCore, MNMCore]:
+    """The same core twice in float64: fused or compiled, and the plain oracle."""
     torch.manual_seed(0)
     config = dataclasses.replace(config, hidden_size=N)
-    plain = make_core(dataclasses.replace(config, implementation="plain"), X).to(dtype)
-    fused = make_core(config, X).to(dtype)
+    plain = make_core(dataclasses.replace(config, implementation="plain"), X).double()
+    fused = make_core(dataclasses.replace(config, implementation=implementation), X).double()
     assert type(plain) is MNMCore
     assert type(fused) is FusedMNMCore
+    assert fused.compiled == (implementation == "compiled")
     with torch.no_grad():  # Larger weights than a fresh layer's, so that writes and slopes matter.
         for parameter in plain.parameters():
             parameter.mul_(2.0)
@@ -109,9 +124,11 @@ def assert_same(mine: Tensor | None, theirs: Tensor | None, name: str, tolerance
 
 @pytest.mark.parametrize("kind", RESETS)
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_fused_equals_plain_in_values_and_every_gradient(variant: str, kind: str) -> None:
-    fused, plain = pair(VARIANTS[variant])
-    for steps, batch in ((1, 1), (2, 3), (7, 4)):
+def test_fused_equals_plain_in_values_and_every_gradient(
+    variant: str, kind: str, implementation: str
+) -> None:
+    fused, plain = pair(VARIANTS[variant], implementation)
+    for steps, batch in ((1, 1), (2, 3), (7, 4), (17, 3)):
         torch.manual_seed(steps)
         is_first = resets(kind, steps, batch)
         xs = torch.randn(steps, batch, X, dtype=torch.float64, requires_grad=True)
@@ -130,9 +147,11 @@ def test_fused_equals_plain_in_values_and_every_gradient(variant: str, kind: str
 
 
 @pytest.mark.parametrize("columns", [1, 2, 3])
-def test_a_batch_split_for_the_cache_equals_the_whole(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_batch_split_for_the_cache_equals_the_whole(
+    columns: int, monkeypatch: pytest.MonkeyPatch, implementation: str
+) -> None:
     for variant in ("p", "g wide", "p feed-forward"):
-        fused, plain = pair(VARIANTS[variant])
+        fused, plain = pair(VARIANTS[variant], implementation)
         live = 2 * 8 * sum(w.numel() for w in fused.memory.initial_weights)
         monkeypatch.setattr("memory.fused.CACHE_BYTES", columns * live)
         xs = torch.randn(4, 5, X, dtype=torch.float64, requires_grad=True)
@@ -145,9 +164,9 @@ def test_a_batch_split_for_the_cache_equals_the_whole(columns: int, monkeypatch:
             assert_same(found[0][name], found[1][name], name)
 
 
-def test_buffers_in_use_are_never_handed_out_again() -> None:
+def test_buffers_in_use_are_never_handed_out_again(implementation: str) -> None:
     """Two graphs alive at once, walked in either order, then a third on recycled buffers."""
-    fused, plain = pair(VARIANTS["p"])
+    fused, plain = pair(VARIANTS["p"], implementation)
     nobody = torch.zeros(4, 3, dtype=torch.bool)
     xs = [torch.randn(4, 3, X, dtype=torch.float64, requires_grad=True) for _ in range(3)]
     expected = [
@@ -163,10 +182,10 @@ def test_buffers_in_use_are_never_handed_out_again() -> None:
 
 
 @pytest.mark.parametrize("part", ["features", "meta_loss", "h", "c", "value_read", "delta1", "delta3"])
-def test_each_output_alone_has_the_gradient_of_plain(part: str) -> None:
+def test_each_output_alone_has_the_gradient_of_plain(part: str, implementation: str) -> None:
     """Gradients that are absent from above are not taken for something else."""
     for variant in ("p", "g wide"):
-        fused, plain = pair(VARIANTS[variant])
+        fused, plain = pair(VARIANTS[variant], implementation)
         xs = torch.randn(4, 3, X, dtype=torch.float64, requires_grad=True)
         state, is_first = lived_in(plain, 3), torch.rand(4, 3) < 0.2
         found = []
@@ -179,8 +198,8 @@ def test_each_output_alone_has_the_gradient_of_plain(part: str) -> None:
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_gradcheck(variant: str) -> None:
-    fused, _ = pair(VARIANTS[variant])
+def test_gradcheck(variant: str, implementation: str) -> None:
+    fused, _ = pair(VARIANTS[variant], implementation)
     xs = torch.randn(3, 2, X, dtype=torch.float64, requires_grad=True)
     state = lived_in(fused, 2)
     is_first = torch.tensor([[True, False], [False, False], [False, True]])
@@ -195,9 +214,11 @@ def test_gradcheck(variant: str) -> None:
 
 @pytest.mark.parametrize("detached", [False, True])
 @pytest.mark.parametrize("variant", ["p", "g wide", "p feed-forward"])
-def test_segments_carried_over_equal_plain_and_leak_no_gradient(variant: str, detached: bool) -> None:
+def test_segments_carried_over_equal_plain_and_leak_no_gradient(
+    variant: str, detached: bool, implementation: str
+) -> None:
     """Three segments in a row; the first one's inputs get a gradient only if nothing was detached."""
-    fused, plain = pair(VARIANTS[variant])
+    fused, plain = pair(VARIANTS[variant], implementation)
     xs = torch.randn(3, 5, 4, X, dtype=torch.float64, requires_grad=True)
     is_first = torch.rand(3, 5, 4) < 0.15
     found = []
@@ -213,9 +234,9 @@ def test_segments_carried_over_equal_plain_and_leak_no_gradient(variant: str, de
     assert (found[0][0][:2].abs().sum() == 0) == detached
 
 
-def test_a_walk_can_be_repeated_and_does_not_touch_the_tape() -> None:
+def test_a_walk_can_be_repeated_and_does_not_touch_the_tape(implementation: str) -> None:
     for variant in VARIANTS.values():
-        fused, _ = pair(variant)
+        fused, _ = pair(variant, implementation)
         xs = torch.randn(4, 3, X, dtype=torch.float64, requires_grad=True)
         output, final = fused.unroll(xs, fused.initial_state(3), torch.rand(4, 3) < 0.3)
         total = total_of(output, final)
@@ -223,8 +244,8 @@ def test_a_walk_can_be_repeated_and_does_not_touch_the_tape() -> None:
         assert torch.equal(once, torch.autograd.grad(total, [xs])[0])
 
 
-def test_a_second_derivative_is_refused_with_a_remedy() -> None:
-    fused, plain = pair(VARIANTS["p"])
+def test_a_second_derivative_is_refused_with_a_remedy(implementation: str) -> None:
+    fused, plain = pair(VARIANTS["p"], implementation)
     xs = torch.randn(2, 3, X, dtype=torch.float64, requires_grad=True)
     nobody = torch.zeros(2, 3, dtype=torch.bool)
     loss = fused.unroll(xs, fused.initial_state(3), nobody)[0].features.sum()
@@ -234,8 +255,8 @@ def test_a_second_derivative_is_refused_with_a_remedy() -> None:
     assert torch.autograd.grad(loss, [xs], create_graph=True)[0].requires_grad
 
 
-def test_a_changed_parameter_between_forward_and_backward_is_noticed() -> None:
-    fused, _ = pair(VARIANTS["p"])
+def test_a_changed_parameter_between_forward_and_backward_is_noticed(implementation: str) -> None:
+    fused, _ = pair(VARIANTS["p"], implementation)
     nobody = torch.zeros(2, 3, dtype=torch.bool)
     output, _ = fused.unroll(torch.randn(2, 3, X).double(), fused.initial_state(3), nobody)
     with torch.no_grad():
@@ -245,13 +266,11 @@ def test_a_changed_parameter_between_forward_and_backward_is_noticed() -> None:
 
 
 @pytest.mark.parametrize("name", ["mnm-p", "mnm-g"])
-def test_weights_recovered_over_2000_steps_drift_less_than_1e_5(name: str) -> None:
+def test_weights_recovered_over_2000_steps_drift_less_than_1e_5(name: Any, implementation: Any) -> None:
     """float32: undo 2,000 writes and compare with the weights before them, relative to their size."""
-    from memory.fused_backward import BackwardPass, OutputGradients
-    from memory.fused_forward import ForwardPass
-
     torch.manual_seed(0)
-    core = make_core(CoreConfig(name=name, hidden_size=32, memory_size=32, heads=2), X)
+    config = CoreConfig(name=name, hidden_size=32, memory_size=32, heads=2, implementation=implementation)
+    core = make_core(config, X)
     assert isinstance(core, FusedMNMCore)
     with torch.no_grad():
         core.rate.bias.fill_(3.0)  # beta near 1: large writes
@@ -259,15 +278,15 @@ def test_weights_recovered_over_2000_steps_drift_less_than_1e_5(name: str) -> No
         state = map_state(lambda x: 0.1 * torch.randn_like(x), core.initial_state(batch))
         xs, nobody = torch.randn(steps, batch, X), torch.zeros(steps, batch, dtype=torch.bool)
         start = torch.cat([state.h, state.value_read], dim=-1)
-        slow = core._slow_weights()
-        segment = ForwardPass(core.spec, slow, xs, start, state.c, nobody)  # owns the tape's buffers
+        slow = core.slow_weights()
+        segment = forward_pass(core.spec, slow, xs, start, state.c, nobody)  # owns the tape's buffers
         _, _, tape = segment.run(state.delta, keep=True)
         ones = torch.full((steps, batch), 1.0 / steps)
         above = OutputGradients(ones, None, None, None, (None, None, None))
-        walk = BackwardPass(core.spec, slow, tape, xs, nobody, above)
+        walk = backward_pass(core.spec, slow, tape, xs, nobody, above)
         walk.run()
         for recovered, before, after in zip(
-            walk.weights.layers, core.weights(state), tape.delta, strict=True
+            walk.recovered_weights(), core.weights(state), tape.delta, strict=True
         ):
             assert (recovered - before).norm() / before.norm() < 1e-5
             assert after.norm() > 0.1  # the writes did move the weights
@@ -293,9 +312,11 @@ def bytes_saved(core: MNMCore, steps: int, batch: int) -> int:
 
 
 @pytest.mark.parametrize("name", ["mnm-p", "mnm-g"])
-def test_what_is_kept_for_the_backward_grows_as_the_tape_and_not_as_the_weights(name: str) -> None:
+def test_what_is_kept_for_the_backward_grows_as_the_tape_and_not_as_the_weights(
+    name: Any, implementation: Any
+) -> None:
     size, batch = 48, 3
-    config = CoreConfig(name=name, hidden_size=8, memory_size=size, heads=1)
+    config = CoreConfig(name=name, hidden_size=8, memory_size=size, heads=1, implementation=implementation)
     fused = make_core(config, X)
     plain = make_core(dataclasses.replace(config, implementation="plain"), X)
     weights = 3 * size * size * 4 * batch
@@ -306,8 +327,10 @@ def test_what_is_kept_for_the_backward_grows_as_the_tape_and_not_as_the_weights(
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_the_acting_step_equals_the_plain_step_and_changes_nothing_it_was_given(variant: str) -> None:
-    fused, plain = pair(VARIANTS[variant])
+def test_the_acting_step_equals_the_plain_step_and_changes_nothing_it_was_given(
+    variant: str, implementation: str
+) -> None:
+    fused, plain = pair(VARIANTS[variant], implementation)
     with torch.no_grad():
         state = detach_state(lived_in(plain, 4))
         before = copy.deepcopy(state)
@@ -332,10 +355,10 @@ def test_the_acting_step_equals_the_plain_step_and_changes_nothing_it_was_given(
 
 
 @pytest.mark.parametrize("core", ["mnm-p", "mnm-g"])
-def test_learning_agrees_with_plain_over_the_first_updates(core: str) -> None:
+def test_learning_agrees_with_plain_over_the_first_updates(core: Any, implementation: Any) -> None:
     """PPO on a small maze from the same seed in float64: the parameters stay together."""
     finals = []
-    for implementation in ("fused", "plain"):
+    for chosen in (implementation, "plain"):
         env = make_vec("mnm/GridMaze9-v0", 4, 0, env_kwargs={"max_steps": 9})
         config = TrainConfig(
             num_envs=4,
@@ -348,7 +371,7 @@ def test_learning_agrees_with_plain_over_the_first_updates(core: str) -> None:
             embedding_size=8,
         )
         torch.manual_seed(0)
-        core_config = dataclasses.replace(config.core_config(), implementation=implementation)
+        core_config = dataclasses.replace(config.core_config(), implementation=chosen)
         model = ActorCritic(env.observation_space, env.action_space, core_config, 8).double()
         collector = Collector(env, model, config.rollout_steps, torch.Generator().manual_seed(0), Timing())
         collector.start()
@@ -361,8 +384,8 @@ def test_learning_agrees_with_plain_over_the_first_updates(core: str) -> None:
         assert_same(finals[0][name], finals[1][name], name, tolerance=1e-7)
 
 
-def test_checkpoints_load_in_both() -> None:
+def test_checkpoints_load_in_both(implementation: str) -> None:
     for variant in VARIANTS.values():
-        fused, plain = pair(variant)
+        fused, plain = pair(variant, implementation)
         assert list(fused.state_dict()) == list(plain.state_dict())
         plain.load_state_dict(fused.state_dict())

@@ -251,7 +251,7 @@ def test_the_feed_forward_controller_keeps_nothing_but_the_memory() -> None:
     assert not torch.equal(with_memory.features, fresh.features)
 
 
-@pytest.mark.parametrize("implementation", ["fused", "plain"])
+@pytest.mark.parametrize("implementation", ["auto", "fused", "plain"])
 def test_without_read_feedback_what_was_written_is_the_only_path_through_time(implementation: Any) -> None:
     torch.manual_seed(0)
     config = CoreConfig(name="mnm-p", hidden_size=N, memory_size=D, controller="feedforward")

@@ -1,0 +1,94 @@
+"""One acting step on the compiled kernel: a segment of one step, on buffers that every step uses again.
+
+What depends on the parameters alone is prepared once and serves until a parameter changes.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.nn.functional import linear
+
+from memory.compiled import CompiledForward, ForwardWeights, Kernel
+from memory.core import CoreOutput, MemoryRecord
+from memory.fused_layout import Layered
+from memory.mnm import MNMState
+
+if TYPE_CHECKING:
+    from memory.fused import FusedMNMCore
+
+
+class Stage:
+    """A segment of one step for one batch size, and what tells whether its weights are still the core's."""
+
+    def __init__(self, core: FusedMNMCore, kernel: Kernel, batch: int) -> None:
+        # Aliases, not copies: while they live, no other tensor can come to lie at these addresses.
+        self.sources = tuple(x.detach() for x in core.own_tensors())
+        self.versions = tuple(x._version for x in self.sources)
+        self.batch, self.spec = batch, core.spec
+        weights = ForwardWeights.pack(kernel, core.slow_weights())
+        self.input_w, self.input_b = weights.slow.cell_x.t(), weights.slow.cell_b
+        like = self.input_b
+        self.gates = like.new_empty(1, batch, len(like))
+        self.start = like.new_zeros(batch, self.spec.controller_size + self.spec.size)
+        cell = like.new_zeros(batch, self.spec.controller_size if self.spec.is_lstm else 0)
+        nobody = torch.zeros(1, batch, dtype=torch.bool)
+        self.segment = CompiledForward(kernel, self.spec, weights, self.gates, self.start, cell, nobody)
+
+    def __reduce__(self) -> tuple[type[None], tuple[()]]:
+        """A copied or pickled core makes its own."""
+        return type(None), ()
+
+    def serves(self, core: FusedMNMCore, batch: int) -> bool:
+        """True for the same batch size and the very same tensors, if nothing was written to them."""
+        return batch == self.batch and all(
+            mine.data_ptr() == now.data_ptr() and mine.dtype == now.dtype and version == now._version
+            for mine, version, now in zip(self.sources, self.versions, core.own_tensors(), strict=True)
+        )
+
+
+def compiled_step(
+    core: FusedMNMCore, kernel: Kernel, x_t: Tensor, state: MNMState, record: bool
+) -> tuple[CoreOutput, MNMState]:
+    """Equals `MNMCore.step` up to rounding, under no_grad; a record changes nothing else."""
+    stage, is_lstm = core.stage, core.controller == "lstm"
+    if stage is None or not stage.serves(core, len(x_t)):
+        stage = core.stage = Stage(core, kernel, len(x_t))
+    size, tape = core.memory_size, stage.segment.tape
+    torch.addmm(stage.input_b, x_t, stage.input_w, out=stage.gates[0])
+    stage.start[:, -size:] = state.value_read
+    if is_lstm:
+        stage.start[:, :-size] = state.h
+        tape.cells[0] = state.c
+    meta_loss, write_error, tape = stage.segment.run(state.delta, keep=False)
+    hv = tape.hv[0].clone()
+    h, value_read = hv[:, :-size], hv[:, -size:]
+    output = CoreOutput(
+        linear(hv, core.output.weight, core.output.bias),
+        meta_loss[0].clone(),
+        write_error[0].clone(),
+        record_of(stage) if record else None,
+    )
+    h, c = (h, tape.cells[1].clone()) if is_lstm else (state.h, state.c)
+    return output, MNMState(h, c, value_read, *tape.delta)
+
+
+def record_of(stage: Stage) -> MemoryRecord:
+    """Copies of what the step left on its tape."""
+    tape, heads = stage.segment.tape, stage.spec.heads
+    rows, errors = Layered(tape.inputs).layers, Layered(tape.errors).layers
+    rates = tape.beta[0].expand(-1, 3).unbind(1)
+    inputs = [x[0, :, 2 * heads :].clone() for x in rows]
+    steps = [e[0] * rate[:, None, None] for e, rate in zip(errors, rates, strict=True)]
+    read_key, read1, read2 = (x[1, :, :heads].clone() for x in rows)
+    return MemoryRecord(
+        write_inputs=(inputs[0], inputs[1], inputs[2]),
+        write_steps=(steps[0], steps[1], steps[2]),
+        target_value=tape.target_value[0].clone(),
+        beta=tape.beta[0].mean(dim=-1),
+        read_key=read_key,
+        read_hidden=(read1, read2),
+        value_read=tape.hv[0, :, -stage.spec.size :].clone(),
+    )

@@ -1,0 +1,109 @@
+"""Builds the C++ kernel of the memory (memory/kernel/) once per machine and loads it.
+
+The library is a plain one, without Python's or torch's headers, so that it compiles in seconds. It is kept
+where torch keeps its extensions, under a name made of the source, the flags and the processor: a changed
+source or another machine that shares the folder builds its own. It is written beside its place and then
+renamed, so that two processes that build at once cannot harm each other.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from envs.errors import UserError
+
+SOURCE = Path(__file__).resolve().parent / "kernel"
+FLAGS = ("-O3", "-std=c++17", "-fPIC", "-shared", "-pthread")
+"""Nothing here lets the compiler forget NaN or infinity; -march=native is added where it is known."""
+TIMEOUT = 300
+
+
+class KernelUnavailable(Exception):
+    """Why there is no compiled kernel, in words that follow "because"."""
+
+
+@functools.cache
+def find_kernel() -> ctypes.CDLL | KernelUnavailable:
+    """The library, built if need be, or the reason why there is none; asked once per process."""
+    try:
+        return load(library_path())
+    except KernelUnavailable as reason:
+        return reason
+
+
+def require_kernel() -> None:
+    """Raises UserError if the kernel was asked for by name and cannot be had."""
+    found = find_kernel()
+    if isinstance(found, KernelUnavailable):
+        raise UserError(
+            f"implementation 'compiled' cannot be used because {found}; install a C++ compiler or choose 'fused'"
+        )
+
+
+def load(path: Path) -> ctypes.CDLL:
+    if not path.exists():
+        build(path)
+    try:
+        library = ctypes.CDLL(str(path))
+    except OSError as error:
+        raise KernelUnavailable(f"{path} cannot be loaded ({error})") from None
+    library.mnm_vector_bytes.restype = ctypes.c_int64
+    return library
+
+
+def library_path() -> Path:
+    """Where the library for this source on this processor belongs."""
+    key = hashlib.sha256("\n".join([*FLAGS, os.environ.get("CXX", ""), processor()]).encode())
+    for source in sorted(SOURCE.iterdir()):
+        key.update(source.read_bytes())
+    root = os.environ.get("TORCH_EXTENSIONS_DIR")
+    folder = Path(root) if root else Path.home() / ".cache" / "torch_extensions"
+    return folder / "mnm_rl" / f"memory-{key.hexdigest()[:16]}.so"
+
+
+def processor() -> str:
+    """What -march=native depends on."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    told = [line for line in lines if line.startswith(("model name", "flags", "Features"))]
+    return "\n".join(sorted(set(told))) or f"{platform.machine()} {platform.processor()}"
+
+
+def build(path: Path) -> None:
+    """Compile to `path`; with the general instruction set where the compiler does not know the native one."""
+    asked = os.environ.get("CXX")
+    compiler = next(filter(None, map(shutil.which, [asked] if asked else ["c++", "g++", "clang++"])), None)
+    if compiler is None:
+        raise KernelUnavailable(
+            f"the C++ compiler {asked!r} was not found" if asked else "no C++ compiler was found"
+        )
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".part")
+    except OSError as error:
+        raise KernelUnavailable(f"{path.parent} cannot be written ({error.strerror})") from None
+    os.close(handle)
+    print("compiling the memory kernel (some seconds, once per machine) ...", file=sys.stderr, flush=True)
+    try:
+        for native in (["-march=native"], []):
+            command = [compiler, *FLAGS, *native, str(SOURCE / "kernel.cpp"), "-o", temporary]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT)
+            if done.returncode == 0:
+                os.chmod(temporary, 0o755)
+                os.replace(temporary, path)
+                return
+        said = done.stderr.strip().splitlines() or ["no message"]
+        raise KernelUnavailable(f"{compiler} failed ({said[0]})")
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise KernelUnavailable(f"{compiler} could not be run ({error})") from None
+    finally:
+        Path(temporary).unlink(missing_ok=True)
