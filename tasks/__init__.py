@@ -4,6 +4,7 @@ from functools import partial
 
 from tasks.babi.task import BabiConfig, BabiTask
 from tasks.curve_fit import CurveFit, CurveFitConfig
+from tasks.prototypes import Prototypes, PrototypesConfig
 from tasks.symbol_task import SymbolConfig, SymbolSequences
 from tasks.symbols import associative_recall, copy, dictionary
 from tasks.task import TaskEntry
@@ -15,6 +16,13 @@ TASKS: dict[str, TaskEntry] = {
             task="curve-fit", steps=600, batch_size=512, learning_rate=1e-2, anneal=True, log_every=50
         ),
         CurveFit,
+    ),
+    "prototypes": TaskEntry(
+        "compare an image with one prototype, read from a bank of images at a hard address",
+        PrototypesConfig(
+            task="prototypes", steps=1_500, batch_size=128, learning_rate=1e-2, anneal=True, log_every=100
+        ),
+        Prototypes,
     ),
     "dictionary": TaskEntry(
         "infer a mapping of symbols from examples, apply it to a query",
