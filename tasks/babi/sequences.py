@@ -16,9 +16,10 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from tasks.babi.reader import BLANK, Question, Story
-from tasks.sequence_model import SequenceBatch, pad_sequences
+from tasks.sequence_model import SequenceBatch
 
 WINDOW = 350
 """Tokens that are kept before a question, at least."""
@@ -58,24 +59,11 @@ class Sample:
     """[T] int64: the class that belongs in the blank, NO_TARGET elsewhere."""
     questions: Tensor
     """[T] int64: number of the question within the sample, NO_TARGET elsewhere."""
+    asked: int
+    """Number of questions."""
 
     def __len__(self) -> int:
         return len(self.words)
-
-    @property
-    def asked(self) -> int:
-        """Number of questions."""
-        return int(self.questions.max()) + 1
-
-    def sequence(self) -> SequenceBatch:
-        """What the model reads and is asked, as a batch of one."""
-        columns = (
-            self.words,
-            self.targets.clamp(min=0),
-            self.targets != NO_TARGET,
-            torch.ones_like(self.words, dtype=torch.bool),
-        )
-        return SequenceBatch(*(column[:, None] for column in columns))
 
 
 class BabiBatch(NamedTuple):
@@ -108,7 +96,7 @@ def encode(
                 places = torch.tensor(question.places) - start
                 targets[places] = torch.tensor([class_number[answer] for answer in question.answers])
                 questions[places] = number
-            samples.append(Sample(story.task, numbers[start:stop], targets, questions))
+            samples.append(Sample(story.task, numbers[start:stop], targets, questions, len(asked)))
     return samples
 
 
@@ -129,13 +117,17 @@ def cut(story: Story, window: int, overhang: int) -> Iterator[tuple[int, int, tu
 
 def collate(samples: Sequence[Sample]) -> BabiBatch:
     """Samples as one batch, padded at their ends."""
-    sequence = pad_sequences([sample.sequence() for sample in samples], padding=0)
-    questions = torch.full_like(sequence.tokens, NO_TARGET)
-    tasks: list[int] = []
-    for column, sample in enumerate(samples):
-        questions[: len(sample), column] = sample.questions + len(tasks)
-        tasks += [sample.task] * sample.asked
-    return BabiBatch(sequence, questions[sequence.answer], torch.tensor(tasks))
+    tokens = pad_sequence([sample.words for sample in samples])
+    targets = pad_sequence([sample.targets for sample in samples], padding_value=NO_TARGET)
+    questions = pad_sequence([sample.questions for sample in samples], padding_value=NO_TARGET)
+    answer = targets != NO_TARGET
+    lengths, asked = torch.tensor([(len(sample), sample.asked) for sample in samples]).unbind(1)
+    valid = torch.arange(len(tokens))[:, None] < lengths
+    return BabiBatch(
+        SequenceBatch(tokens, targets.clamp(min=0), answer, valid),
+        (questions + asked.cumsum(0) - asked)[answer],
+        torch.tensor([sample.task for sample in samples]).repeat_interleave(asked),
+    )
 
 
 class Sampler:
@@ -149,14 +141,16 @@ class Sampler:
         self.samples, self.batch_size = samples, batch_size
         tasks = torch.tensor([sample.task for sample in samples])
         asked = torch.tensor([sample.asked for sample in samples])
-        self.weights = torch.zeros(len(samples), dtype=torch.float64)
+        weights = torch.zeros(len(samples), dtype=torch.float64)
         for task in tasks.unique():
-            self.weights[tasks == task] = 1.0 / float(asked[tasks == task].sum())
+            weights[tasks == task] = 1.0 / float(asked[tasks == task].sum())
+        self.cumulative = (weights / weights.sum()).cumsum(0)
 
     def draw(self, generator: torch.Generator) -> BabiBatch:
         """The next batch."""
-        count = POOL * self.batch_size
-        pool = torch.multinomial(self.weights, count, replacement=True, generator=generator)
+        chances = torch.rand(POOL * self.batch_size, dtype=torch.float64, generator=generator)
+        # Rounding may leave the last step of the distribution below 1.
+        pool = torch.searchsorted(self.cumulative, chances).clamp(max=len(self.samples) - 1)
         ordered = sorted(pool.tolist(), key=lambda number: len(self.samples[number]))
         start = self.batch_size * int(torch.randint(POOL, (), generator=generator))
         return collate([self.samples[number] for number in ordered[start : start + self.batch_size]])
