@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from agents.files import atomic_file
@@ -289,8 +290,8 @@ class TapeRecorder:
     and leave them out for any other core. `rule` is that of `write_rule_of(core)`; without it the tape cannot
     redo a write, and everything else is the same. `addresses` says that the core reads slots by address.
 
-    It stands in the acting loop, so a row costs one copy: all parts of the record are laid end to end, and are
-    taken apart when the tape is built.
+    It stands in the acting loop, so the parts of a record are copied together, one block per width and row, and
+    are taken apart when the tape is built.
     """
 
     def __init__(
@@ -312,8 +313,9 @@ class TapeRecorder:
         self._start = None if initial_weights is None else tuple(self._row(w).copy() for w in initial_weights)
         self._rows: list[tuple[Any, ...]] = []
         self._observations: list[dict[str, Array]] = []
-        self._memory: list[Array] = []
-        self._shapes: list[tuple[int, ...]] = []
+        self._memory: list[tuple[Array, ...]] = []
+        self._groups: list[list[int]] = []
+        self._heads = 0
 
     def add(
         self,
@@ -339,10 +341,7 @@ class TapeRecorder:
         if (record is None) != (self._start is None and not self.addresses):
             raise ValueError("a memory record is needed with initial weights, and only with them")
         if record is not None:
-            parts = [self._row(part) for part in _parts_of(record)]
-            if not self._shapes:
-                self._shapes = [part.shape for part in parts]
-            self._memory.append(np.concatenate([part.reshape(-1) for part in parts]))
+            self._memory.append(self._copied(record))
         self._observations.append({name: np.array(part) for name, part in observation.items()})
         unknown = (-1, -1)
         # In the order of _ROW_FIELDS.
@@ -352,6 +351,22 @@ class TapeRecorder:
                 unknown if agent_cell is None else agent_cell, unknown if goal_cell is None else goal_cell,
             )
         )  # fmt: skip
+
+    def _copied(self, record: MemoryRecordLike | AddressRecord) -> tuple[Array, ...]:
+        """This row's part of a record: of a write memory one block per width, then beta."""
+        if isinstance(record, AddressRecord):
+            return tuple(self._row(part).copy() for part in record)
+        parts = _parts_of(record)
+        if not self._groups:
+            widths = [part.shape[-1] for part in parts]
+            self._groups = [
+                [n for n, w in enumerate(widths) if w == width] for width in dict.fromkeys(widths)
+            ]
+            self._heads = parts[0].shape[1]
+        blocks = [self._row(torch.cat([parts[n] for n in group], dim=1)) for group in self._groups]
+        if len(record.beta) > 1:  # A view would keep the rows of the others, too.
+            blocks = [block.copy() for block in blocks]
+        return (*blocks, self._row(record.beta))
 
     def _row(self, tensor: Any) -> Array:
         """One row of a batched torch tensor (or array), as a view where that is possible."""
@@ -384,25 +399,26 @@ class TapeRecorder:
         )
 
     def _columns(self) -> list[Array]:
-        """The parts of the records, each [T, ...]."""
-        flat = np.stack(self._memory)
-        ends = np.cumsum([int(np.prod(shape)) for shape in self._shapes])
-        return [
-            np.ascontiguousarray(part).reshape(len(flat), *shape)
-            for part, shape in zip(np.split(flat, ends[:-1], axis=1), self._shapes, strict=True)
-        ]
+        """What `_copied` gave, each [T, ...]."""
+        return [np.stack(column) for column in zip(*self._memory, strict=True)]
 
     def _memory_tape(self, start: tuple[Array, ...]) -> MemoryTape:
-        parts = self._columns()
+        *blocks, beta = self._columns()
+        parts: dict[int, Array] = {}
+        for group, block in zip(self._groups, blocks, strict=True):
+            for place, number in enumerate(group):
+                # Every part has a row per head, but for the value read, which is the last and has one.
+                rows = slice(place * self._heads, (place + 1) * self._heads)
+                parts[number] = np.ascontiguousarray(block[:, rows])
         return MemoryTape(
             initial_weights=start,
-            write_inputs=tuple(parts[:3]),
-            write_steps=tuple(parts[3:6]),
+            write_inputs=(parts[0], parts[1], parts[2]),
+            write_steps=(parts[3], parts[4], parts[5]),
             target_value=parts[6],
-            beta=parts[7],
-            read_key=parts[8],
-            read_hidden=tuple(parts[9:11]),
-            value_read=parts[11],
+            beta=beta,
+            read_key=parts[7],
+            read_hidden=(parts[8], parts[9]),
+            value_read=parts[10][:, 0],
             rule=self.rule,
         )
 
@@ -417,11 +433,9 @@ def _array_of(tensor: Any) -> Array:
     return array
 
 
-def _parts_of(record: MemoryRecordLike | AddressRecord) -> tuple[Any, ...]:
-    """The arrays of a record in one fixed order."""
-    if isinstance(record, AddressRecord):
-        return tuple(record)
+def _parts_of(record: MemoryRecordLike) -> tuple[Any, ...]:
+    """The parts of a record but beta in one fixed order, each [B, rows, width]; the value read comes last."""
     return (
-        *record.write_inputs, *record.write_steps, record.target_value, record.beta, record.read_key,
-        *record.read_hidden, record.value_read,
+        *record.write_inputs, *record.write_steps, record.target_value, record.read_key,
+        *record.read_hidden, record.value_read.unsqueeze(1),
     )  # fmt: skip

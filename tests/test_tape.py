@@ -14,6 +14,11 @@ from memory import CoreConfig, make_core
 from recall.tape import MemoryTape, Tape, TapeRecorder, WriteRule, walk_weights, weights_at, write_rule_of
 
 
+def map_tensors(change, record):
+    """A record with every tensor changed."""
+    return type(record)(*(tuple(map(change, x)) if isinstance(x, tuple) else change(x) for x in record))
+
+
 def assert_same_rule(left: WriteRule | None, right: WriteRule | None) -> None:
     assert (left is None) == (right is None)
     if left is not None and right is not None:
@@ -187,7 +192,7 @@ def test_recorder_refuses_what_would_spoil_a_tape():
         add_row(recorder, record, 0, memory.rng)
     with pytest.raises(ValueError, match="memory record"):
         add_row(recorder, None, 1, memory.rng)
-    half = record._replace(value_read=record.value_read.half())
+    half = map_tensors(torch.Tensor.half, record)
     with pytest.raises(ValueError, match="half precision"):
         add_row(recorder, half, 1, memory.rng)
     with pytest.raises(IndexError, match="rows 0 to 0"):
