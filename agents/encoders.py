@@ -21,6 +21,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
+from agents.distinct import encode_rows
 from envs.errors import UserError
 
 LARGEST_BOUND = 65_535
@@ -123,7 +124,8 @@ class ObservationEncoder(nn.Module):
 
     def forward(self, obs: dict[str, Tensor], is_first: Tensor, action: Tensor, reward: Tensor) -> Tensor:
         """obs[key] [..., *shape]; is_first, previous action (-1 = none), previous raw reward [...]."""
-        total = torch.stack([part(obs[key]) for key, part in self.parts.items()]).sum(0)
+        parts = [encode_rows(part, obs[key], is_first.dim()) for key, part in self.parts.items()]
+        total = torch.stack(parts).sum(0) if len(parts) > 1 else parts[0]
         if self.previous_action is not None and self.previous_reward is not None:
             index = (action + 1).masked_fill(is_first, 0)
             scaled = (reward * self.reward_scale).masked_fill(is_first, 0.0).to(total.dtype)
