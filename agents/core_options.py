@@ -27,6 +27,9 @@ class CoreOptions:
         "MNM: show the controller the value read last; without it and with the feedforward controller, what "
         "was written is the only path through time",
     )
+    interaction_gain: float = option(
+        1.0, "MNM: factor on the first weights of keys, values and rate; large keys bind at once"
+    )
     initial_weights: Literal["learned", "fixed"] = option(
         "learned", "MNM: whether a new episode's memory is trained"
     )
@@ -46,7 +49,7 @@ class CoreOptions:
 
     def __post_init__(self) -> None:
         check_at_least(self, 1, "hidden_size", "memory_size", "heads", "slots")
-        for name in ("address_temperature", "address_temperature_final"):
+        for name in ("interaction_gain", "address_temperature", "address_temperature_final"):
             value = getattr(self, name)
             if not (value > 0.0 and math.isfinite(value)):
                 raise UserError(f"--{name.replace('_', '-')} must be positive and finite, got {value}")
@@ -60,6 +63,7 @@ class CoreOptions:
             heads=self.heads,
             controller=self.controller,
             read_feedback=self.read_feedback,
+            interaction_gain=self.interaction_gain,
             initial_weights=self.initial_weights,
             update_rate=self.update_rate,
             implementation=self.implementation,

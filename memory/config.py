@@ -38,6 +38,9 @@ class CoreConfig:
     read_feedback: bool = True
     """MNM: whether the controller sees the value read last. If not, a feed-forward controller has no past:
     what was written is the only path through time."""
+    interaction_gain: float = 1.0
+    """MNM: factor on the INITIAL weights that make keys, values and rate. A write binds in proportion to the
+    square of its key, and the default of 1 begins with keys near 0."""
     initial_weights: Literal["learned", "fixed"] = "learned"
     """MNM: whether phi_0, the memory of a new episode, is trained."""
     update_rate: Literal["scalar", "per-layer"] = "scalar"
@@ -90,6 +93,7 @@ def make_core(config: CoreConfig, input_size: int) -> MemoryCore:
         learn_initial_weights=config.initial_weights == "learned",
         rate_per_layer=config.update_rate == "per-layer",
         read_feedback=config.read_feedback,
+        interaction_gain=config.interaction_gain,
     )
     if isinstance(core, FusedMNMCore):
         core.compiled = config.implementation != "fused"

@@ -66,6 +66,7 @@ class MNMCore(MemoryCore):
         learn_initial_weights: bool = True,
         rate_per_layer: bool = False,
         read_feedback: bool = True,
+        interaction_gain: float = 1.0,
     ) -> None:
         super().__init__()
         if rule == "local" and memory_hidden != memory_size:
@@ -82,6 +83,8 @@ class MNMCore(MemoryCore):
             nn.LSTMCell(read_in, hidden_size) if controller == "lstm" else nn.Linear(read_in, hidden_size)
         )
         self.interaction = nn.Linear(hidden_size, (3 * heads + 1) * memory_size)
+        with torch.no_grad():
+            self.interaction.weight.mul_(interaction_gain)
         self.rate = nn.Linear(memory_size, 3 if rate_per_layer else 1)
         write_rule = LocalRule(memory_size) if rule == "local" else GradientRule()
         self.memory = NeuralMemory(memory_size, memory_hidden, write_rule, learn_initial_weights)

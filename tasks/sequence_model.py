@@ -17,10 +17,11 @@ from torch.nn import functional as F
 
 from agents.losses import masked_mean
 from memory import CoreConfig, make_core
+from memory.hard import gumbel_noise
 
 
 class SequenceBatch(NamedTuple):
-    """Token sequences and what is asked of them; all [T, B]."""
+    """Token sequences and what is asked of them; all but the noise [T, B]."""
 
     tokens: Tensor
     """int64 codes that the model reads."""
@@ -30,10 +31,13 @@ class SequenceBatch(NamedTuple):
     """bool: the model's output at this step is an answer."""
     valid: Tensor
     """bool: this step belongs to the sequence."""
+    noise: Tensor | None = None
+    """[T, B, *core.noise_shape] for a core that chooses at random while it trains; None: the best choice."""
 
     def to(self, device: torch.device) -> SequenceBatch:
         """The batch on another device."""
-        return SequenceBatch(*(x.to(device, non_blocking=True) for x in self))
+        moved = {name: x.to(device) for name, x in self._asdict().items() if x is not None}
+        return self._replace(**moved)
 
 
 class SequenceOutput(NamedTuple):
@@ -50,9 +54,13 @@ class SequenceOutput(NamedTuple):
 class SequenceModel(nn.Module):
     """Embedding, interchangeable memory core, and one linear output layer."""
 
-    def __init__(self, tokens: int, classes: int, embedding_size: int, core: CoreConfig) -> None:
+    def __init__(
+        self, tokens: int, classes: int, embedding_size: int, core: CoreConfig, embedding_std: float = 1.0
+    ) -> None:
         super().__init__()
         self.embedding = nn.Embedding(tokens, embedding_size)
+        with torch.no_grad():
+            self.embedding.weight.mul_(embedding_std)
         self.core = make_core(core, embedding_size)
         self.output = nn.Linear(self.core.output_size, classes)
 
@@ -60,8 +68,14 @@ class SequenceModel(nn.Module):
         """Read whole sequences, each from the initial state."""
         state = self.core.initial_state(batch.tokens.shape[1])
         is_first = torch.zeros_like(batch.answer)
-        out, _ = self.core.unroll(self.embedding(batch.tokens), state, is_first)
+        out, _ = self.core.unroll(self.embedding(batch.tokens), state, is_first, noise=batch.noise)
         return SequenceOutput(self.output(out.features[batch.answer]), out.meta_loss, out.write_error)
+
+    def with_noise(self, batch: SequenceBatch, generator: torch.Generator) -> SequenceBatch:
+        """The batch with the noise that training on it consumes; unchanged for a core without chance."""
+        if self.core.noise_shape is None:
+            return batch
+        return batch._replace(noise=gumbel_noise((*batch.tokens.shape, *self.core.noise_shape), generator))
 
 
 def sequence_loss(

@@ -26,6 +26,9 @@ from tasks.symbols import Alphabet, Sizes, SymbolTask
 
 VALID_STREAM, TEST_STREAM = 2, 3
 """Random streams of the sequences for choosing and for testing; both are apart from the training's."""
+EMBEDDING_STD = 3.0
+"""Keys are tanh of what the controller makes of a symbol. Small symbols would give keys near 0, which bind
+almost nothing, and learning would begin late."""
 CHUNK = 256
 """Most sequences that are evaluated at once."""
 
@@ -82,7 +85,9 @@ class SymbolSequences:
         self.config, self.device, self.generate = config, device, generate
         self.alphabet = Alphabet(config.symbols)
         codes = self.alphabet.codes
-        self.model = SequenceModel(codes, codes, config.embedding_size, config.core_config()).to(device)
+        self.model = SequenceModel(
+            codes, codes, config.embedding_size, config.core_config(), EMBEDDING_STD
+        ).to(device)
         self.sizes = config.trained()
         stream = make_generator(config.seed, VALID_STREAM, torch.device("cpu"))
         self.valid = [
@@ -93,10 +98,11 @@ class SymbolSequences:
         """A batch of one trained size."""
         choice = int(torch.randint(len(self.sizes), (1,), generator=generator))
         batch = self.generate(self.alphabet, self.sizes[choice], self.config.batch_size, generator)
-        return batch.to(self.device)
+        return self.model.with_noise(batch, generator).to(self.device)
 
     def loss(self, batch: SequenceBatch, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
         """Cross entropy of the answers and the memory's own loss."""
+        self.model.core.set_progress(progress)
         return sequence_loss(self.model(batch), batch, self.config.meta_coef)
 
     def evaluate(self) -> dict[str, float]:

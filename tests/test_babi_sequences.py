@@ -39,7 +39,7 @@ def test_a_batch_by_hand():
     assert vocabulary.words[:2] == (PADDING, BLANK)
     assert vocabulary.answers == ("ann", "attic", "barn")
     batch = collate(encode(stories, vocabulary))
-    tokens, targets, answer, valid = batch.sequence
+    tokens, targets, answer, valid = batch.sequence[:4]
     read = [[vocabulary.words[number] for number in column] for column in tokens.T.tolist()]
     assert read[0] == [word for sentence in FIRST for word in sentence.split()]
     assert read[1] == ["ann", "sleeps", ".", "who", "sleeps", "?", "-", *[PADDING] * 15]
@@ -54,7 +54,7 @@ def test_the_answer_is_never_among_what_is_read():
     for task in (1, 2, 6, 15):
         vocabulary, samples = samples_of(task)
         for batch in in_batches(samples, 16):
-            tokens, _, answer, valid = batch.sequence
+            tokens, _, answer, valid = batch.sequence[:4]
             assert bool((tokens[answer] == vocabulary.words.index(BLANK)).all())
             assert bool(((tokens == vocabulary.words.index(BLANK)) == answer).all())
             assert bool(((tokens == 0) == ~valid).all())

@@ -276,6 +276,18 @@ def test_without_read_feedback_what_was_written_is_the_only_path_through_time(im
     assert not torch.allclose(emptied, fresh)
 
 
+def test_the_interaction_gain_enlarges_the_first_keys_and_nothing_else() -> None:
+    config = CoreConfig(name="mnm-p", hidden_size=N, memory_size=D)
+    cores = []
+    for gain in (1.0, 3.0):
+        torch.manual_seed(0)
+        cores.append(make_core(replace(config, interaction_gain=gain), X))
+    plain, enlarged = (core.state_dict() for core in cores)
+    for name, weight in plain.items():
+        factor = 3.0 if name == "interaction.weight" else 1.0
+        assert torch.equal(enlarged[name], factor * weight)
+
+
 def test_a_reset_selects_and_does_not_multiply() -> None:
     core = make_core(CoreConfig(name="mnm-p", hidden_size=N, memory_size=D), X)
     broken = core.initial_state(B)._replace(h=torch.full((B, N), torch.nan))

@@ -114,6 +114,29 @@ def test_resume_in_a_new_process_equals_no_interruption_bit_for_bit(run_dir: Pat
     assert (run_dir / "accuracy.csv").read_text() == (path / "accuracy.csv").read_text()
 
 
+@pytest.mark.parametrize("core", ["hard", "lstm"])
+def test_resume_replays_no_noise_twice(core: str, tmp_path: Path) -> None:
+    """The noise of a core that chooses at random comes from the stream that is saved."""
+    latest = []
+    for name, stop_after in (("whole", None), ("parts", FIRST)):
+        words = [
+            *TINY,
+            "--core",
+            core,
+            "--slots",
+            "9",
+            "--steps",
+            str(ALL),
+            "--run-dir",
+            str(tmp_path / name),
+        ]
+        config, _ = train_task.read_command(words)
+        finished = TaskTrainer(config).run(stop_after_updates=stop_after)
+        assert finished or TaskTrainer(config, resume=True).run()
+        latest.append(load_checkpoint(tmp_path / name / "checkpoints" / "latest.pt"))
+    assert same(latest[0]["model"], latest[1]["model"])
+
+
 def test_another_seed_gives_another_run(run_dir: Path, tmp_path: Path) -> None:
     path = tmp_path / "run"
     assert train_task.main([*TINY, "--steps", "1", "--seed", "1", "--run-dir", str(path)]) == 0

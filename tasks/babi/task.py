@@ -100,10 +100,12 @@ class BabiTask:
 
     def draw(self, generator: torch.Generator) -> BabiBatch:
         """Stories of similar length, from all chosen tasks."""
-        return self.sampler.draw(generator).to(self.device)
+        batch = self.sampler.draw(generator)
+        return batch._replace(sequence=self.model.with_noise(batch.sequence, generator)).to(self.device)
 
     def loss(self, batch: BabiBatch, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
         """Cross entropy of the answers and the memory's own loss."""
+        self.model.core.set_progress(progress)
         return sequence_loss(self.model(batch.sequence), batch.sequence, self.config.meta_coef)
 
     def evaluate(self) -> dict[str, float]:
