@@ -36,6 +36,8 @@ class Limits:
     """The other cue must change the action at the decision step in at least this share of episodes."""
     recalled_in_both: float = 0.8
     """In at least this share the cue's step must be ranked first with either cue."""
+    read_off_flips: float = 0.1
+    """With the read switched off, the other cue may change the action in at most this share of episodes."""
     not_used_probability: float = 0.02
     """If v_r := v_0 moves no action's probability by more, the memory counts as not used."""
     use_share: float = 0.05

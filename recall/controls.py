@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from agents.evaluation import LoadedAgent
 from agents.model import ActorCritic, AgentState
 from agents.trainer import build_model
-from recall.decision import effect_of_memory, recorded_row, state_before
+from recall.decision import decision_effect, effect_of_memory, recorded_row, state_before
 from recall.deletion import increments
-from recall.intervene import add_to_memory
+from recall.intervene import add_to_memory, without_read
 from recall.planted import PlayedEpisode, make_env, retape
 from recall.ranking import RankingResult, judge
 from recall.scores import leave_one_write_out, rank, use_share
@@ -111,6 +111,36 @@ def _flip(model: ActorCritic, clean: PlayedEpisode, flipped: PlayedEpisode) -> t
     span = ld_clean - ld_flipped
     restored = (ld_patched - ld_flipped) / span if span != 0 else np.nan
     return float(action_clean != action_flipped), float(both), restored
+
+
+@dataclass(frozen=True)
+class ReadOffResult:
+    """An agent that receives v_r := 0 sees the recorded episodes."""
+
+    action_flips: Float
+    """[E] 1.0 where its greedy action at the decision step still depends on the cue."""
+    removal: RankingResult
+    """R2 of its memory: what it would read if it listened."""
+    decision: RankingResult
+    """R4: no write can matter to an agent that hears none."""
+
+
+def read_off_result(
+    model: ActorCritic, clean: Sequence[PlayedEpisode], flipped: Sequence[PlayedEpisode]
+) -> ReadOffResult:
+    """The agent without its read on episodes and their twins with the other cue; all must be planted."""
+    deaf = without_read(model)
+    tapes = [retape(deaf, episode.tape) for episode in clean]
+    twins = [retape(deaf, episode.tape) for episode in flipped]
+    actions = [tape.logits[e.decision].argmax() for tape, e in zip(tapes, clean, strict=True)]
+    others = [tape.logits[e.decision].argmax() for tape, e in zip(twins, flipped, strict=True)]
+    removal = [removal_scores(tape, e.decision) for tape, e in zip(tapes, clean, strict=True)]
+    decision = [decision_effect(deaf, e.tape, e.decision).divergence[e.decision, : e.decision] for e in clean]
+    return ReadOffResult(
+        np.array([float(a != b) for a, b in zip(actions, others, strict=True)]),
+        judge("R2, read off", removal, clean),
+        judge("R4, read off", decision, clean),
+    )
 
 
 def not_used_share(

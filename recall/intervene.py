@@ -7,10 +7,11 @@ share one pass. Legend: B batch, H heads, d key and value size.
 
 from __future__ import annotations
 
+import copy
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from agents.model import ActorCritic, AgentState
 from envs.errors import UserError
@@ -97,6 +98,22 @@ def wipe_value_read(state: AgentState) -> AgentState:
     """v_{t-1} := 0: the last value read, through which a controller without state can remember as well."""
     core: MNMState = state.core
     return state._replace(core=core._replace(value_read=torch.zeros_like(core.value_read)))
+
+
+@torch.no_grad()
+def without_read(model: ActorCritic) -> ActorCritic:
+    """A copy of the agent with its read switched off: it writes and reads as before, and receives v_r := 0.
+
+    All weights from the value read are 0, in the output layer and in the controller.
+    """
+    twin = copy.deepcopy(model)
+    core = write_memory_of(twin)
+    core.output.weight[:, core.output_size :] = 0.0
+    cell = core.cell
+    from_input = cell.weight_ih if isinstance(cell, nn.LSTMCell) else cell.weight
+    assert isinstance(from_input, Tensor)
+    from_input[:, core.input_size :] = 0.0  # no columns are left without read feedback
+    return twin
 
 
 def repeat_state(state: AgentState, count: int) -> AgentState:

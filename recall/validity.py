@@ -19,7 +19,14 @@ from numpy.typing import NDArray
 
 from agents.evaluation import LoadedAgent
 from recall.checks import Check, Limits, ValidityReport, decide, not_applicable
-from recall.controls import FlipResult, flip_result, not_used_share, permuted_ranking, untrained_ranking
+from recall.controls import (
+    FlipResult,
+    flip_result,
+    not_used_share,
+    permuted_ranking,
+    read_off_result,
+    untrained_ranking,
+)
 from recall.decision import state_before
 from recall.deletion import Sets, answers, choose_sets, closed_loop, open_loop, variants
 from recall.intervene import write_memory_of
@@ -139,6 +146,12 @@ class Study:
             return "in no episode did the agent see the cue and then reach the decision"
         return ""
 
+    @property
+    def _blind_limit(self) -> float:
+        """The hit@1 above which a control finds the cue."""
+        blind = max(r.hit_1.mean for r in self.rankings if r.name in BLIND_BASELINES)
+        return blind + self.limits.above_baseline
+
     # --- which ranking finds the cue ---------------------------------------------------
 
     def planted_checks(self) -> list[Check]:
@@ -173,8 +186,7 @@ class Study:
         if self.no_plan:
             return [not_applicable(name, self.no_plan) for name in ("untrained agent", "permuted writes")]
         self.progress("randomised controls")
-        blind = max(r.hit_1.mean for r in self.rankings if r.name in BLIND_BASELINES)
-        limit = blind + self.limits.above_baseline
+        limit = self._blind_limit
         rows = {
             "untrained agent": untrained_ranking(self.agent, self.planted),
             "permuted writes": permuted_ranking(self.planted, self.seed),
@@ -274,7 +286,7 @@ class Study:
 
     def flip_checks(self) -> list[Check]:
         """The same episodes with the other cue."""
-        names = ("cue flip changes the action", "cue recalled in both")
+        names = ("cue flip changes the action", "cue recalled in both", "read switched off")
         if self.no_plan:
             return [not_applicable(name, self.no_plan) for name in names]
         self.progress("flipped cues")
@@ -287,7 +299,8 @@ class Study:
         if not pairs:
             reason = f"{self.agent.config.env} does not take reset(options={{'flip_cue': True}})"
             return [not_applicable(name, reason) for name in names]
-        result: FlipResult = flip_result(self.agent.model, [a for a, _ in pairs], [b for _, b in pairs])
+        clean, flipped = [a for a, _ in pairs], [b for _, b in pairs]
+        result: FlipResult = flip_result(self.agent.model, clean, flipped)
         restored = result.restored[~np.isnan(result.restored)]
         if len(restored):
             self.measures["logit difference restored by the recalled write of the other run, median"] = round(
@@ -299,7 +312,25 @@ class Study:
                    f">= {self.limits.cue_flips}"),
             decide(names[1], both.mean >= self.limits.recalled_in_both, f"cue's step first in both: {both}",
                    f">= {self.limits.recalled_in_both}"),
+            self._read_off_check(names[2], clean, flipped),
         ]  # fmt: skip
+
+    def _read_off_check(
+        self, name: str, clean: Sequence[PlayedEpisode], flipped: Sequence[PlayedEpisode]
+    ) -> Check:
+        """An agent that receives v_r := 0 must neither know the cue nor have a write that matters."""
+        self.progress("read switched off")
+        result = read_off_result(self.agent.model, clean, flipped)
+        self.rankings += [result.removal, result.decision]
+        flips, hit, limit = bootstrap(result.action_flips), result.decision.hit_1.mean, self._blind_limit
+        return decide(
+            name,
+            flips.mean <= self.limits.read_off_flips and hit <= limit,
+            f"the other cue still changes the action in {flips}; hit@1 of R4 {hit:.2f}",
+            f"<= {self.limits.read_off_flips}; <= {limit:.2f} (best blind baseline + {self.limits.above_baseline})",
+            flips=flips.mean,
+            hit_1=hit,
+        )
 
     def channel_check(self) -> Check:
         """Memory or controller: what carries what the decision needs?"""

@@ -15,7 +15,7 @@ from envs import make_single
 from envs.errors import UserError
 from memory import MNMCore
 from recall.decision import decision_effect, effect_of_memory, recorded_row, state_before
-from recall.intervene import act_with, wipe_controller, wipe_memory
+from recall.intervene import act_with, wipe_controller, wipe_memory, without_read
 from recall.planted import play_planted
 
 TOLERANCE = 1e-10
@@ -180,6 +180,29 @@ def test_wiping_leaves_the_other_channel_alone():
     assert not controller.h.any()
     assert not controller.c.any()
     assert not controller.value_read.any()
+
+
+@torch.no_grad()
+def test_an_agent_without_its_read_receives_zeros(played):
+    model, tape = played
+    deaf = without_read(model)
+    listening, core = model.initial_state(1), model.core
+    state = deaf.initial_state(1)
+    for t in range(5):
+        row = recorded_row(model, tape, t, 1)
+        out = deaf.act(row.obs, row.is_first, AgentState(state.core, row.action, row.reward))
+        state = out.state
+        # By hand: the agent's own step, its last value read and the one of this step replaced by 0.
+        x_t = model.encoder(row.obs, row.is_first, row.action, row.reward)
+        silence = torch.zeros_like(listening.core.value_read)
+        output, after = MNMCore.step(core, x_t, listening.core._replace(value_read=silence), record=True)
+        from_value = output.record.value_read @ core.output.weight[:, core.output_size :].T
+        logits = model.policy_head(output.features - from_value)
+        torch.testing.assert_close(out.logits, logits, rtol=0, atol=TOLERANCE)
+        listening = listening._replace(core=after)
+    assert any(part.any() for part in state.core.delta), "it still writes"
+    assert decision_effect(deaf, tape, STEPS - 1).divergence.max() < TOLERANCE
+    assert decision_effect(model, tape, STEPS - 1).divergence.max() > 1e-6
 
 
 def test_cores_without_write_memory_are_refused():

@@ -70,7 +70,7 @@ def test_every_check_passes_on_an_agent_that_uses_one_write():
         (
             "lstm",
             ["planted cue, R2", "planted cue, R4", "deletion flips", "deletion beats random", "keep only top",
-             "deletion costs return", "cue recalled in both", "memory carries the decision",
+             "deletion costs return", "cue recalled in both", "read switched off", "memory carries the decision",
              "interaction residual", "memory not used where all is visible"],
         ),
         ("addressed", ["permuted writes", "memory not used where all is visible"]),
@@ -117,6 +117,15 @@ def test_a_trained_agent_posing_as_untrained_is_caught(played, monkeypatch):
     monkeypatch.setattr(recall.controls, "untrained_model", lambda agent: agent.model)
     outcomes = {check.name: check.outcome for check in study_of(agent, played).randomised_checks()}
     assert outcomes == {"untrained agent": "FAIL", "permuted writes": "PASS"}
+
+
+def test_an_agent_that_goes_on_reading_is_caught(played, monkeypatch):
+    monkeypatch.setattr(recall.controls, "without_read", lambda model: model)
+    outcomes = {check.name: check for check in study_of(one_write_agent(), played).flip_checks()}
+    check = outcomes.pop("read switched off")
+    assert check.outcome == "FAIL"
+    assert (check.values["flips"], check.values["hit_1"]) == (1.0, 1.0)
+    assert {other.outcome for other in outcomes.values()} == {"PASS"}
 
 
 @pytest.mark.parametrize("wrong", ["random deletion does not", "bottom least"])
