@@ -13,7 +13,6 @@ from __future__ import annotations
 import csv
 import dataclasses
 import datetime
-import platform
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ import torch
 from torch import Tensor
 
 from agents.options import option, parse, run_command
+from agents.run_dir import cpu_model
 from memory import CoreConfig, MemoryCore, make_core
 
 RESULTS = Path(__file__).resolve().parent / "results" / "memory_speed.csv"
@@ -166,14 +166,6 @@ def measure_memory(rule: str, size: int, heads: int, batch: int = 2) -> list[Row
             Row(rule, size, heads, f"KiB kept per sample, T = {steps}", kept["plain"], kept["fused"], ratio)
         )
     return rows
-
-
-def cpu_model() -> str:
-    """The processor's name, where the system tells it."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def print_table(rows: list[Row], peak: float) -> None:
