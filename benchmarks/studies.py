@@ -67,6 +67,16 @@ def maze(side: int, total_steps: int, name: str = "", algo: str = "ppo", **more:
 FIRST_STAGE = ("--entropy-coef-final", "0.04")
 LATER_STAGE = ("--learning-rate", "1e-3", "--entropy-coef", "0.04", "--entropy-coef-final", "0.02")
 """A stage that begins with a trained agent takes smaller steps and needs less noise."""
+LAST_STAGE = (
+    "--learning-rate",
+    "1e-3",
+    "--anneal",
+    "--entropy-coef",
+    "0.03",
+    "--entropy-coef-final",
+    "0.005",
+)
+"""What is learnt by now must only stretch over longer ways, and become steady."""
 
 
 def memory(size: str, total_steps: int, after: str = "", **more: Any) -> Study:
@@ -128,7 +138,7 @@ STUDIES: dict[str, Study] = {
         t_maze(12, 300_000, "ablation", cores=tuple(ABLATIONS), per_core=ABLATIONS),
         memory("S9", 800_000, options=FIRST_STAGE),
         memory("S11", 1_000_000, after="memory-s9", options=LATER_STAGE),
-        memory("S13", 400_000, after="memory-s11-staged", options=LATER_STAGE),
-        memory("S17Random", 400_000, after="memory-s13-staged", options=LATER_STAGE),
+        memory("S13", 800_000, after="memory-s11-staged", options=LAST_STAGE),
+        memory("S17Random", 800_000, after="memory-s13-staged", options=LAST_STAGE),
     )
 }
