@@ -40,11 +40,12 @@ from agents.progress import ProgressDisplay, number, print_table
 from envs import held_out_seed, make_single
 from envs.errors import UserError
 from recall.episode import Outputs, numbered, render_recalls
+from recall.matrix import check_applies
 from recall.picture import MOST_TILES
 from recall.validity import check_recall
 from recall.video import check_movie
 
-ScoreName = Literal["removal", "symmetrised", "contribution", "key", "decision"]
+ScoreName = Literal["removal", "symmetrised", "contribution", "key", "decision", "address"]
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,9 @@ class EvaluateConfig:
     control: str | None = option(
         None, "for --check-recall: a run trained where the cue stays visible", metavar="DIR"
     )
-    score: ScoreName = option("removal", "what ranks the recalls")
+    score: ScoreName | None = option(
+        None, "what ranks the recalls (None: removal, or address for the core hard, which has no other)"
+    )
     top_k: int = option(5, "recalls shown at every step")
 
     def __post_init__(self) -> None:
@@ -131,7 +134,7 @@ def render(agent: LoadedAgent, config: EvaluateConfig, console: Console) -> None
     for path in (config.tape, config.similarity):
         if path is not None:
             console.print(", ".join(str(numbered(path, e + 1, len(episodes))) for e in episodes))
-    if not agent.model.core.writes:
+    if not (agent.model.core.writes or agent.model.core.addresses):
         console.print(f"The core {train.core} has no write memory, so there are no recalls to show.")
 
 
@@ -163,6 +166,9 @@ def main(argv: Sequence[str]) -> int:
     agent = load_agent(Path(config.run_dir), config.checkpoint, pick_device(config.device))
     if config.env is not None:
         agent = moved_to(agent, config.env)
+    memory = agent.model.core
+    if config.score is not None and (memory.writes or memory.addresses):
+        check_applies(config.score, agent.config.core, memory.addresses)
     extra = {
         "agent": f"{agent.config.core}, {agent.config.algo}, {agent.frames:,} frames",
         "playing": agent.config.env,

@@ -1,7 +1,8 @@
 """Does what is read from memory change what the agent does now? The other half of "memory not used".
 
 The recorded episode is replayed; at every step a twin of the agent receives v_0, what the unwritten memory
-would answer, in place of what was read. The twin never acts on: the next step starts from the run's own state.
+would answer, in place of what was read; with a hard memory that is the null slot. The twin never acts on: the
+next step starts from the run's own state.
 """
 
 from __future__ import annotations
@@ -10,11 +11,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from agents.model import ActorCritic, AgentState
+from agents.model import ActorCritic, ActOutput, AgentState
 from agents.rollout import select_agent
 from recall.decision import recorded_row
-from recall.intervene import act_with
+from recall.intervene import StepAnswer, act_with
 from recall.tape import Tape
+
+SURELY = 1e6
+"""Added to the noise of the null slot, which is then chosen."""
 
 
 @torch.no_grad()
@@ -28,7 +32,13 @@ def policy_effect(model: ActorCritic, tape: Tape) -> NDArray[np.float64]:
         row = recorded_row(model, tape, t, 1)
         both = select_agent(AgentState(state.core, row.action, row.reward), twins)
         inputs = recorded_row(model, tape, t, 2)
-        answer = act_with(model, inputs.obs, inputs.is_first, both, unwritten=unwritten)
+        answer: StepAnswer | ActOutput
+        if tape.addresses is None:
+            answer = act_with(model, inputs.obs, inputs.is_first, both, unwritten=unwritten)
+        else:
+            noise = torch.from_numpy(tape.addresses.noise[t]).to(model.policy_head.weight).repeat(2, 1, 1)
+            noise[1, :, -1] += SURELY
+            answer = model.act(inputs.obs, inputs.is_first, both, noise=noise)
         pi = torch.softmax(answer.logits.double(), dim=-1)
         found[t] = float((pi[1] - pi[0]).abs().max())
         state = select_agent(answer.state, first)

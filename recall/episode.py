@@ -22,14 +22,18 @@ from envs.errors import UserError
 from recall.effect import policy_effect
 from recall.html import ViewerPage
 from recall.matrix import (
-    FROM_TAPE,
+    OF_ADDRESSES,
     SCORES,
     Measures,
+    ReadMeasures,
     ScoreMatrix,
     as_matrix,
+    check_applies,
     check_score,
     measure,
+    measure_reads,
     score_matrices,
+    scores_that_apply,
 )
 from recall.palette import fixed_colours
 from recall.picture import Facts, Painter, Tile
@@ -109,7 +113,7 @@ def facts_of(episode: Episode, t: int, number: int, count: int) -> Facts:
 def tiles_of(episode: Episode, t: int, recalls: StepRecalls, rows: Rows | None = None) -> list[Tile | None]:
     """The recalls of step t as tiles, row by row; without `rows` in rank order."""
     assert episode.scenes is not None
-    tape, beta = episode.tape, episode.tape.written().beta
+    tape = episode.tape
     tiles: list[Tile | None] = []
     for rank in range(len(recalls.writes)) if rows is None else rows:
         if rank is None:
@@ -124,14 +128,22 @@ def tiles_of(episode: Episode, t: int, recalls: StepRecalls, rows: Rows | None =
                 seen=scene.seen,
                 step=tape.start_step + s,
                 age=t - s,
-                beta=float(beta[s]),
+                note=_note(tape, s, recalls.counts(rank)),
                 score=recalls.scores[rank],
+                had_effect=recalls.counts(rank),
                 supports=recalls.supports[rank],
                 reward=float(tape.previous_reward[s]),
                 cell=scene.agent,
             )
         )
     return tiles
+
+
+def _note(tape: Tape, s: int, had_effect: bool) -> str:
+    """What a tile says of the write s itself."""
+    if tape.addresses is None:
+        return f"beta {tape.written().beta[s]:.2f}"
+    return "read" if had_effect else "not read"
 
 
 def draw_episode(
@@ -193,7 +205,7 @@ def render_recalls(
     outputs: Outputs,
     *,
     policy: Policy = "greedy",
-    score: str = "removal",
+    score: str | None = None,
     more_scores: MoreScores | None = None,
     top_k: int = 5,
     fps: float = 6.0,
@@ -207,15 +219,18 @@ def render_recalls(
 
     `env_factory` makes a single environment (with render_mode="rgb_array" unless it is a grid that is drawn
     here). `rngs`, one per seed, drive the sampled policy, so that an evaluation's own episodes can be shown.
-    `score` ranks the recalls of the animation and is the one that the page opens with; the page offers all.
+    `score` ranks the recalls of the animation and is the one that the page opens with; the page offers all. By
+    default it is R2, or the address for a hard memory.
     Without write memory the left side is drawn alone, and the picture says why.
     """
     seeds = list(seeds)
     core = core or type(model.core).__name__
-    writes = bool(model.core.writes)
-    _check(outputs, seeds, score, fps, core, writes)
+    addresses = bool(model.core.addresses)
+    recalled = bool(model.core.writes) or addresses
+    score = score or scores_that_apply(addresses)[0]
+    _check(outputs, seeds, score, fps, core, model.core)
     limits = thresholds or Thresholds()
-    caption = None if writes else f"No recalls: the core {core!r} has no write memory."
+    caption = None if recalled else f"No recalls: the core {core!r} has no write memory."
     start_s = time.perf_counter()
     env = env_factory()
     episodes: list[dict[str, Any]] = []
@@ -238,7 +253,7 @@ def render_recalls(
                 )
                 recalls: list[StepRecalls] = []
                 matrices: dict[str, ScoreMatrix] = {}
-                measures = measure(episode.tape, _policy_effect(model, episode.tape)) if writes else None
+                measures = _measures(model, episode.tape) if recalled else None
                 if measures is not None:
                     matrices = _scores_of(model, episode.tape, measures, more_scores, score, page is not None)
                     recalls = recalls_of(episode.tape, top_k, matrices[score], measures)
@@ -261,7 +276,7 @@ def render_recalls(
         "html": None if outputs.html is None else str(outputs.html),
         "html_bytes": _size(outputs.html),
         "seconds": time.perf_counter() - start_s,
-        "score": SCORES[score].label if writes else None,
+        "score": SCORES[score].label if recalled else None,
         "top_k": top_k,
         "episodes": episodes,
     }
@@ -283,7 +298,7 @@ def numbered(path: str | Path, number: int, count: int) -> Path:
     return path if count == 1 else path.with_name(f"{path.stem}-{number}{path.suffix}")
 
 
-def _check(outputs: Outputs, seeds: Sequence[int], score: str, fps: float, core: str, writes: bool) -> None:
+def _check(outputs: Outputs, seeds: Sequence[int], score: str, fps: float, core: str, memory: Any) -> None:
     """Refuse before an episode is played what cannot be written."""
     if not seeds:
         raise UserError("at least one episode is needed, not 0")
@@ -295,8 +310,11 @@ def _check(outputs: Outputs, seeds: Sequence[int], score: str, fps: float, core:
         if path is not None:
             check_writable(numbered(path, 1, len(seeds)))
     check_score(score)
-    if outputs.similarity is not None and not writes:
-        raise UserError(f"no similarity maps: the core {core!r} has no write memory")
+    if memory.writes or memory.addresses:
+        check_applies(score, core, bool(memory.addresses))
+    if outputs.similarity is not None and not memory.writes:
+        kind = "keeps slots, which are read whole" if memory.addresses else "has no write memory"
+        raise UserError(f"no similarity maps: the core {core!r} {kind}")
 
 
 def _policy_effect(model: Any, tape: Tape) -> NDArray[np.float64] | None:
@@ -304,13 +322,24 @@ def _policy_effect(model: Any, tape: Tape) -> NDArray[np.float64] | None:
     return policy_effect(model, tape) if isinstance(model, ActorCritic) and not tape.start_step else None
 
 
+def _measures(model: Any, tape: Tape) -> Measures | ReadMeasures:
+    effect = _policy_effect(model, tape)
+    return measure(tape, effect) if tape.addresses is None else measure_reads(tape, effect)
+
+
 def _scores_of(
-    model: Any, tape: Tape, measures: Measures, more_scores: MoreScores | None, score: str, every: bool
+    model: Any,
+    tape: Tape,
+    measures: Measures | ReadMeasures,
+    more_scores: MoreScores | None,
+    score: str,
+    every: bool,
 ) -> dict[str, ScoreMatrix]:
     """The scores of an episode in the order of `SCORES`: the one asked for, or every one that is cheap too."""
     given_by_caller = dict(more_scores(tape)) if more_scores is not None else {}
-    names = {score} | set(FROM_TAPE if every else ())
-    found = score_matrices(tape, sorted(names - set(given_by_caller)), measures, model)
+    names = {score} | set(scores_that_apply(tape.addresses is not None) if every else ())
+    known = measures if isinstance(measures, Measures) else None
+    found = score_matrices(tape, sorted(names - set(given_by_caller)), known, model)
     for name, given in given_by_caller.items():
         found[name] = as_matrix(name, given, tape.steps)
     return {name: found[name] for name in SCORES if name in found}
@@ -334,6 +363,12 @@ def _size(path: str | Path | None) -> int:
 
 def _comment(limits: Thresholds, score: str) -> str:
     """Stored in the file, so that the picture can be understood without this code."""
+    if score in OF_ADDRESSES:
+        return (
+            f"Recalls by {SCORES[score].label}: {SCORES[score].meaning}. Grey tiles were not read. "
+            f"Grey: no head read a slot (memory not used), "
+            f"or no probability moves by {limits.policy:g} (action unaffected)."
+        )
     return (
         f"Recalls by {SCORES[score].label}: {SCORES[score].meaning}. "
         f"Grey: use share < {limits.use_share:g} (memory not used), "

@@ -27,7 +27,18 @@ from PIL import Image
 
 from agents.files import atomic_file, check_writable
 from envs.errors import UserError
-from recall.matrix import SCORES, Measures, ScoreMatrix, as_matrix, check_score, measure, score_matrices
+from recall.matrix import (
+    SCORES,
+    Measures,
+    ReadMeasures,
+    ScoreMatrix,
+    as_matrix,
+    check_score,
+    measure,
+    measure_reads,
+    score_matrices,
+    scores_that_apply,
+)
 from recall.record import Episode
 from recall.scene import Picture
 from recall.tape import Tape
@@ -58,7 +69,7 @@ def render_html(
     top_k: int = 5,
     scores: Sequence[Mapping[str, ScoreMatrix | ArrayLike]] | None = None,
     *,
-    opens_with: str = "removal",
+    opens_with: str | None = None,
     thresholds: Thresholds | None = None,
     title: str = "",
 ) -> Path:
@@ -74,21 +85,24 @@ def render_html(
     if scores is not None and len(scores) != len(episodes):
         raise ValueError(f"scores of {len(scores)} episodes for {len(episodes)} episodes")
     core = episodes[0].tape.core
-    writes = episodes[0].tape.memory is not None
-    caption = None if writes else f"No recalls: the core {core!r} has no write memory."
+    addresses = episodes[0].tape.addresses is not None
+    recalled = addresses or episodes[0].tape.memory is not None
+    caption = None if recalled else f"No recalls: the core {core!r} has no write memory."
     page = ViewerPage(top_k, thresholds or Thresholds(), title or core, caption)
     for number, episode in enumerate(episodes):
-        measures = measure(episode.tape) if writes else None
         found: dict[str, ScoreMatrix] = {}
-        if measures is not None:
-            given = score_matrices(episode.tape, measures=measures) if scores is None else scores[number]
+        measures: Measures | ReadMeasures | None = None
+        if recalled:
+            known = None if addresses else measure(episode.tape)
+            measures = known or measure_reads(episode.tape)
+            given = score_matrices(episode.tape, measures=known) if scores is None else scores[number]
             found = {
                 name: as_matrix(name, given[name], episode.tape.steps)  # type: ignore[arg-type]
                 for name in [*SCORES, *(set(given) - set(SCORES))]
                 if name in given
             }
         page.add(episode, found, measures)
-    return page.write(path, opens_with)
+    return page.write(path, opens_with or scores_that_apply(addresses)[0])
 
 
 class ViewerPage:
@@ -106,7 +120,10 @@ class ViewerPage:
         self._tape_room = TAPE_BUDGET
 
     def add(
-        self, episode: Episode, scores: Mapping[str, ScoreMatrix], measures: Measures | None = None
+        self,
+        episode: Episode,
+        scores: Mapping[str, ScoreMatrix],
+        measures: Measures | ReadMeasures | None = None,
     ) -> None:
         """Add an episode with its scores, the same ones for every episode of a page."""
         if self._episodes and list(scores) != self._scores:
@@ -238,7 +255,7 @@ def _shrunk(content: bytes, scale: float, quality: int) -> bytes:
     return min(content, smaller, key=len)
 
 
-def _columns(tape: Tape, measures: Measures | None) -> dict[str, ArrayLike]:
+def _columns(tape: Tape, measures: Measures | ReadMeasures | None) -> dict[str, ArrayLike]:
     """One number per step, for timeline, tiles and captions."""
     rows = np.arange(tape.steps)
     columns: dict[str, ArrayLike] = {
@@ -249,11 +266,9 @@ def _columns(tape: Tape, measures: Measures | None) -> dict[str, ArrayLike]:
         "value": tape.value,
     }
     if measures is not None:
-        columns |= {
-            "beta": tape.written().beta,
-            "use_share": measures.use_share,
-            "residual": measures.residual,
-        }
+        columns["use_share"] = measures.use_share
+        if isinstance(measures, Measures):
+            columns |= {"beta": tape.written().beta, "residual": measures.residual}
         if measures.policy_effect is not None:
             columns["policy_effect"] = measures.policy_effect
     return columns
@@ -267,12 +282,14 @@ def _score_entry(
     writes = np.full((steps, top_k), -1, np.int32)
     ranks = np.zeros((steps, top_k), np.uint8)
     supports = np.ones((steps, top_k), np.uint8)
+    counts = np.ones((steps, top_k), np.uint8)
     listed = np.zeros((steps, top_k), np.float32)
     for t, (step, rows) in enumerate(zip(recalls, stable_rows(recalls, top_k), strict=True)):
         for row, rank in enumerate(rows):
             if rank is not None:
                 writes[t, row], ranks[t, row] = step.writes[rank], min(rank, 255)
                 listed[t, row], supports[t, row] = step.scores[rank], step.supports[rank]
+                counts[t, row] = step.counts(rank)
     scale = bar_scale(recalls, thresholds)
     below = np.tril_indices(steps, -1)  # row by row: (1,0), (2,0), (2,1), ...
     cells = np.round(255 * np.clip(matrix.values[below] / scale, 0.0, 1.0)).astype(np.uint8)
@@ -282,6 +299,7 @@ def _score_entry(
         "writes": _text(writes.astype("<i4").tobytes()),
         "ranks": _text(ranks.tobytes()),
         "supports": _text(supports.tobytes()),
+        "counts": _text(counts.tobytes()),
         "listed": _floats(listed),
         "own": _floats([step.own_score for step in recalls]),
         "joint": _floats([step.joint_score for step in recalls]),

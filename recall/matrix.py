@@ -48,10 +48,13 @@ SCORES: dict[str, ScoreInfo] = {
     "contribution": ScoreInfo("R1", "what that write adds in the last layer to the value read", "a share of the sum"),
     "key": ScoreInfo("R0", "likeness of the key read now and the key written then (not a use)", "a cosine"),
     "decision": ScoreInfo("R4", "change of the policy now if that write had not been made", "a KL divergence in nats"),
+    "address": ScoreInfo("address", "whether that slot is read now (exact)", "a share of the read heads"),
 }  # fmt: skip
 """Every score that can be shown, in the order in which they are offered."""
 FROM_TAPE = ("removal", "symmetrised", "contribution", "key")
-"""The scores for which the tape is enough."""
+"""The scores of a neural memory for which the tape is enough."""
+OF_ADDRESSES = ("address",)
+"""The scores of a hard memory: nothing else is to be told, since one slot is read and no other."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,22 @@ class Measures:
     """[T] |v_r - v_0|, the length that scores of values are divided by."""
     policy_effect: Float | None = None
     """[T] `recall.effect.policy_effect`; None where only the tape is known."""
+
+
+@dataclass(frozen=True)
+class ReadMeasures:
+    """What is known of every read of a hard memory."""
+
+    use_share: Float
+    """[T] share of the read heads that read a slot, and not the null slot."""
+    policy_effect: Float | None = None
+    """[T] `recall.effect.policy_effect`; None where only the tape is known."""
+
+
+def measure_reads(tape: Tape, policy_effect: Float | None = None) -> ReadMeasures:
+    """The same as `measure` for the tape of a hard memory."""
+    assert tape.addresses is not None
+    return ReadMeasures((tape.addresses.read_step >= 0).mean(axis=1), policy_effect)
 
 
 def measure(tape: Tape, policy_effect: Float | None = None) -> Measures:
@@ -122,6 +141,14 @@ def contribution_matrix(tape: Tape) -> ScoreMatrix:
     return ScoreMatrix("contribution", values, supports)
 
 
+def address_matrix(tape: Tape) -> ScoreMatrix:
+    """Which share of the read heads of step t read the slot that step s wrote; every other slot had no effect."""
+    assert tape.addresses is not None
+    read = tape.addresses.read_step - tape.start_step
+    shares = (read[:, :, None] == np.arange(tape.steps)).mean(axis=1)
+    return ScoreMatrix("address", shares)
+
+
 def key_matrix(tape: Tape) -> ScoreMatrix:
     """R0 of the whole episode: the best cosine over all pairs of a read head of t and a write head of s."""
     memory = tape.written()
@@ -143,11 +170,15 @@ def decision_matrix(model: Any, tape: Tape) -> ScoreMatrix:
 
 
 def score_matrices(
-    tape: Tape, names: Sequence[str] = FROM_TAPE, measures: Measures | None = None, model: Any = None
+    tape: Tape, names: Sequence[str] | None = None, measures: Measures | None = None, model: Any = None
 ) -> dict[str, ScoreMatrix]:
     """The named scores of an episode, in the order of `SCORES`; by default all that the tape alone gives."""
+    names = scores_that_apply(tape.addresses is not None) if names is None else names
     for name in names:
         check_score(name)
+        check_applies(name, tape.core, tape.addresses is not None)
+    if tape.addresses is not None:
+        return {name: address_matrix(tape) for name in names}
     found = {}
     for name in (name for name in SCORES if name in names):
         if name in ("removal", "symmetrised"):
@@ -173,6 +204,18 @@ def as_matrix(name: str, given: ScoreMatrix | Float, steps: int) -> ScoreMatrix:
     if np.triu(matrix.values, 1).any():
         raise ValueError(f"the score {name!r} gives writes of the future (row t must be 0 for columns s > t)")
     return matrix
+
+
+def scores_that_apply(addresses: bool) -> tuple[str, ...]:
+    """The scores that a tape alone gives: of a hard memory, or of a neural one. The first is the usual one."""
+    return OF_ADDRESSES if addresses else FROM_TAPE
+
+
+def check_applies(name: str, core: str, addresses: bool) -> None:
+    """Refuse a score that says nothing of this kind of memory."""
+    if (name in OF_ADDRESSES) != addresses:
+        valid = [score for score in SCORES if (score in OF_ADDRESSES) == addresses]
+        raise UserError(f"the score {name!r} does not apply to the core {core!r}; valid: {', '.join(valid)}")
 
 
 def check_score(name: str) -> None:

@@ -67,13 +67,16 @@ class Tile:
     seen: Picture | None
     step: int
     age: int
-    beta: float
+    note: str
+    """A word on the write itself: its rate, or whether it was read."""
     score: float
     supports: bool
     reward: float
     """The reward that the agent had just received then."""
     cell: Cell | None = None
     """(row, column) where the agent stood then, if the environment can tell."""
+    had_effect: bool = True
+    """False for a slot of a hard memory that only came close to being read."""
 
 
 @cache
@@ -139,7 +142,7 @@ class Painter:
             self._paint_doubt(draw, doubt)
             for row, tile in enumerate(tiles[: self.top_k]):
                 if tile is not None:
-                    self._paint_tile(image, draw, row, tile, scale, bool(doubt))
+                    self._paint_tile(image, draw, row, tile, scale, bool(doubt) or not tile.had_effect)
             self._paint_places(draw, scene, [tile for tile in tiles[: self.top_k] if tile is not None])
         self._paint_footer(draw, facts, recalls, scale)
         return np.asarray(image)
@@ -167,6 +170,8 @@ class Painter:
             _text(draw, (self.panel_left, HEADER - 2), title, 20)
             then = "seen then, position then" if has_view else "the frame then"
             line = f"{then}, and how much that write matters now"
+            if self.score is SCORES["address"]:
+                line = f"{then}, and whether that slot is read now"
             _text(draw, (self.panel_left, HEADER + 25), line, 14, palette.FAINT_INK)
             for row in range(self.top_k):
                 draw.rectangle(self.tile_box(row), fill=palette.PAPER, outline=palette.EDGE)
@@ -239,7 +244,7 @@ class Painter:
             draw.rectangle(box, outline=palette.GREYED)
         text_left = left + 31 + 2 * (THUMBNAIL_SIZE + 8) + 4
         _text(draw, (text_left, top + 6), f"age {tile.age}", 19, ink)
-        _text(draw, (right - 10, top + 9), f"beta {tile.beta:.2f}", 15, ink, "ra")
+        _text(draw, (right - 10, top + 9), tile.note, 15, ink, "ra")
         self._paint_bar(draw, (text_left, top + 36, right - 62, top + 51), tile, scale, grey)
         _text(draw, (right - 10, top + 35), score_text(tile.score), 16, ink, "ra")
         then = f"step {tile.step}" + (f", reward {signed(tile.reward)}" if tile.reward else "")
@@ -292,29 +297,40 @@ class Painter:
             if self.caption:
                 _text(draw, (MARGIN, top + 56), self.caption, 15, palette.FAINT_INK)
             return
-        slots += [
-            ("use share", _share(recalls.use_share)),
-            ("residual rho", _share(recalls.residual)),
-            ("writing now: beta", "-" if facts.beta is None else f"{facts.beta:.2f}"),
-            (f"top {self.top_k} removed jointly", f"{recalls.joint_score:.2f}"),
-        ]
+        if recalls.had_effect is None:
+            slots += [
+                ("use share", _share(recalls.use_share)),
+                ("residual rho", _share(recalls.residual)),
+                ("writing now: beta", "-" if facts.beta is None else f"{facts.beta:.2f}"),
+                (f"top {self.top_k} removed jointly", f"{recalls.joint_score:.2f}"),
+            ]
+        else:
+            slots.append(("heads that read a slot", _share(recalls.use_share)))
         step = (self.width - 2 * MARGIN) // len(slots)
         for place, (name, text) in enumerate(slots):
             _slot(draw, (MARGIN + place * step, top), name, text)
-        limits = self.thresholds
+        for number, line in enumerate(self._explanation(recalls, scale)):
+            _text(draw, (MARGIN, top + 52 + 20 * number), line, 14, palette.FAINT_INK)
+
+    def _explanation(self, recalls: StepRecalls, scale: float) -> tuple[str, str, str]:
+        """What score, bars and grey mean."""
+        limits, meaning = self.thresholds, f"{self.score.label}: {self.score.meaning}, as {self.score.unit}."
         greyed = f"{NOT_USED} (use share < {signed(limits.use_share)})"
+        if recalls.had_effect is not None:
+            greyed = f"{NOT_USED} (no head read a slot)"
         if recalls.policy_effect is not None or recalls.of_policy:
             greyed += f", {UNAFFECTED} (no probability moves by {signed(limits.policy)})"
         if recalls.judged_by_residual:
             greyed += f" or {INTERACT} (rho > {signed(limits.residual)}: removals do not add up)"
-        lines = (
-            f"{self.score.label}: {self.score.meaning}, as {self.score.unit}.",
-            f"Full bar = {scale:.2f}; hollow bar: opposes. The number is the rank; a row moves up only if it is "
-            f"better by {CLEARLY - 1:.0%}.",
+        hollow = "hollow bar: opposes. "
+        if recalls.had_effect is not None:
+            hollow = "grey tile: not read, no effect; its bar is the probability of that address. "
+        return (
+            meaning,
+            f"Full bar = {scale:.2f}; {hollow}The number is the rank; a row moves up only if it is better by "
+            f"{CLEARLY - 1:.0%}.",
             f"Grey: {greyed}.",
         )
-        for number, line in enumerate(lines):
-            _text(draw, (MARGIN, top + 52 + 20 * number), line, 14, palette.FAINT_INK)
 
 
 def _share(number: float) -> str:

@@ -17,7 +17,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from recall.matrix import SCORES, Measures, ScoreMatrix, measure
+from recall.matrix import (
+    SCORES,
+    Measures,
+    ReadMeasures,
+    ScoreMatrix,
+    address_matrix,
+    measure,
+    measure_reads,
+)
 from recall.scores import joint_removal, rank
 from recall.tape import Tape, walk_weights
 
@@ -74,6 +82,20 @@ class StepRecalls:
     """The greatest change of an action's probability if v_0 had been read; None if it is not known."""
     of_policy: bool = False
     """Whether the scores are themselves changes of the policy (R4), not of the value read."""
+    had_effect: tuple[bool, ...] | None = None
+    """Hard memory: whether each listed write was read at all, or only came close; None: every one has its score.
+    """
+
+    def counts(self, rank: int) -> bool:
+        """Whether the write at this rank, counted from 0, had an effect on what was read."""
+        return self.had_effect is None or self.had_effect[rank]
+
+    def belongs_above(self, lower: int, upper: int) -> bool:
+        """Whether the rank `lower` must not stand below the rank `upper`: it alone had an effect, or is clearly
+        better."""
+        if self.counts(lower) != self.counts(upper):
+            return self.counts(lower)
+        return self.scores[lower] > CLEARLY * self.scores[upper]
 
     def doubt(self, thresholds: Thresholds) -> str:
         """Why the list must not be taken at face value; empty if it may be."""
@@ -87,12 +109,18 @@ class StepRecalls:
 
 
 def recalls_of(
-    tape: Tape, top_k: int, matrix: ScoreMatrix | None = None, measures: Measures | None = None
+    tape: Tape,
+    top_k: int,
+    matrix: ScoreMatrix | None = None,
+    measures: Measures | ReadMeasures | None = None,
 ) -> list[StepRecalls]:
     """`StepRecalls` of every row of a tape with write memory, by R2 or by the score in `matrix`.
 
-    `measures` are those of `measure(tape)`, if already at hand.
+    `measures` are those of `measure(tape)`, if already at hand. The tape of a hard memory has one list.
     """
+    if tape.addresses is not None:
+        return address_recalls(tape, top_k, measures)
+    assert not isinstance(measures, ReadMeasures)
     known = measures or measure(tape)
     matrix = matrix or known.removal
     residual = known.residual if matrix.residual is None else matrix.residual
@@ -113,6 +141,46 @@ def recalls_of(
                 judged_by_residual=matrix.residual is not None,
                 policy_effect=None if known.policy_effect is None else float(known.policy_effect[t]),
                 of_policy=matrix.name == "decision",
+            )
+        )
+    return found
+
+
+def address_recalls(
+    tape: Tape, top_k: int, measures: Measures | ReadMeasures | None = None
+) -> list[StepRecalls]:
+    """The slots that were read, by the share of the heads that read them, then the runners-up.
+
+    A runner-up had no effect: its score is only the probability of that address, averaged over the heads.
+    """
+    assert tape.addresses is not None
+    known = measure_reads(tape) if measures is None else measures
+    shares = address_matrix(tape).values
+    likely = tape.addresses.probability.mean(axis=1)
+    found = []
+    for t in range(tape.steps):
+        chances = np.zeros(t)
+        for slot, tag in enumerate(tape.addresses.tags[t]):
+            if tag >= tape.start_step:
+                chances[tag - tape.start_step] = likely[t, slot]
+        read = [s for s in rank(shares[t, :t], t, top_k) if shares[t, s] > 0] if t else []
+        close = (
+            [s for s in rank(chances, t, t) if s not in read and chances[s] > 0][: top_k - len(read)]
+            if t
+            else []
+        )
+        found.append(
+            StepRecalls(
+                writes=(*read, *close),
+                scores=(*(float(shares[t, s]) for s in read), *(float(chances[s]) for s in close)),
+                supports=(True,) * (len(read) + len(close)),
+                own_score=0.0,
+                joint_score=0.0,
+                use_share=float(known.use_share[t]),
+                residual=0.0,
+                judged_by_residual=False,
+                policy_effect=None if known.policy_effect is None else float(known.policy_effect[t]),
+                had_effect=(True,) * len(read) + (False,) * len(close),
             )
         )
     return found
@@ -154,7 +222,7 @@ def stable_rows(recalls: Sequence[StepRecalls], top_k: int) -> list[Rows]:
         row = 0
         while row < len(writes) - 1:  # down while in order, back up behind every exchange
             upper, lower = writes[row], writes[row + 1]
-            if step.scores[ranks[lower]] > CLEARLY * step.scores[ranks[upper]]:
+            if step.belongs_above(ranks[lower], ranks[upper]):
                 writes[row], writes[row + 1] = lower, upper
                 row = max(0, row - 1)
             else:

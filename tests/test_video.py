@@ -317,7 +317,7 @@ def test_mistakes_with_scores(tmp_path):
     with pytest.raises(ValueError, match="not numbers"):
         as_matrix("key", np.full((12, 12), np.nan), 12)
     assert list(tmp_path.iterdir()) == []
-    assert list(SCORES) == ["removal", "symmetrised", "contribution", "key", "decision"]
+    assert list(SCORES) == ["removal", "symmetrised", "contribution", "key", "decision", "address"]
 
 
 # All files of one recording ------------------------------------------------------------------------------------

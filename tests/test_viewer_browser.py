@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 from recall_reference import ReferenceAgent, maze
+from test_address import agent_of as agent_with_slots
+from test_address import record as record_slots
 from viewer_page import episode, numbers, page_data
 
 from recall.html import render_html
@@ -366,3 +368,26 @@ def test_the_address_leads_to_a_step(browser: Any, two_episodes: Path) -> None:
     assert viewer.page.inner_text("#fact-step") == "7 / 24"
     assert viewer.page.input_value("#score") == "key"
     viewer.close()
+
+
+def test_a_hard_memory_shows_what_was_read_and_greys_what_was_not(browser: Any, tmp_path: Path) -> None:
+    episode = record_slots(agent_with_slots())
+    tape = episode.tape
+    assert tape.addresses is not None
+    opened = Viewer(browser, render_html([episode], tmp_path / "hard.html", title="hard in the T-maze"))
+    for t in range(tape.steps):
+        opened.at(t)
+        read = {s for s in tape.addresses.read_step[t].tolist() if s >= 0}
+        shown = opened.page.evaluate(
+            "Array.from(document.querySelectorAll('.tile:not(.empty)'), (tile) => [tile.querySelector('.what')"
+            ".textContent, tile.querySelector('.others').textContent, tile.classList.contains('grey')])"
+        )
+        assert len(shown) == min(t, 5)
+        for what, word, grey in shown:
+            is_read = int(what.split()[1].rstrip(",")) in read
+            assert (word, grey) == (("read", False) if is_read else ("not read", True))
+        assert "heads that read a slot" in opened.page.inner_text("#measures")
+        if t < tape.steps - 1:
+            opened.page.keyboard.press("ArrowRight")
+    assert "Grey tile: not read" in opened.page.inner_text("#meaning")
+    opened.close()

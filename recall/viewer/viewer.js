@@ -32,6 +32,7 @@ function unpackEpisode(number) {
     episode.scores[name] = {
       scale: s.scale, signed: s.signed, judged: s.judged, packed: s.cells, cells: null,
       writes: new Int32Array(bytes(s.writes).buffer), ranks: bytes(s.ranks), supports: bytes(s.supports),
+      counts: bytes(s.counts),
       listed: floats(s.listed), own: floats(s.own), joint: floats(s.joint), residual: floats(s.residual),
       doubt: bytes(s.doubt),
     };
@@ -47,7 +48,8 @@ function recallsAt(t, name = state.score) {
   const score = view.scores[name], found = [];
   for (let row = 0; row < data.top_k; row++) {
     const i = t * data.top_k + row, s = score.writes[i];
-    found.push(s < 0 ? null : { s, rank: score.ranks[i], score: score.listed[i], supports: score.supports[i] === 1 });
+    found.push(s < 0 ? null : { s, rank: score.ranks[i], score: score.listed[i], supports: score.supports[i] === 1,
+      counts: score.counts[i] === 1 });
   }
   return found;
 }
@@ -175,9 +177,10 @@ function drawFacts() {
   const facts = [["value of the state", fixed(c.value[t])], ["probability of action", fixed(c.probability[t])]];
   if (state.score) {
     const score = view.scores[state.score];
-    facts.push(["use share", fixed(c.use_share[t])], ["residual rho", fixed(score.residual[t])],
+    if (c.beta) facts.push(["use share", fixed(c.use_share[t])], ["residual rho", fixed(score.residual[t])],
       ["writing now: beta", fixed(c.beta[t])], ["its own write", scoreText(score.own[t])],
       [`top ${data.top_k} removed jointly`, fixed(score.joint[t])]);
+    else facts.push(["heads that read a slot", fixed(c.use_share[t])]);
     if (c.policy_effect) facts.push(["moves action by", fixed(c.policy_effect[t])]);
   }
   $("measures").replaceChildren(...facts.map(([name, text]) => {
@@ -233,10 +236,11 @@ function drawTiles() {
     part.number.textContent = scoreText(recall.score);
     bar.style.width = Math.min(100, (100 * recall.score) / score.scale) + "%";
     bar.className = recall.supports ? "" : "opposes";
+    part.tile.classList.toggle("grey", !recall.counts);
     const reward = view.columns.reward_before[s];
     part.what.textContent = `step ${stepName(s)}, ${view.actions[s]}` + (reward ? `, reward ${short(reward)}` : "");
     const others = Object.keys(view.scores).filter((name) => name !== state.score);
-    part.others.textContent = [`beta ${fixed(view.columns.beta[s])}`]
+    part.others.textContent = [view.columns.beta ? `beta ${fixed(view.columns.beta[s])}` : recall.counts ? "read" : "not read"]
       .concat(narrow ? [] : others.map((name) => `${data.scores[name].label} ${scoreOf(name, t, s).text}`)).join(" \u00b7 ");
     part.tile.setAttribute("aria-label", `Rank ${recall.rank + 1}: step ${stepName(s)}, age ${t - s}, score ${scoreText(recall.score)}`);
     const side = narrow ? 62 : 76;
@@ -255,11 +259,13 @@ function drawWords() {
   const info = data.scores[state.score], score = view.scores[state.score];
   $("recalls-title").textContent = `What it recalls: top ${data.top_k}`;
   $("meaning").textContent = `${info.label}: ${info.meaning}, as ${info.unit}. Full bar = ${score.scale.toFixed(2)}` +
-    (score.signed ? "; hollow bar: opposes." : ".");
+    (score.signed ? "; hollow bar: opposes." : ".") +
+    (view.columns.beta ? "" : " Grey tile: not read, no effect; its bar is the probability of that address.");
   const unaffected = view.columns.policy_effect || state.score === "decision"
     ? `, ${data.doubts[3]} (no probability moves by ${data.thresholds.policy})` : "";
   const interact = ` or ${data.doubts[2]} (rho > ${data.thresholds.residual}: single removals do not add up)`;
-  $("rules").textContent = `Grey: ${data.doubts[1]} (use share < ${data.thresholds.use_share})${unaffected}${score.judged ? interact : ""}. ` +
+  const unused = view.columns.beta ? `use share < ${data.thresholds.use_share}` : "no head read a slot";
+  $("rules").textContent = `Grey: ${data.doubts[1]} (${unused})${unaffected}${score.judged ? interact : ""}. ` +
     `The number is the rank; a row moves up only if it is better by ${Math.round(100 * (data.clearly - 1))}\u00a0%.`;
 }
 
@@ -270,8 +276,9 @@ function lanes() {
   const c = view.columns, found = [
     { name: "return", values: c.return, steps: true }, { name: "value", values: c.value },
   ];
-  if (c.beta) found.push({ name: "beta", values: c.beta, low: 0, high: 1, bars: true },
-    { name: "memory effect (use share)", values: c.use_share, low: 0, bars: true, line: data.thresholds.use_share });
+  if (c.beta) found.push({ name: "beta", values: c.beta, low: 0, high: 1, bars: true });
+  if (c.use_share) found.push({ name: c.beta ? "memory effect (use share)" : "heads that read a slot",
+    values: c.use_share, low: 0, high: c.beta ? undefined : 1, bars: true, line: data.thresholds.use_share });
   return found;
 }
 const xOf = (t) => timeline.pad + (view.steps > 1 ? t / (view.steps - 1) : 0.5) * (timeline.width - 2 * timeline.pad);
@@ -630,7 +637,7 @@ function numbers() {
       ...data.scores[name], residual: list(score.residual), joint_removal: list(score.joint), own_write: list(score.own),
       doubt: Array.from(score.doubt, (d) => data.doubts[d]),
       recalls: Array.from({ length: view.steps }, (_, t) => recallsAt(t, name).filter(Boolean).sort((a, b) => a.rank - b.rank)
-        .map(({ s, score: value, supports }) => ({ step: stepName(s), score: value, supports }))),
+        .map(({ s, score: value, supports, counts }) => ({ step: stepName(s), score: value, supports, had_effect: counts }))),
     };
   }
   return JSON.stringify(out);
