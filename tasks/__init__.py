@@ -1,6 +1,7 @@
 """Supervised tasks: what can be learnt with `train_task.py`, each a name, its options and its builder."""
 
 from functools import partial
+from typing import Any
 
 from tasks.babi.task import BabiConfig, BabiTask
 from tasks.curve_fit import CurveFit, CurveFitConfig
@@ -8,6 +9,21 @@ from tasks.prototypes import Prototypes, PrototypesConfig
 from tasks.symbol_task import SymbolConfig, SymbolSequences
 from tasks.symbols import associative_recall, copy, dictionary
 from tasks.task import TaskEntry
+
+SYMBOLS: dict[str, Any] = {
+    "steps": 6_000,
+    "batch_size": 32,
+    "learning_rate": 3e-3,
+    "anneal": True,
+    "log_every": 250,
+    "hidden_size": 64,
+    "memory_size": 32,
+    "embedding_size": 32,
+    # Large first keys and no loss of the memory's own: with either missing, learning waits: docs/tasks.md.
+    "interaction_gain": 3.0,
+    "meta_coef": 0.0,
+}
+"""Defaults of the three tasks on sequences of symbols."""
 
 TASKS: dict[str, TaskEntry] = {
     "curve-fit": TaskEntry(
@@ -26,17 +42,17 @@ TASKS: dict[str, TaskEntry] = {
     ),
     "dictionary": TaskEntry(
         "infer a mapping of symbols from examples, apply it to a query",
-        SymbolConfig(task="dictionary"),
+        SymbolConfig(task="dictionary", min_items=1, max_items=4, **SYMBOLS),
         partial(SymbolSequences, generate=dictionary),
     ),
     "copy": TaskEntry(
         "repeat a sequence of symbols",
-        SymbolConfig(task="copy", min_items=1, max_items=10),
+        SymbolConfig(task="copy", min_items=1, max_items=10, **SYMBOLS),
         partial(SymbolSequences, generate=copy),
     ),
     "associative-recall": TaskEntry(
         "name the item that came after the queried one",
-        SymbolConfig(task="associative-recall", min_items=2, max_items=4, max_item_length=2),
+        SymbolConfig(task="associative-recall", min_items=2, max_items=4, max_item_length=2, **SYMBOLS),
         partial(SymbolSequences, generate=associative_recall),
     ),
     "babi": TaskEntry(

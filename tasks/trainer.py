@@ -55,7 +55,7 @@ class TaskTrainer:
             [p for p in self.model.parameters() if p.requires_grad], lr=config.learning_rate
         )
         self.generator = make_generator(config.seed, DRAW_STREAM, torch.device("cpu"))
-        self.updates, self.wall_s, self.best_score = 0, 0.0, -math.inf
+        self.updates, self.wall_s, self.cpu_s, self.best_score = 0, 0.0, 0.0, -math.inf
         self.sums: dict[str, Tensor] = {}
         """Figures added up since the last row of metrics.csv."""
         self.summed = 0
@@ -72,6 +72,7 @@ class TaskTrainer:
         """
         self._print_header()
         begun, wall_before = time.monotonic(), self.wall_s
+        cpu_begun, cpu_before = time.process_time(), self.cpu_s
         log_time, log_updates = begun, self.updates
         score = math.nan
         with ProgressDisplay(self.console, self.config.steps, "updates") as display:
@@ -79,6 +80,7 @@ class TaskTrainer:
                 loss = self.advance()
                 now = time.monotonic()
                 self.wall_s = wall_before + now - begun
+                self.cpu_s = cpu_before + time.process_time() - cpu_begun
                 last = self.updates >= self.config.steps
                 if self.updates % self.config.log_every == 0 or last:
                     speed = (self.updates - log_updates) / (now - log_time)
@@ -133,6 +135,8 @@ class TaskTrainer:
             "parameters": sum(p.numel() for p in self.model.parameters()),
             "updates": self.updates,
             "wall_s": round(self.wall_s, 2),
+            # On a machine that is shared, the time that a free core would have taken.
+            "cpu_s": round(self.cpu_s, 2),
             "best_score": content["best_score"],
             "best_updates": content["updates"],
             **found,
@@ -149,6 +153,7 @@ class TaskTrainer:
             {
                 **self._weights(),
                 "wall_s": self.wall_s,
+                "cpu_s": self.cpu_s,
                 "optimizer": self.optimizer.state_dict(),
                 "generator": self.generator.get_state(),
                 "sums": self.sums,
@@ -170,6 +175,7 @@ class TaskTrainer:
         if "optimizer" not in saved:
             raise UserError(f"{path} holds weights alone and cannot be resumed")
         self.updates, self.wall_s = saved["updates"], saved["wall_s"]
+        self.cpu_s = saved.get("cpu_s", 0.0)
         best = self.directory.checkpoint("best")
         self.best_score = load_checkpoint(best)["best_score"] if best.exists() else saved["best_score"]
         self.optimizer.load_state_dict(saved["optimizer"])
