@@ -4,6 +4,7 @@
     python train_rl.py --env MiniGrid-MemoryS7-v0 --core lstm --total-steps 500_000
     python train_rl.py --env my_package.my_envs:MyEnv-v0 --env-kwargs '{"size": 9}'
     python train_rl.py --run-dir runs/maze --resume
+    python train_rl.py --preset maze --total-steps 100_000 --profile
     torchrun --nproc-per-node 2 --max-restarts 3 train_rl.py --preset maze --num-envs 128 --run-dir runs/maze
 
 The processes of torchrun train one policy together; --num-envs is their total. If one dies, torchrun starts
@@ -26,6 +27,7 @@ from agents.config import ARCHITECTURE, FIXED_ON_RESUME, TrainConfig
 from agents.distributed import RankLost, join, leave, was_restarted
 from agents.options import given, option, parse_parts, run_command
 from agents.presets import PRESETS, preset
+from agents.profile import Profile
 from agents.run_dir import RunDirectory
 from agents.stop import StopSignal
 from agents.stored_config import check_resume
@@ -42,6 +44,7 @@ class Command:
         False, "continue the run in --run-dir if it exists, else start it (so does a restart by torchrun)",
         switch=True,
     )  # fmt: skip
+    profile: bool = option(False, "print at the end where the time went; write profile.csv", switch=True)
     preset: str | None = option(
         None, f"named set of defaults: {', '.join(PRESETS)}; other options win over it", metavar="NAME"
     )
@@ -80,9 +83,12 @@ def main(argv: Sequence[str]) -> int:
     ranks.from_first(lambda: ranks.share(config.num_envs))
     console = Console(soft_wrap=True, quiet=not ranks.leads)
     trainer = Trainer(config, resume, console, ranks)
+    profile = Profile(trainer) if "--profile" in argv else None
     stop, where = StopSignal(console.print), trainer.directory.path
     try:
         finished = trainer.run(stop=lambda: stop.code != 0)
+        if profile is not None and ranks.leads:
+            profile.report(console)
     except RankLost as error:
         raise UserError(f"{error}; the latest checkpoint is whole: --run-dir {where} --resume") from error
     finally:

@@ -134,8 +134,12 @@ class Learner:
             - entropy_coef * terms.entropy
             + config.meta_coef * terms.meta
         )
-        (share * loss).backward()
+        self._differentiate(share * loss)
         return self._log(terms, new, out, picked, share)
+
+    @staticmethod
+    def _differentiate(loss: Tensor) -> None:
+        loss.backward()
 
     def _loss_terms(self, new: NewPolicy, targets: Targets) -> LossTerms:
         if self.config.algo == "ppo":

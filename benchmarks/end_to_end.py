@@ -1,0 +1,221 @@
+"""Training speed end to end: every core and both algorithms, against sb3-contrib's RecurrentPPO.
+
+    python benchmarks/end_to_end.py            the table, benchmarks/results/end_to_end.csv and .png
+    python benchmarks/end_to_end.py --quick    small rollouts, one round: to see that it works; writes nothing
+
+MiniGrid-MemoryS7-v0 (left, right, forward), the same number of environments, rollout, epochs and minibatches,
+embedding 128, LSTM 128, one thread of PyTorch, all in ONE process. Every contestant makes one update to warm up; then
+all take turns, one update each per round, and the fastest round counts. `sync` is Python MiniGrid for both sides;
+`envpool` is MiniGrid in C++, which the peer cannot use. `fps_cpu` divides by the processor time of the process
+instead of the time on the clock.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from agents.config import TrainConfig
+from agents.options import option, parse, run_command
+from agents.presets import preset
+from agents.trainer import Trainer
+from benchmarks.csv_files import read_rows, write_rows
+from benchmarks.machine import machine_columns
+from benchmarks.sb3_peer import Sb3Run
+from memory import CORE_NAMES
+
+RESULTS = Path(__file__).resolve().parent / "results" / "end_to_end.csv"
+PEER = "sb3-contrib"
+BARS = {"lstm": 10.0, "mnm-p": 4.0}
+"""PPO against the peer, at least; mnm-p with d = 64 and H = 4."""
+
+
+@dataclass(frozen=True)
+class BenchmarkConfig:
+    """Options of the command."""
+
+    num_envs: int = option(64, "environments")
+    rollout_steps: int = option(128, "steps per environment between updates")
+    epochs: int = option(4, "PPO: passes over a rollout")
+    minibatches: int = option(4, "PPO: minibatches per pass, of whole environments")
+    memory_size: int = option(64, "mnm-p, mnm-g, hard: size d of keys and values")
+    heads: int = option(4, "mnm-p, mnm-g, hard: heads")
+    rounds: int = option(3, "updates of everyone; the fastest counts")
+    quick: bool = option(False, "one round of 16 environments and 16 steps, nothing is written", switch=True)
+    summary: bool = option(
+        False, "print the table and draw the plot from the committed CSV alone", switch=True
+    )
+
+
+class Contestant(Protocol):
+    """Something that trains update by update."""
+
+    def advance(self) -> int: ...
+
+    def close(self) -> None: ...
+
+
+class OwnRun:
+    """One of our trainers."""
+
+    def __init__(self, config: TrainConfig) -> None:
+        self.trainer = Trainer(config)
+
+    def advance(self) -> int:
+        """One rollout and one update; returns the frames played."""
+        before = self.trainer.collector.frames
+        self.trainer.advance()
+        return self.trainer.collector.frames - before
+
+    def close(self) -> None:
+        """Release the environments."""
+        self.trainer.close()
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of the table."""
+
+    agent: str
+    """A core of ours, or the peer."""
+    algo: str
+    backend: str
+
+    def start(self, shared: TrainConfig, folder: str) -> Contestant:
+        """Build it, ready for its first update."""
+        if self.agent == PEER:
+            return Sb3Run(shared)
+        run_dir = str(Path(folder) / f"{self.agent}-{self.algo}-{self.backend}")
+        changes: dict[str, Any] = {
+            "core": self.agent, "algo": self.algo, "backend": self.backend, "run_dir": run_dir,
+        }  # fmt: skip
+        return OwnRun(dataclasses.replace(shared, **changes))
+
+
+def entries() -> list[Entry]:
+    """The peer first; ours with EnvPool under both algorithms, and with the peer's own kind of environment."""
+    return [
+        Entry(PEER, "ppo", "sync"),
+        *(Entry(core, "ppo", "sync") for core in CORE_NAMES),
+        *(Entry(core, algo, "envpool") for algo in ("ppo", "a2c") for core in CORE_NAMES),
+    ]
+
+
+def shared_settings(config: BenchmarkConfig) -> TrainConfig:
+    """What all contestants have in common."""
+    return dataclasses.replace(
+        preset("minigrid-memory"),
+        num_envs=config.num_envs, rollout_steps=config.rollout_steps, epochs=config.epochs,
+        minibatches=config.minibatches, memory_size=config.memory_size, heads=config.heads,
+        threads=1, device="cpu",
+    )  # fmt: skip
+
+
+def measure(config: BenchmarkConfig) -> list[dict[str, Any]]:
+    """Rows of the table."""
+    shared, found = shared_settings(config), entries()
+    fps, fps_cpu = dict.fromkeys(found, 0.0), dict.fromkeys(found, 0.0)
+    with ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory())
+        running: dict[Entry, Contestant] = {}
+        for entry in found:
+            running[entry] = entry.start(shared, folder)
+            stack.callback(running[entry].close)
+            running[entry].advance()
+        for number in range(config.rounds):
+            for entry, contestant in running.items():
+                wall, cpu = time.perf_counter(), time.process_time()
+                frames = contestant.advance()
+                wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+                fps[entry], fps_cpu[entry] = max(fps[entry], frames / wall), max(fps_cpu[entry], frames / cpu)
+            print(f"round {number + 1} of {config.rounds} done", flush=True)
+    peer = found[0]
+    settings = {
+        "env": shared.env, "num_envs": config.num_envs, "rollout_steps": config.rollout_steps,
+        "epochs": config.epochs, "minibatches": config.minibatches, "embedding": shared.embedding_size,
+        "hidden": shared.hidden_size, "d": config.memory_size, "heads": config.heads,
+    }  # fmt: skip
+    return [
+        {
+            **dataclasses.asdict(entry),
+            "fps": round(fps[entry]),
+            "fps_cpu": round(fps_cpu[entry]),
+            "ratio": round(fps[entry] / fps[peer], 2),
+            "ratio_cpu": round(fps_cpu[entry] / fps_cpu[peer], 2),
+            **settings,
+            **machine_columns(),
+        }
+        for entry in found
+    ]
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """The table in Markdown, with its conditions above it."""
+    first = rows[0]
+    lines = [
+        f"{first['env']}, {first['num_envs']} environments x {first['rollout_steps']} steps, {first['epochs']} epochs "
+        f"of {first['minibatches']} minibatches (A2C: one pass), embedding {first['embedding']}, hidden "
+        f"{first['hidden']}, d = {first['d']}, H = {first['heads']}, one thread; {first['date']}, {first['cpu']}, "
+        f"{first['cores']} cores, torch {first['torch']}, commit {first['commit']}",
+        "",
+        "| agent | algorithm | environments | frames/s | against sb3-contrib | by processor time | bar |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        bar = BARS.get(row["agent"]) if row["algo"] == "ppo" else None
+        lines.append(
+            f"| {row['agent']} | {row['algo']} | {row['backend']} | {int(row['fps']):,} | {float(row['ratio']):.1f} | "
+            f"{float(row['ratio_cpu']):.1f} | {f'{bar:g}' if bar else ''} |"
+        )
+    return "\n".join(lines)
+
+
+def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """Bars of frames/s on a logarithmic axis, beside the CSV."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    colours = {"sync": "#9aa5b1", "envpool": "#3465a4"}
+    names = [f"{row['agent']}, {row['algo']}, {row['backend']}" for row in rows]
+    figure, axes = pyplot.subplots(figsize=(8, 0.3 * len(rows) + 1.2), layout="constrained")
+    bars = axes.barh(
+        names, [float(row["fps"]) for row in rows], color=[colours[row["backend"]] for row in rows]
+    )
+    axes.bar_label(
+        bars, [f"{int(row['fps']):,}  ({float(row['ratio']):.1f}x)" for row in rows], padding=3, fontsize=8
+    )
+    axes.set(xscale="log", xlabel="training frames per second, one thread", xlim=(200, 400_000))
+    axes.set_title(f"{rows[0]['env']}, {rows[0]['num_envs']} environments", fontsize=10)
+    axes.invert_yaxis()
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the command; returns the exit code."""
+    config = parse(BenchmarkConfig(), argv, description=__doc__ or "")
+    torch.set_num_threads(1)
+    if config.quick:
+        config = dataclasses.replace(config, num_envs=16, rollout_steps=16, rounds=1)
+    rows: list[dict[str, Any]] = list(read_rows(RESULTS)) if config.summary else measure(config)
+    print(table(rows))
+    if not config.quick:
+        if not config.summary:
+            write_rows(RESULTS, rows)
+        plot(rows, RESULTS.with_suffix(".png"))
+    return 0
+
+
+if __name__ == "__main__":
+    run_command(main)
