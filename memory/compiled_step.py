@@ -1,15 +1,18 @@
 """One acting step on the compiled kernel: a segment of one step, on buffers that every step uses again.
 
-What depends on the parameters alone is prepared once and serves until a parameter changes.
+What depends on the parameters alone is prepared once and serves until a parameter changes. Most writes show in
+the version of a tensor, but those of a fused optimizer do not: every step of any optimizer counts as a change,
+and so does a segment that was unrolled for a backward (`FusedMNMCore.unroll` drops the stage).
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import linear
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from memory.compiled import CompiledForward, ForwardWeights, Kernel
 from memory.core import CoreOutput, MemoryRecord
@@ -20,6 +23,18 @@ if TYPE_CHECKING:
     from memory.fused import FusedMNMCore
 
 
+optimizer_steps = 0
+"""Steps of all optimizers of this process."""
+
+
+def count_step(*_: Any) -> None:
+    global optimizer_steps
+    optimizer_steps += 1
+
+
+register_optimizer_step_post_hook(count_step)
+
+
 class Stage:
     """A segment of one step for one batch size, and what tells whether its weights are still the core's."""
 
@@ -27,7 +42,7 @@ class Stage:
         # Aliases, not copies: while they live, no other tensor can come to lie at these addresses.
         self.sources = tuple(x.detach() for x in core.own_tensors())
         self.versions = tuple(x._version for x in self.sources)
-        self.batch, self.spec = batch, core.spec
+        self.batch, self.spec, self.optimizer_steps = batch, core.spec, optimizer_steps
         weights = ForwardWeights.pack(kernel, core.slow_weights())
         self.input_w, self.input_b = weights.slow.cell_x.t(), weights.slow.cell_b
         like = self.input_b
@@ -43,7 +58,9 @@ class Stage:
 
     def serves(self, core: FusedMNMCore, batch: int) -> bool:
         """True for the same batch size and the very same tensors, if nothing was written to them."""
-        return batch == self.batch and all(
+        if batch != self.batch or optimizer_steps != self.optimizer_steps:
+            return False
+        return all(
             mine.data_ptr() == now.data_ptr() and mine.dtype == now.dtype and version == now._version
             for mine, version, now in zip(self.sources, self.versions, core.own_tensors(), strict=True)
         )

@@ -113,6 +113,8 @@ class FusedMNMCore(MNMCore):
     ) -> tuple[CoreOutput, MNMState]:
         """T steps in one autograd function; equals `MNMCore.unroll` up to rounding."""
         slow, keep = self.slow_weights(), torch.is_grad_enabled()
+        if keep:
+            self.stage = None
         h = state.h if self.spec.is_lstm else xs.new_zeros(xs.shape[1], self.output_size)
         start = torch.cat([h, state.value_read], dim=-1)
         parts = self._parts(xs)

@@ -121,6 +121,30 @@ def test_the_acting_step_notices_that_a_parameter_changed(library: Any) -> None:
         assert_up_to_date()
 
 
+@pytest.mark.parametrize("choice", ["fused", "foreach", "plain"])
+def test_the_acting_step_notices_every_kind_of_optimizer_step(library: Any, choice: str) -> None:
+    """A fused optimizer writes without raising the version of what it writes to."""
+    core = make_core(COMPILED, 5)
+    plain = make_core(dataclasses.replace(COMPILED, implementation="plain"), 5)
+    kind: dict[str, Any] = {
+        "fused": {"fused": True},
+        "foreach": {"foreach": True},
+        "plain": {"foreach": False},
+    }
+    optimizer = torch.optim.Adam(core.parameters(), lr=0.1, **kind[choice])
+    x_t, nobody = torch.randn(3, 5), torch.zeros(1, 3, dtype=torch.bool)
+    state = core.initial_state(3)
+    output = core.unroll(x_t[None], state, nobody)[0]
+    (output.features.square().mean() + output.meta_loss.mean()).backward()
+    with torch.no_grad():
+        before = core.step(x_t, state)[0].features
+        optimizer.step()
+        plain.load_state_dict(core.state_dict())
+        after = core.step(x_t, state)[0].features
+        assert torch.allclose(after, plain.step(x_t, state)[0].features, atol=1e-5)
+    assert not torch.allclose(after, before, atol=1e-2)
+
+
 def test_a_core_that_has_acted_can_be_copied_and_pickled(library: Any) -> None:
     core = make_core(COMPILED, 5)
     x_t = torch.randn(3, 5)
