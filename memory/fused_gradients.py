@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear
 
 from memory.fused_layout import Lease, SlowWeights, Spec, Tape, add_weight_gradient
 
@@ -43,7 +42,7 @@ class WeightGradients:
         add_weight_gradient(sums.cell_x, dgates, self.xs[start:stop].flatten(0, 1))
         add_weight_gradient(sums.cell_r, dgates, previous.flatten(0, 1)[:, self.spec.kept :])
         sums.cell_b.add_(dgates.sum(0))
-        self.xs_gradient[start:stop] = linear(dgates, self.slow.cell_x.t()).view(length, self.batch, -1)
+        torch.mm(dgates, self.slow.cell_x, out=self.xs_gradient[start:stop].view(len(dgates), -1))
         dinteraction = self.dinteraction[:length].flatten(0, 1)
         add_weight_gradient(sums.interaction_w, dinteraction, tape.hv[start:stop].flatten(0, 1)[:, :n])
         sums.interaction_b.add_(dinteraction.sum(0))

@@ -17,7 +17,6 @@ from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear
 
 
 class Spec(NamedTuple):
@@ -253,7 +252,7 @@ MINUS_ONE = torch.tensor(-1.0)
 
 def add_weight_gradient(total: Tensor, delta: Tensor, x: Tensor) -> None:
     """total [out, in] += delta^T x for rows delta [.., out], x [.., in] of a linear map."""
-    total.t().add_(linear(x.t(), delta.t()))
+    total.addmm_(delta.t(), x)
 
 
 def tanh_of_half(doubled: Tensor, out: Tensor) -> None:
