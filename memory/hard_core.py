@@ -207,12 +207,12 @@ class HardCore(MemoryCore):
             readings.append(read_slots(logits, given, self.temperature, values[:, window]))
         read = torch.cat([reading.read for reading in readings])
         features = torch.tanh(self.output(torch.cat([hidden, read.flatten(2)], dim=-1)))
-        # A reset empties the bank: what was written before it is gone.
-        gone = is_first.any(dim=0)[:, None] & ~filled[-1]
-        bank_keys, bank_values = (
-            x[:, -self.slots :].masked_fill(gone[..., None], 0.0) for x in (keys, values)
-        )
-        return features, HardState(h, c, bank_keys, bank_values, writes[-1]), readings
+        bank = keys[:, -self.slots :], values[:, -self.slots :]
+        if is_first.any():
+            # A reset empties the bank: what was written before it is gone.
+            gone = is_first.any(dim=0)[:, None] & ~filled[-1]
+            bank = bank[0].masked_fill(gone[..., None], 0.0), bank[1].masked_fill(gone[..., None], 0.0)
+        return features, HardState(h, c, *bank, writes[-1]), readings
 
     def _control(self, xs: Tensor, state: HardState, is_first: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Hidden vectors [T, B, n] and the controller's last state."""
