@@ -1,11 +1,12 @@
-"""The neural memory alone: frames/s of the fused against the plain implementation, and memory kept.
+"""The neural memory alone: frames/s of the fused and the compiled against the plain one, and memory kept.
 
     python benchmarks/memory_speed.py                  print the table, write benchmarks/results/memory_speed.csv
     python benchmarks/memory_speed.py --rounds 12      more rounds, for a busy machine
 
-Both implementations run in ONE process on one thread, in turn, and the best round of each counts. Time is CPU
-time of the process, so that a neighbour's share of the machine is not counted; only the ratios are results.
-A frame is one time step of one sample. Memory is every byte that autograd keeps for a backward, once.
+The implementations run in ONE process on one thread, in turn, and the best round of each counts. Without a C++
+compiler the compiled one is left out. Time is CPU time of the process, so that a neighbour's share of the
+machine is not counted; only the ratios are results. A frame is one time step of one sample. Memory is every
+byte that autograd keeps for a backward, once.
 """
 
 from __future__ import annotations
@@ -26,12 +27,14 @@ from torch import Tensor
 from agents.options import option, parse, run_command
 from agents.run_dir import cpu_model
 from memory import CoreConfig, MemoryCore, make_core
+from memory.compiler import KernelUnavailable, find_kernel
 
 RESULTS = Path(__file__).resolve().parent / "results" / "memory_speed.csv"
-SHAPES = ((64, 4), (64, 1), (128, 1))
-BATCH, STEPS, INPUT, HIDDEN = 64, 64, 128, 128
+SHAPES = ((64, 4, 64), (64, 1, 64), (128, 1, 64), (64, 1, 16))
+"""(d, H, batch); the last is a minibatch as the presets train on."""
+STEPS, INPUT, HIDDEN = 64, 128, 128
 ACTING_STEPS = 16
-IMPLEMENTATIONS = ("plain", "fused")
+IMPLEMENTATIONS = ("plain", "fused", "compiled")
 
 
 @dataclass(frozen=True)
@@ -49,12 +52,23 @@ class Row:
     rule: str
     d: int
     heads: int
+    batch: int
     what: str
     plain: float
     fused: float
-    ratio: float
+    compiled: float | None
+    fused_ratio: float
+    """Against plain; times less memory where memory is measured."""
+    compiled_ratio: float | None
     peak_share: float | None = None
-    """Of the fused forward + backward, counting the operations of the maths only."""
+    """Of the fastest forward + backward, counting the operations of the maths only."""
+
+
+def row(rule: str, size: int, heads: int, batch: int, what: str, found: dict[str, float], less: bool) -> Row:
+    """`less`: whether less is better."""
+    ratios = {name: (found["plain"] / x if less else x / found["plain"]) for name, x in found.items()}
+    numbers = found["plain"], found["fused"], found.get("compiled"), ratios["fused"], ratios.get("compiled")
+    return Row(rule, size, heads, batch, what, *numbers)
 
 
 def build(rule: str, size: int, heads: int) -> dict[str, MemoryCore]:
@@ -63,8 +77,10 @@ def build(rule: str, size: int, heads: int) -> dict[str, MemoryCore]:
     cores = {
         name: make_core(dataclasses.replace(config, implementation=name), INPUT)  # type: ignore[arg-type]
         for name in IMPLEMENTATIONS
+        if name != "compiled" or not isinstance(find_kernel(), KernelUnavailable)
     }
-    cores["fused"].load_state_dict(cores["plain"].state_dict())
+    for core in cores.values():
+        core.load_state_dict(cores["plain"].state_dict())
     return cores
 
 
@@ -117,10 +133,10 @@ def act(core: MemoryCore, xs: Tensor) -> None:
             _, state = core.step(x_t, state)
 
 
-def measure(rule: str, size: int, heads: int, config: SpeedConfig, peak: float) -> list[Row]:
+def measure(rule: str, size: int, heads: int, batch: int, config: SpeedConfig, peak: float) -> list[Row]:
     cores = build(rule, size, heads)
-    xs = torch.randn(STEPS, BATCH, INPUT)
-    is_first = torch.rand(STEPS, BATCH) < config.reset_rate
+    xs = torch.randn(STEPS, batch, INPUT)
+    is_first = torch.rand(STEPS, batch) < config.reset_rate
     kinds: dict[str, tuple[int, Callable[[MemoryCore], None]]] = {
         "forward": (STEPS, lambda core: forward(core, xs, is_first)),
         "forward + backward": (STEPS, lambda core: forward_backward(core, xs, is_first)),
@@ -129,11 +145,12 @@ def measure(rule: str, size: int, heads: int, config: SpeedConfig, peak: float) 
     rows = []
     for what, (steps, run) in kinds.items():
         best = alternate({name: partial(run, core) for name, core in cores.items()}, config.rounds)
-        rate = {name: steps * BATCH / taken for name, taken in best.items()}
-        share = operations(rule, size, heads) * rate["fused"] / 1e9 / peak if "backward" in what else None
-        rows.append(
-            Row(rule, size, heads, what, rate["plain"], rate["fused"], rate["fused"] / rate["plain"], share)
-        )
+        rate = {name: steps * batch / taken for name, taken in best.items()}
+        found = row(rule, size, heads, batch, what, rate, less=False)
+        if "backward" in what:
+            share = operations(rule, size, heads) * max(rate.values()) / 1e9 / peak
+            found = dataclasses.replace(found, peak_share=share)
+        rows.append(found)
     return rows
 
 
@@ -161,22 +178,23 @@ def measure_memory(rule: str, size: int, heads: int, batch: int = 2) -> list[Row
     rows = []
     for steps in (64, 1024):
         kept = {name: kept_bytes(core, steps, batch) / batch / 1024 for name, core in cores.items()}
-        ratio = kept["plain"] / kept["fused"]
-        rows.append(
-            Row(rule, size, heads, f"KiB kept per sample, T = {steps}", kept["plain"], kept["fused"], ratio)
-        )
+        rows.append(row(rule, size, heads, batch, f"KiB kept per sample, T = {steps}", kept, less=True))
     return rows
 
 
 def print_table(rows: list[Row], peak: float) -> None:
-    print(f"\ntorch {torch.__version__}, {cpu_model()}, one thread, B = {BATCH}, T = {STEPS}; ", end="")
+    print(f"\ntorch {torch.__version__}, {cpu_model()}, one thread, T = {STEPS}; ", end="")
     print(f"GEMM peak {peak:.0f} GFLOP/s\n")
-    print("| rule | d | H | what | plain | fused | ratio | share of the GEMM peak |")
-    print("|---|---|---|---|---|---|---|---|")
+    print(
+        "| rule | d | H | B | what | plain | fused | compiled | fused/plain | compiled/plain | of the peak |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|---|---|")
     for r in rows:
         share = "" if r.peak_share is None else f"{100 * r.peak_share:.0f} %"
-        numbers = f"{r.plain:,.0f} | {r.fused:,.0f} | {r.ratio:.2f} | {share}"
-        print(f"| {r.rule} | {r.d} | {r.heads} | {r.what} | {numbers} |")
+        compiled = "" if r.compiled is None else f"{r.compiled:,.0f}"
+        ratio = "" if r.compiled_ratio is None else f"{r.compiled_ratio:.2f}"
+        numbers = f"{r.plain:,.0f} | {r.fused:,.0f} | {compiled} | {r.fused_ratio:.2f} | {ratio} | {share}"
+        print(f"| {r.rule} | {r.d} | {r.heads} | {r.batch} | {r.what} | {numbers} |")
 
 
 def write_csv(rows: list[Row], peak: float) -> None:
@@ -190,9 +208,9 @@ def write_csv(rows: list[Row], peak: float) -> None:
     with RESULTS.open("w", newline="") as file:
         writer = csv.DictWriter(file, [*(f.name for f in dataclasses.fields(Row)), *machine])
         writer.writeheader()
-        for row in rows:
+        for line in rows:
             rounded = {
-                k: round(v, 3) if isinstance(v, float) else v for k, v in dataclasses.asdict(row).items()
+                k: round(v, 3) if isinstance(v, float) else v for k, v in dataclasses.asdict(line).items()
             }
             writer.writerow(rounded | machine)
 
@@ -203,8 +221,8 @@ def main(argv: Sequence[str]) -> int:
     peak = gemm_peak(config.rounds)
     rows = []
     for rule in ("mnm-p", "mnm-g"):
-        for size, heads in SHAPES:
-            rows += measure(rule, size, heads, config, peak)
+        for size, heads, batch in SHAPES:
+            rows += measure(rule, size, heads, batch, config, peak)
         rows += measure_memory(rule, 128, 1)
     print_table(rows, peak)
     write_csv(rows, peak)

@@ -24,9 +24,12 @@ from agents.options import option, parse, run_command
 from agents.presets import preset
 from agents.trainer import Trainer
 from memory import CORE_NAMES
+from memory.compiler import KernelUnavailable, find_kernel
 
 RESULTS = Path(__file__).resolve().parent / "results"
 PHASES = ("act", "env", "learn", "all")
+NEURAL = ("mnm-g", "mnm-p")
+"""Cores that have more than one implementation."""
 
 
 @dataclass(frozen=True)
@@ -37,12 +40,25 @@ class PhasesConfig:
     updates: int = option(5, "updates per measurement")
     repeats: int = option(3, "measurements per row")
     threads: int = option(1, "threads of PyTorch")
+    cores: str = option(",".join(CORE_NAMES), "cores to measure, separated by commas", metavar="NAMES")
 
 
-def measure(config: PhasesConfig, core: str, algo: str) -> dict[str, float]:
+def rows_to_measure(config: PhasesConfig) -> list[tuple[str, str, str]]:
+    """(algorithm, core, implementation); the compiled one where it can be had."""
+    fast = ["fused"] if isinstance(find_kernel(), KernelUnavailable) else ["fused", "compiled"]
+    return [
+        (algo, core, implementation)
+        for algo in ("ppo", "a2c")
+        for core in config.cores.split(",")
+        for implementation in (fast if core in NEURAL else ["auto"])
+    ]
+
+
+def measure(config: PhasesConfig, algo: str, core: str, implementation: str) -> dict[str, float]:
     """Frames per second of each phase over a few updates, after one to warm up."""
     with tempfile.TemporaryDirectory() as folder:
-        row: dict[str, Any] = {"core": core, "algo": algo, "threads": config.threads, "run_dir": folder}
+        row: dict[str, Any] = {"core": core, "algo": algo, "implementation": implementation}
+        row |= {"threads": config.threads, "run_dir": folder}
         trainer = Trainer(dataclasses.replace(preset(config.preset), **row))
         trainer.advance()
         timing = trainer.timing
@@ -60,22 +76,25 @@ def measure(config: PhasesConfig, core: str, algo: str) -> dict[str, float]:
 def main(argv: Sequence[str]) -> int:
     """Run the command; returns the exit code."""
     config = parse(PhasesConfig(), argv, description=__doc__ or "")
-    best: dict[tuple[str, str], dict[str, float]] = {}
+    best: dict[tuple[str, str, str], dict[str, float]] = {}
     for _ in range(config.repeats):
-        for algo in ("ppo", "a2c"):
-            for core in CORE_NAMES:
-                rates, known = measure(config, core, algo), best.get((algo, core), {})
-                best[algo, core] = {phase: max(rates[phase], known.get(phase, 0.0)) for phase in PHASES}
+        for kind in rows_to_measure(config):
+            rates, known = measure(config, *kind), best.get(kind, {})
+            best[kind] = {phase: max(rates[phase], known.get(phase, 0.0)) for phase in PHASES}
     rows: list[list[Any]] = [
-        [algo, core, *(round(rates[phase]) for phase in PHASES)] for (algo, core), rates in best.items()
+        [*kind, *(round(rates[phase]) for phase in PHASES)] for kind, rates in best.items()
     ]
-    names = ["algo", "core", *(f"{phase}_fps" for phase in PHASES)]
+    names = ["algo", "core", "implementation", *(f"{phase}_fps" for phase in PHASES)]
     lines = [",".join(names), *(",".join(map(str, row)) for row in rows)]
     write_text(RESULTS / f"phases-{config.preset}.csv", "\n".join(lines) + "\n")
     print(f"torch {torch.__version__}, {config.threads} thread(s), preset {config.preset}")
-    print("| algorithm | core | act | env step | learn | all |\n|---|---|---|---|---|---|")
-    for algo, core, *values in rows:
-        print(f"| {algo} | {core} | " + " | ".join(f"{value:,}" for value in values) + " |")
+    print(
+        "| algorithm | core | implementation | act | env step | learn | all |\n|---|---|---|---|---|---|---|"
+    )
+    for algo, core, implementation, *values in rows:
+        print(
+            f"| {algo} | {core} | {implementation} | " + " | ".join(f"{value:,}" for value in values) + " |"
+        )
     return 0
 
 
