@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -73,6 +74,18 @@ def decide(name: str, passed: bool, figure: str, threshold: str, **values: Any) 
 def not_applicable(name: str, reason: str) -> Check:
     """A check that could not be made here, and why."""
     return Check(name, "NOT APPLICABLE", reason, "")
+
+
+def verdict_of(checks: Sequence[Check], needed: str, shown: str) -> str:
+    """The checks in one sentence; `needed` is the check without which nothing is shown, `shown` what it means."""
+    failed = [check.name for check in checks if check.outcome == "FAIL"]
+    outcomes = {check.name: check.outcome for check in checks}
+    if failed:
+        return f"NOT VALID: {len(failed)} of {len(checks)} checks failed ({', '.join(failed)})"
+    if outcomes[needed] != "PASS":
+        return "NOT SHOWN: no check failed, but the planted cue, without which nothing is shown, could not be tried"
+    made = sum(check.outcome == "PASS" for check in checks)
+    return f"VALID: all {made} checks that apply here passed; {shown}"
 
 
 @dataclass(frozen=True)

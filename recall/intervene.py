@@ -32,11 +32,6 @@ class StepAnswer(NamedTuple):
 
 def write_memory_of(model: Any) -> MNMCore:
     """The agent's core, or a plain error if it has no write memory."""
-    if getattr(model.core, "addresses", False):
-        raise UserError(
-            f"the checks of recalls are for mnm-p and mnm-g; the recalls of {type(model.core).__name__} are the "
-            "slots that were read, exact by construction"
-        )
     if not getattr(model.core, "writes", False):
         raise UserError(
             f"the core {type(model.core).__name__} has no write memory, so there is no recall to check; "

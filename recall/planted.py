@@ -57,6 +57,23 @@ def make_env(agent: LoadedAgent) -> gymnasium.Env[Any, Any]:
     return make_single(agent.config.env, agent.config.env_arguments())
 
 
+def about(agent: LoadedAgent, episodes: int, seed: int, success: float, planted: int) -> dict[str, Any]:
+    """What a report says of the agent that it is about."""
+    return {
+        "env": agent.config.env,
+        "env_kwargs": agent.config.env_arguments(),
+        "core": agent.config.core,
+        "controller": agent.config.controller,
+        "checkpoint": agent.checkpoint,
+        "frames": agent.frames,
+        "episodes": episodes,
+        "seed": seed,
+        "policy": "greedy",
+        "success": success,
+        "planted_episodes": planted,
+    }
+
+
 def as_batch(observations: list[dict[str, Any]], device: torch.device) -> dict[str, torch.Tensor]:
     """Observations of several environments as one batch."""
     names = observations[0]
@@ -82,9 +99,11 @@ def _wave(
     model, count = agent.model, len(envs)
     device = model.policy_head.weight.device
     state = model.initial_state(count)
-    start, rule = model.core.weights(state.core), write_rule_of(model.core)  # type: ignore[operator]
+    slots = model.core.addresses
+    start = None if slots else model.core.weights(state.core)  # type: ignore[operator]
+    rule = None if slots else write_rule_of(model.core)
     recorders = [
-        TapeRecorder(agent.config.core, seed, start, batch_row=row, rule=rule)
+        TapeRecorder(agent.config.core, seed, start, batch_row=row, rule=rule, addresses=slots)
         for row, seed in enumerate(seeds)
     ]
     options = {"flip_cue": True} if flip else None

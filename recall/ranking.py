@@ -131,17 +131,25 @@ def all_scorers(model: ActorCritic) -> dict[str, Scorer]:
     return {**SCORES_OF_TAPE, R4: decision}
 
 
-def baseline_scores(episodes: Sequence[PlayedEpisode], seed: int = 0) -> dict[str, list[Float]]:
-    """Rankings that do not look at what the memory holds; `best fixed lag` is the best one in hindsight."""
+def blind_scores(episodes: Sequence[PlayedEpisode], seed: int = 0) -> dict[str, list[Float]]:
+    """Rankings that do not look at the memory at all; `best fixed lag` is the best one in hindsight."""
     rng = np.random.default_rng(seed)
     lags = [episode.decision - episode.cue_step for episode in episodes]
     best = np.bincount(lags).argmax() if lags else 1
+    decisions = [episode.decision for episode in episodes]
+    return {
+        "random": [rng.random(t) for t in decisions],
+        "recency": [np.arange(t, dtype=np.float64) for t in decisions],
+        "oldest first": [-np.arange(t, dtype=np.float64) for t in decisions],
+        "best fixed lag": [-np.abs(t - np.arange(t) - best).astype(np.float64) for t in decisions],
+    }
+
+
+def baseline_scores(episodes: Sequence[PlayedEpisode], seed: int = 0) -> dict[str, list[Float]]:
+    """The blind rankings, and two that look at how much was written and not at what."""
     tapes = [(episode.tape, episode.decision) for episode in episodes]
     return {
-        "random": [rng.random(t) for _, t in tapes],
-        "recency": [np.arange(t, dtype=np.float64) for _, t in tapes],
-        "oldest first": [-np.arange(t, dtype=np.float64) for _, t in tapes],
-        "best fixed lag": [-np.abs(t - np.arange(t) - best).astype(np.float64) for _, t in tapes],
+        **blind_scores(episodes, seed),
         "write strength": [write_sizes(tape, t) for tape, t in tapes],
         "beta": [tape.written().beta[:t].astype(np.float64) for tape, t in tapes],
     }

@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agents.evaluation import LoadedAgent
-from recall.checks import Check, Limits, ValidityReport, decide, not_applicable
+from recall.address_checks import check_addresses
+from recall.checks import Check, Limits, ValidityReport, decide, not_applicable, verdict_of
 from recall.controls import (
     FlipResult,
     flip_result,
@@ -30,7 +31,7 @@ from recall.controls import (
 from recall.decision import state_before
 from recall.deletion import Sets, answers, choose_sets, closed_loop, open_loop, variants
 from recall.intervene import write_memory_of
-from recall.planted import PlayedEpisode, make_env, play_planted
+from recall.planted import PlayedEpisode, about, make_env, play_planted
 from recall.ranking import (
     BLIND_BASELINES,
     R2,
@@ -66,9 +67,12 @@ def check_recall(
     """Play `episodes` held-out episodes greedily and make every check that the environment allows.
 
     `control` is an agent of the same kind that was trained where nothing has to be remembered (a T-maze with
-    `always_visible`). Raises UserError for an agent without write memory.
+    `always_visible`). A hard memory has checks of its own, in `address_checks.py`. Raises UserError for an
+    agent without either.
     """
     limits = limits or Limits()
+    if agent.model.core.addresses:
+        return check_addresses(agent, episodes, seed, control, limits, progress)
     write_memory_of(agent.model)
     progress("playing")
     played = play_planted(agent, episodes, seed)
@@ -83,36 +87,13 @@ def check_recall(
         study.control_check(control),
     ]
     return ValidityReport(
-        agent={
-            "env": agent.config.env,
-            "env_kwargs": agent.config.env_arguments(),
-            "core": agent.config.core,
-            "controller": agent.config.controller,
-            "checkpoint": agent.checkpoint,
-            "frames": agent.frames,
-            "episodes": episodes,
-            "seed": seed,
-            "policy": "greedy",
-            "success": study.success,
-            "planted_episodes": len(study.planted),
-        },
+        agent=about(agent, episodes, seed, study.success, len(study.planted)),
         limits=limits,
         rankings=study.rankings,
         checks=checks,
-        verdict=_verdict(checks),
+        verdict=verdict_of(checks, "planted cue, R2", "R2 names the writes that the agent used"),
         measures=study.measures,
     )
-
-
-def _verdict(checks: Sequence[Check]) -> str:
-    failed = [check.name for check in checks if check.outcome == "FAIL"]
-    outcomes = {check.name: check.outcome for check in checks}
-    if failed:
-        return f"NOT VALID: {len(failed)} of {len(checks)} checks failed ({', '.join(failed)})"
-    if outcomes["planted cue, R2"] != "PASS":
-        return "NOT SHOWN: no check failed, but the planted cue, without which nothing is shown, could not be tried"
-    made = sum(check.outcome == "PASS" for check in checks)
-    return f"VALID: all {made} checks that apply here passed; R2 names the writes that the agent used"
 
 
 @dataclass

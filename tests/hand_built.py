@@ -93,6 +93,27 @@ def one_write_agent(addressed: bool = False, visible: bool = False) -> LoadedAge
 
 
 @torch.no_grad()
+def slot_agent(remembers: bool = True) -> LoadedAgent:
+    """Reads the slot of the step that showed the cue, and the null slot before; without `remembers` never any."""
+    settings = config("hard")
+    model = blank(settings)
+    core = model.core
+    core.cell.weight[:4, :4] = STRONG * torch.eye(4)
+    core.cell.bias[4] = STRONG
+    core.key.weight[0, :2] = 1.0
+    core.query.bias[0] = 10 * STRONG
+    core.age_logits.bias[-1] = 1.0 if remembers else 1e3
+    core.value.weight[:2, :2] = torch.eye(2)
+    core.output.weight[:2, 2:4] = torch.eye(2)
+    core.output.weight[2:4, 5:7] = torch.eye(2)
+    model.policy_head.weight[FORWARD, :2] = torch.tensor([100.0, 3.0])
+    model.policy_head.weight[UP, 2], model.policy_head.weight[DOWN, 3] = 10.0, 10.0
+    if not remembers:
+        model.policy_head.weight[UP, 1] = 20.0
+    return loaded(model, settings)
+
+
+@torch.no_grad()
 def indifferent_agent() -> LoadedAgent:
     """For the task with the visible cue: acts on what it sees and never writes."""
     settings = config(visible=True)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import base64
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from hand_built import slot_agent
 from viewer_page import page_data
 
 from agents.config import TrainConfig
@@ -240,5 +242,37 @@ def test_what_is_not_for_slots_says_so(tmp_path: Path) -> None:
     agent = agent_of()
     with pytest.raises(UserError, match="'hard' keeps slots"):
         render_recalls(agent.model, lambda: None, [0], Outputs(similarity=tmp_path / "a.png"), core="hard")
-    with pytest.raises(UserError, match="are for mnm-p and mnm-g"):
-        check_recall(agent, 2)
+
+
+# What it means ----------------------------------------------------------------------------------------------------
+
+
+def test_the_report_of_an_agent_that_reads_the_cue(tmp_path: Path) -> None:
+    report = check_recall(slot_agent(), 12, control=slot_agent_that_sees())
+    outcomes = {check.name: check.outcome for check in report.checks}
+    assert set(outcomes.values()) == {"PASS"}, outcomes
+    assert report.verdict.startswith("VALID: all 6 checks")
+    [address] = [row for row in report.rankings if row.name == "address"]
+    assert address.hit_1.mean == 1.0
+    assert set(address.by_cue) == {1, 2}
+
+
+def slot_agent_that_sees() -> LoadedAgent:
+    """The control: where the cue stays in sight, and nothing is ever read."""
+    agent = slot_agent(remembers=False)
+    return replace(agent, config=replace(agent.config, env_kwargs='{"length": 12, "always_visible": true}'))
+
+
+def test_the_report_of_an_agent_that_remembers_nothing() -> None:
+    report = check_recall(slot_agent(remembers=False), 12)
+    outcomes = {check.name: check.outcome for check in report.checks}
+    assert outcomes["planted cue, address"] == "NOT APPLICABLE"  # it fails half of the episodes
+    assert outcomes["the slot read carries the decision"] == "FAIL"
+    assert outcomes["cue flip changes the action"] == "FAIL"
+    assert report.verdict.startswith("NOT VALID")
+
+
+def test_the_report_where_no_step_is_planted() -> None:
+    report = check_recall(agent_of("mnm/RepeatPrevious-v0", env_kwargs='{"lag": 2, "length": 9}'), 3)
+    assert {check.outcome for check in report.checks} == {"NOT APPLICABLE"}
+    assert report.verdict.startswith("NOT SHOWN")
