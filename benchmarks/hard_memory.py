@@ -35,26 +35,26 @@ def fixed(temperature: float) -> list[str]:
 
 SETTINGS: dict[str, dict[str, list[str]]] = {
     "curve-fit": {
-        "st, tau 2 to 0.3 (default)": [],
-        "st, tau 0.67 (the source)": fixed(0.67),
-        "st, tau 1": fixed(1.0),
-        "st, tau 2": fixed(2.0),
-        "gumbel-rao, tau 2 to 0.3": ["--estimator", "gumbel-rao"],
-        "gumbel-rao, tau 0.67": ["--estimator", "gumbel-rao", *fixed(0.67)],
-        "reinmax, tau 1": ["--estimator", "reinmax", *fixed(1.0)],
+        "st 2 to 0.3 (default)": [],
+        "st 0.67 (the source)": fixed(0.67),
+        "st 1": fixed(1.0),
+        "st 2": fixed(2.0),
+        "gumbel-rao 2 to 0.3": ["--estimator", "gumbel-rao"],
+        "gumbel-rao 0.67": ["--estimator", "gumbel-rao", *fixed(0.67)],
+        "reinmax 1": ["--estimator", "reinmax", *fixed(1.0)],
         "reinforce": ["--estimator", "reinforce"],
         "exact enumeration": ["--estimator", "exact"],
-        "st, tau 2 to 0.3, learned bank": ["--learn-bank"],
+        "st 2 to 0.3 with a learned bank": ["--learn-bank"],
     },
     "prototypes": {
-        "hard, tau 2 to 0.3 (default)": [],
-        "hard, tau 0.67": fixed(0.67),
-        "hard, gumbel-rao": ["--estimator", "gumbel-rao"],
-        "hard, reinforce": ["--estimator", "reinforce"],
-        "hard, exact enumeration": ["--estimator", "exact"],
+        "hard 2 to 0.3 (default)": [],
+        "hard 0.67": fixed(0.67),
+        "hard gumbel-rao 2 to 0.3": ["--estimator", "gumbel-rao"],
+        "hard reinforce": ["--estimator", "reinforce"],
+        "hard exact enumeration": ["--estimator", "exact"],
         "soft": ["--read", "soft"],
-        "hard, 4 shapes": ["--shapes", "4"],
-        "soft, 4 shapes": ["--read", "soft", "--shapes", "4"],
+        "hard 2 to 0.3 of 4 shapes": ["--shapes", "4"],
+        "soft of 4 shapes": ["--read", "soft", "--shapes", "4"],
     },
 }
 FIGURES: dict[str, tuple[str, ...]] = {
@@ -100,13 +100,13 @@ class HardMemoryConfig:
 
 
 def result_of(task: str, setting: str, seed: int) -> dict[str, Any]:
-    """The result of one run, which is made if it is missing."""
+    """The result of one run, which is made if it is missing, or continued."""
     name = "".join(c if c.isalnum() or c in "-." else "_" for c in f"{task} {setting} s{seed}")
     path = RUNS / name / "result.json"
     if not path.exists():
         options = [task, *SETTINGS[task][setting], "--seed", str(seed), "--run-dir", str(RUNS / name)]
         config, _ = train_task.read_command([*options, "--device", "cpu"])
-        trainer = TaskTrainer(config)
+        trainer = TaskTrainer(config, resume=(RUNS / name / "checkpoints" / "latest.pt").exists())
         trainer.run()
         trainer.finish()
     result: dict[str, Any] = json.loads(path.read_text())
@@ -114,10 +114,13 @@ def result_of(task: str, setting: str, seed: int) -> dict[str, Any]:
 
 
 def measure(task: str, seeds: int) -> None:
-    """Run what is missing of a task and write its CSV, one row per run."""
+    """Run what is missing of a task and write its CSV, one row per run.
+
+    Seed by seed, so that an unfinished table has every setting with fewer seeds.
+    """
     rows: list[dict[str, Any]] = []
-    for setting, options in SETTINGS[task].items():
-        for seed in range(seeds):
+    for seed in range(seeds):
+        for setting, options in SETTINGS[task].items():
             result = result_of(task, setting, seed)
             rows.append(
                 {
@@ -129,7 +132,7 @@ def measure(task: str, seeds: int) -> None:
                 }
             )
             print(rows[-1], flush=True)
-    write_csv(csv_of(task), rows)
+            write_csv(csv_of(task), sorted(rows, key=lambda row: list(SETTINGS[task]).index(row["setting"])))
 
 
 def rounded(value: Any) -> Any:
