@@ -32,6 +32,8 @@ RUNS = ROOT / "runs" / "babi-table"
 RESULTS = ROOT / "benchmarks" / "results" / "babi.csv"
 SETTINGS = ["--stop-at", "0.999"]
 """A run ends once at most 0.1 % of the validation questions are wrong."""
+STOPPED = 130
+"""Exit code of a run that was asked to stop and can be continued."""
 
 
 @dataclass(frozen=True)
@@ -105,13 +107,13 @@ def train(run: Run, data: str, steps: int, minutes: float | None) -> None:
     )
     try:
         _, errors = process.communicate(timeout=None if minutes is None else 60 * minutes)
-    except (subprocess.TimeoutExpired, KeyboardInterrupt) as stopped:
+    except subprocess.TimeoutExpired:
         process.send_signal(signal.SIGINT)  # it finishes its update and writes a checkpoint
-        process.communicate()
-        if isinstance(stopped, KeyboardInterrupt):
-            raise
-        return
-    if process.returncode != 0:
+        _, errors = process.communicate()
+    except KeyboardInterrupt:
+        process.communicate()  # Ctrl-C reached it too; a second signal would stop it without a checkpoint
+        raise
+    if process.returncode not in (0, STOPPED):
         raise UserError(f"{run.path.name} failed: {' '.join(errors.strip().splitlines()[-1:])}")
 
 

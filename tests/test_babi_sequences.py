@@ -116,6 +116,35 @@ def test_padding_changes_neither_loss_nor_gradient(core):
         torch.testing.assert_close(one, other)
 
 
+def test_a_late_start_drops_what_came_before_and_the_questions_that_need_it():
+    stories = read_text(TWO, task=7)
+    [first, _] = encode(stories, Vocabulary.of(stories))
+    assert first.evidence == (0, 11)
+    assert first.openings == (0, 6, 11)  # not the last question, which would come without its fact
+    assert first.opened_at(0) is first
+    for start, targets in ((6, {15: 2}), (11, {10: 2})):
+        late = first.opened_at(start)
+        assert torch.equal(late.words, first.words[start:])
+        assert {n: int(t) for n, t in enumerate(late.targets) if t >= 0} == targets
+        assert (late.asked, late.evidence, late.questions.max()) == (1, (11 - start,), 0)
+        assert torch.equal(late.questions >= 0, late.targets >= 0)
+    assert late.openings == (0,)
+
+
+@pytest.mark.parametrize("task", [1, 2, 6, 15])
+def test_every_question_of_a_late_start_has_its_facts(task):
+    """The answer still follows from what is left: checked by the facts, which are words of the text."""
+    text = generate(task, 5)
+    stories = read_text(text, task)
+    for story, sample in zip(stories, encode(stories, Vocabulary.of(stories)), strict=True):
+        for start in sample.openings:
+            late = sample.opened_at(start)
+            kept = [question for question in story.questions if question.evidence >= start]
+            assert late.asked == len(kept) > 0
+            assert (late.targets >= 0).nonzero().flatten().tolist() == [q.places[0] - start for q in kept]
+            assert late.opened_at(late.openings[-1]).asked > 0
+
+
 def test_the_sampler_follows_its_generator_and_asks_every_task_alike():
     stories = [
         story for task, count in ((1, 90), (15, 10)) for story in read_text(generate(task, count), task)
@@ -128,6 +157,9 @@ def test_the_sampler_follows_its_generator_and_asks_every_task_alike():
     batches = [sampler.draw(generator) for _ in range(300)]
     tasks = torch.cat([batch.tasks for batch in batches])
     assert (tasks == 1).double().mean().item() == pytest.approx(0.5, abs=0.04)
+    late = Sampler(samples, 8, late=1.0)
+    steps = [sum(int(s.draw(generator).sequence.valid.sum()) for _ in range(50)) for s in (sampler, late)]
+    assert steps[1] < 0.8 * steps[0]
     # Sorted pools: far less padding than in batches drawn at random.
     filled = sum(int(b.sequence.valid.sum()) for b in batches) / sum(
         b.sequence.valid.numel() for b in batches

@@ -83,7 +83,7 @@ def test_the_table_counts_failed_tasks():
     assert table[-2:] == ["| mean error % | 2.75 | 5.05 |", "| failed tasks (error > 5 %) | 0 | 1 |"]
 
 
-@pytest.mark.parametrize("core", ["mnm-p", "lstm"])
+@pytest.mark.parametrize("core", ["mnm-p", "hard"])
 def test_a_run_without_data_says_so_and_writes_its_tables(core, tmp_path, capsys):
     run = tmp_path / "run"
     assert train_task.main([*TINY, "--tasks", "15,1", "--core", core, "--run-dir", str(run)]) == 0

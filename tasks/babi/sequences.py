@@ -61,9 +61,25 @@ class Sample:
     """[T] int64: number of the question within the sample, NO_TARGET elsewhere."""
     asked: int
     """Number of questions."""
+    evidence: tuple[int, ...]
+    """First word of the earliest supporting fact of every question."""
+    openings: tuple[int, ...]
+    """Words with which the sample may open: sentences that leave a question with all its supporting facts."""
 
     def __len__(self) -> int:
         return len(self.words)
+
+    def opened_at(self, start: int) -> Sample:
+        """The sample without the words before `start`; questions that lose a supporting fact are not asked."""
+        if start == 0:
+            return self
+        kept = torch.tensor([first >= start for first in self.evidence])
+        questions = torch.where(kept, kept.cumsum(0) - 1, NO_TARGET)[self.questions[start:]]
+        questions[self.questions[start:] == NO_TARGET] = NO_TARGET
+        targets = self.targets[start:].masked_fill(questions == NO_TARGET, NO_TARGET)
+        evidence = tuple(first - start for first in self.evidence if first >= start)
+        openings = tuple(first - start for first in self.openings if first >= start)
+        return Sample(self.task, self.words[start:], targets, questions, len(evidence), evidence, openings)
 
 
 class BabiBatch(NamedTuple):
@@ -75,10 +91,6 @@ class BabiBatch(NamedTuple):
     """
     tasks: Tensor
     """[Q] int64: task of every question."""
-
-    def to(self, device: torch.device) -> BabiBatch:
-        """The batch with its sequences on a device; the rest is for counting and stays."""
-        return self._replace(sequence=self.sequence.to(device))
 
 
 def encode(
@@ -96,7 +108,13 @@ def encode(
                 places = torch.tensor(question.places) - start
                 targets[places] = torch.tensor([class_number[answer] for answer in question.answers])
                 questions[places] = number
-            samples.append(Sample(story.task, numbers[start:stop], targets, questions, len(asked)))
+            evidence = tuple(max(question.evidence - start, 0) for question in asked)
+            openings = tuple(
+                first - start for first in story.sentences if start <= first <= start + max(evidence)
+            )
+            samples.append(
+                Sample(story.task, numbers[start:stop], targets, questions, len(asked), evidence, openings)
+            )
     return samples
 
 
@@ -135,10 +153,11 @@ class Sampler:
 
     POOL batches' worth of samples are drawn independently and sorted by length; one random stretch of them
     is the batch. So every sample keeps its chance, and a batch depends on the generator's state alone.
+    A share `late` of the samples opens at a random sentence: small data sets are learnt by heart otherwise.
     """
 
-    def __init__(self, samples: Sequence[Sample], batch_size: int) -> None:
-        self.samples, self.batch_size = samples, batch_size
+    def __init__(self, samples: Sequence[Sample], batch_size: int, late: float = 0.0) -> None:
+        self.samples, self.batch_size, self.late = samples, batch_size, late
         tasks = torch.tensor([sample.task for sample in samples])
         asked = torch.tensor([sample.asked for sample in samples])
         weights = torch.zeros(len(samples), dtype=torch.float64)
@@ -148,12 +167,19 @@ class Sampler:
 
     def draw(self, generator: torch.Generator) -> BabiBatch:
         """The next batch."""
-        chances = torch.rand(POOL * self.batch_size, dtype=torch.float64, generator=generator)
+        count = POOL * self.batch_size
+        which, is_late, opening = torch.rand(3, count, dtype=torch.float64, generator=generator)
         # Rounding may leave the last step of the distribution below 1.
-        pool = torch.searchsorted(self.cumulative, chances).clamp(max=len(self.samples) - 1)
-        ordered = sorted(pool.tolist(), key=lambda number: len(self.samples[number]))
+        pool = torch.searchsorted(self.cumulative, which).clamp(max=len(self.samples) - 1)
+        chosen = []
+        for number, late, place in zip(
+            pool.tolist(), (is_late < self.late).tolist(), opening.tolist(), strict=True
+        ):
+            sample = self.samples[number]
+            chosen.append((sample, sample.openings[int(place * len(sample.openings))] if late else 0))
+        chosen.sort(key=lambda pair: len(pair[0]) - pair[1])
         start = self.batch_size * int(torch.randint(POOL, (), generator=generator))
-        return collate([self.samples[number] for number in ordered[start : start + self.batch_size]])
+        return collate([sample.opened_at(word) for sample, word in chosen[start : start + self.batch_size]])
 
 
 def in_batches(samples: Sequence[Sample], batch_size: int) -> Iterator[BabiBatch]:

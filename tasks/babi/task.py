@@ -51,6 +51,10 @@ class BabiConfig(TaskConfig, CoreOptions):
     tasks: str = option("all", 'tasks that one model learns: numbers as in "1,2,3", or "all"')
     embedding_size: int = option(32, "size of a word's vector")
     window: int = option(WINDOW, "tokens kept before a question, at least; longer stories are read in pieces")
+    late_starts: float = option(
+        0.7,
+        "share of the training stories that open at a random sentence; questions that lose a fact are not asked",
+    )
     word_answers: bool = option(False, 'an answer of several words, as "n,w", fills one blank per word')
 
     MAY_CHANGE: ClassVar[tuple[str, ...]] = (*TaskConfig.MAY_CHANGE, "data")
@@ -59,6 +63,8 @@ class BabiConfig(TaskConfig, CoreOptions):
         TaskConfig.__post_init__(self)
         CoreOptions.__post_init__(self)
         check_at_least(self, 1, "embedding_size", "window")
+        if not 0.0 <= self.late_starts <= 1.0:
+            raise UserError(f"--late-starts is a share between 0 and 1, got {self.late_starts}")
         self.task_numbers()
 
     def task_numbers(self) -> tuple[int, ...]:
@@ -94,14 +100,14 @@ class BabiTask:
             split: encode(part, self.vocabulary, config.window) for split, part in stories.items()
         }
         self.shown = story_to_show(self.vocabulary, stories["test"][0])
-        self.sampler = Sampler(self.samples["train"], config.batch_size)
+        self.sampler = Sampler(self.samples["train"], config.batch_size, config.late_starts)
         words, answers = len(self.vocabulary.words), len(self.vocabulary.answers)
         self.model = SequenceModel(words, answers, config.embedding_size, config.core_config()).to(device)
 
     def draw(self, generator: torch.Generator) -> BabiBatch:
         """Stories of similar length, from all chosen tasks."""
         batch = self.sampler.draw(generator)
-        return batch._replace(sequence=self.model.with_noise(batch.sequence, generator)).to(self.device)
+        return batch._replace(sequence=self.model.with_noise(batch.sequence, generator).to(self.device))
 
     def loss(self, batch: BabiBatch, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
         """Cross entropy of the answers and the memory's own loss."""

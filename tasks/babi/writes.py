@@ -40,7 +40,8 @@ def maps_of_story(model: SequenceModel, vocabulary: Vocabulary, story: Story) ->
         assert isinstance(record, MemoryRecord)
         writes.append((record.write_inputs[0], record.target_value, record.beta))
     keys, values, beta = (torch.cat(part).cpu().numpy() for part in zip(*writes, strict=True))
-    return similarity_maps(keys, values, beta)
+    # What all keys have in common would make them all alike.
+    return similarity_maps(keys, values, beta, centred=True)
 
 
 def story_to_show(vocabulary: Vocabulary, story: Story) -> Story:
