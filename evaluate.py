@@ -127,6 +127,12 @@ def render(agent: LoadedAgent, config: EvaluateConfig, console: Console) -> None
         core=train.core,
         rngs=[action_rng(config.seed, episode) for episode in episodes],
     )
+    longest = max(episode["steps"] for episode in summary["episodes"])
+    if config.top_k >= longest and summary["score"] is not None:
+        console.print(
+            f"--top-k {config.top_k}: the longest episode has {longest} steps, so {longest - 1} earlier ones can be "
+            "recalled at most; the other frames stay empty"
+        )
     if config.gif is not None:
         console.print(f"{config.gif}: {summary['frames']} frames, {summary['bytes'] / 1e6:.2f} MB")
     if config.html is not None:
@@ -160,6 +166,10 @@ def main(argv: Sequence[str]) -> int:
             check_writable(path)
     if config.gif is not None:
         check_movie(config.gif, config.gif_fps)
+    if config.check_recall:
+        for name in ("gif", "html", "tape", "similarity"):
+            if getattr(config, name) is not None:
+                raise UserError(f"--check-recall writes no --{name}; ask for it without --check-recall")
     if config.threads:
         torch.set_num_threads(config.threads)
     console = Console(soft_wrap=True)

@@ -43,6 +43,7 @@ class TMaze(gymnasium.Env[Any, Any]):
         "render_fps": 8,
         "success": "positive_return",
     }
+    action_names = ("forward", "turn up", "turn down")
 
     def __init__(
         self,

@@ -51,6 +51,19 @@ class Stage:
         cell = like.new_zeros(batch, self.spec.controller_size if self.spec.is_lstm else 0)
         nobody = torch.zeros(1, batch, dtype=torch.bool)
         self.segment = CompiledForward(kernel, self.spec, weights, self.gates, self.start, cell, nobody)
+        self._prepare_record()
+
+    def _prepare_record(self) -> None:
+        """Where a step leaves what a record holds, cut out once: making a view costs as much as a copy."""
+        tape, heads = self.segment.tape, self.spec.heads
+        rows = Layered(tape.inputs).layers
+        left = [x[0, :, 2 * heads :] for x in rows] + [x[1, :, :heads] for x in rows] + [tape.target_value[0]]
+        widths = [x.shape[-1] for x in left]
+        groups = [[n for n, w in enumerate(widths) if w == width] for width in dict.fromkeys(widths)]
+        self.left = [(group, [left[n] for n in group]) for group in groups]
+        rates = tape.beta[0].expand(-1, 3).t()[:, :, None, None]
+        layers = [block.shape[-4] for block in tape.errors]
+        self.steps = [(e[0], rate) for e, rate in zip(tape.errors, rates.split(layers), strict=True)]
 
     def __reduce__(self) -> tuple[type[None], tuple[()]]:
         """A copied or pickled core makes its own."""
@@ -86,26 +99,24 @@ def compiled_step(
         linear(hv, core.output.weight, core.output.bias),
         meta_loss[0].clone(),
         write_error[0].clone(),
-        record_of(stage) if record else None,
+        record_of(stage, value_read) if record else None,
     )
     h, c = (h, tape.cells[1].clone()) if is_lstm else (state.h, state.c)
     return output, MNMState(h, c, value_read, *tape.delta)
 
 
-def record_of(stage: Stage) -> MemoryRecord:
-    """Copies of what the step left on its tape."""
-    tape, heads = stage.segment.tape, stage.spec.heads
-    rows, errors = Layered(tape.inputs).layers, Layered(tape.errors).layers
-    rates = tape.beta[0].expand(-1, 3).unbind(1)
-    inputs = [x[0, :, 2 * heads :].clone() for x in rows]
-    steps = [e[0] * rate[:, None, None] for e, rate in zip(errors, rates, strict=True)]
-    read_key, read1, read2 = (x[1, :, :heads].clone() for x in rows)
+def record_of(stage: Stage, value_read: Tensor) -> MemoryRecord:
+    """Copies of what the step left on its tape; parts of one width are copied together."""
+    found: dict[int, Tensor] = {}
+    for numbers, parts in stage.left:
+        found |= zip(numbers, torch.stack(parts).unbind(0), strict=True)
+    u1, u2, u3 = (u for errors, rate in stage.steps for u in (errors * rate).unbind(0))
     return MemoryRecord(
-        write_inputs=(inputs[0], inputs[1], inputs[2]),
-        write_steps=(steps[0], steps[1], steps[2]),
-        target_value=tape.target_value[0].clone(),
-        beta=tape.beta[0].mean(dim=-1),
-        read_key=read_key,
-        read_hidden=(read1, read2),
-        value_read=tape.hv[0, :, -stage.spec.size :].clone(),
+        write_inputs=(found[0], found[1], found[2]),
+        write_steps=(u1, u2, u3),
+        target_value=found[6],
+        beta=stage.segment.tape.beta[0].mean(dim=-1),
+        read_key=found[3],
+        read_hidden=(found[4], found[5]),
+        value_read=value_read,
     )

@@ -114,8 +114,8 @@ def _thumbnails(
     below: bool,
 ) -> None:
     """A few of the pictures seen, along the axis outside the step numbers."""
-    count = min(len(writes), MOST_THUMBNAILS, max(2, int(inches / (1.2 * THUMBNAIL_INCHES))))
-    for place in np.unique(np.linspace(0, len(writes) - 1, count).round().astype(int)):
+    count = min(MOST_THUMBNAILS, max(2, int(inches / (1.2 * THUMBNAIL_INCHES))))
+    for place in range(0, len(writes), -(-len(writes) // count)):
         picture = thumbnails[writes[place]]
         zoom = THUMBNAIL_INCHES * 72 / max(picture.shape[:2])
         box = AnnotationBbox(

@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from agents.files import atomic_file
@@ -283,15 +282,14 @@ def weights_at(tape: Tape, t: int) -> tuple[Array, ...]:
 
 
 class TapeRecorder:
-    """Collects the rows of one episode and builds its `Tape`. It only copies: what it is fed is left as it
-    was.
+    """Collects the rows of one episode and builds its `Tape`. What it is fed is left as it was.
 
     Give `initial_weights` (as `core.weights(state)` returns them, batch first) for a core with write memory
     and leave them out for any other core. `rule` is that of `write_rule_of(core)`; without it the tape cannot
     redo a write, and everything else is the same. `addresses` says that the core reads slots by address.
 
-    It stands in the acting loop, so the parts of a record are copied together, one block per width and row, and
-    are taken apart when the tape is built.
+    It stands in the acting loop, so it keeps a record as it is: no core writes to a record that it has given
+    out (tested). The numbers are copied once, when the tape is built.
     """
 
     def __init__(
@@ -313,9 +311,7 @@ class TapeRecorder:
         self._start = None if initial_weights is None else tuple(self._row(w).copy() for w in initial_weights)
         self._rows: list[tuple[Any, ...]] = []
         self._observations: list[dict[str, Array]] = []
-        self._memory: list[tuple[Array, ...]] = []
-        self._groups: list[list[int]] = []
-        self._heads = 0
+        self._records: list[MemoryRecordLike | AddressRecord] = []
 
     def add(
         self,
@@ -341,7 +337,9 @@ class TapeRecorder:
         if (record is None) != (self._start is None and not self.addresses):
             raise ValueError("a memory record is needed with initial weights, and only with them")
         if record is not None:
-            self._memory.append(self._copied(record))
+            self._records.append(record)
+            if len(self._records) == 1:
+                self._columns()  # a record that makes no tape is refused at once
         self._observations.append({name: np.array(part) for name, part in observation.items()})
         unknown = (-1, -1)
         # In the order of _ROW_FIELDS.
@@ -351,22 +349,6 @@ class TapeRecorder:
                 unknown if agent_cell is None else agent_cell, unknown if goal_cell is None else goal_cell,
             )
         )  # fmt: skip
-
-    def _copied(self, record: MemoryRecordLike | AddressRecord) -> tuple[Array, ...]:
-        """This row's part of a record: of a write memory one block per width, then beta."""
-        if isinstance(record, AddressRecord):
-            return tuple(self._row(part).copy() for part in record)
-        parts = _parts_of(record)
-        if not self._groups:
-            widths = [part.shape[-1] for part in parts]
-            self._groups = [
-                [n for n, w in enumerate(widths) if w == width] for width in dict.fromkeys(widths)
-            ]
-            self._heads = parts[0].shape[1]
-        blocks = [self._row(torch.cat([parts[n] for n in group], dim=1)) for group in self._groups]
-        if len(record.beta) > 1:  # A view would keep the rows of the others, too.
-            blocks = [block.copy() for block in blocks]
-        return (*blocks, self._row(record.beta))
 
     def _row(self, tensor: Any) -> Array:
         """One row of a batched torch tensor (or array), as a view where that is possible."""
@@ -399,26 +381,21 @@ class TapeRecorder:
         )
 
     def _columns(self) -> list[Array]:
-        """What `_copied` gave, each [T, ...]."""
-        return [np.stack(column) for column in zip(*self._memory, strict=True)]
+        """The parts of the records, each [T, ...]."""
+        rows = [[self._row(part) for part in _parts_of(record)] for record in self._records]
+        return [np.stack(column) for column in zip(*rows, strict=True)]
 
     def _memory_tape(self, start: tuple[Array, ...]) -> MemoryTape:
-        *blocks, beta = self._columns()
-        parts: dict[int, Array] = {}
-        for group, block in zip(self._groups, blocks, strict=True):
-            for place, number in enumerate(group):
-                # Every part has a row per head, but for the value read, which is the last and has one.
-                rows = slice(place * self._heads, (place + 1) * self._heads)
-                parts[number] = np.ascontiguousarray(block[:, rows])
+        parts = self._columns()
         return MemoryTape(
             initial_weights=start,
-            write_inputs=(parts[0], parts[1], parts[2]),
-            write_steps=(parts[3], parts[4], parts[5]),
+            write_inputs=tuple(parts[:3]),
+            write_steps=tuple(parts[3:6]),
             target_value=parts[6],
-            beta=beta,
-            read_key=parts[7],
-            read_hidden=(parts[8], parts[9]),
-            value_read=parts[10][:, 0],
+            beta=parts[7],
+            read_key=parts[8],
+            read_hidden=tuple(parts[9:11]),
+            value_read=parts[11],
             rule=self.rule,
         )
 
@@ -433,9 +410,11 @@ def _array_of(tensor: Any) -> Array:
     return array
 
 
-def _parts_of(record: MemoryRecordLike) -> tuple[Any, ...]:
-    """The parts of a record but beta in one fixed order, each [B, rows, width]; the value read comes last."""
+def _parts_of(record: MemoryRecordLike | AddressRecord) -> tuple[Any, ...]:
+    """The arrays of a record in one fixed order."""
+    if isinstance(record, AddressRecord):
+        return tuple(record)
     return (
-        *record.write_inputs, *record.write_steps, record.target_value, record.read_key,
-        *record.read_hidden, record.value_read.unsqueeze(1),
+        *record.write_inputs, *record.write_steps, record.target_value, record.beta, record.read_key,
+        *record.read_hidden, record.value_read,
     )  # fmt: skip

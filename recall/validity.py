@@ -73,7 +73,8 @@ def check_recall(
     limits = limits or Limits()
     if agent.model.core.addresses:
         return check_addresses(agent, episodes, seed, control, limits, progress)
-    write_memory_of(agent.model)
+    for checked in (agent, *([control] if control is not None else [])):
+        write_memory_of(checked.model)
     progress("playing")
     played = play_planted(agent, episodes, seed)
     study = Study(agent, played, seed, limits, progress)

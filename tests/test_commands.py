@@ -148,6 +148,7 @@ def test_a_checkpoint_of_another_architecture(run_dir: Path, tmp_path: Path) -> 
 def test_evaluate_refuses_in_one_line(run_dir: Path, tmp_path: Path) -> None:
     assert "not a run directory" in refusal(evaluate.main, str(tmp_path))
     assert "--episodes must be at least 1" in refusal(evaluate.main, str(run_dir), "--episodes", "0")
+    assert "writes no --gif" in refusal(evaluate.main, str(run_dir), "--check-recall", "--gif", "x.gif")
     assert "--top-k must be at least 1" in refusal(evaluate.main, str(run_dir), "--top-k", "0")
     assert "does not exist" in refusal(evaluate.main, str(run_dir), "--json", str(tmp_path / "no" / "x.json"))
     assert "use latest" in refusal(evaluate.main, str(run_dir), "--checkpoint", "best")

@@ -107,6 +107,11 @@ def test_action_names():
     assert [action_name(maze(), a) for a in range(4)] == ["up", "down", "left", "right"]
     grid = make_single("MiniGrid-MemoryS7-v0", {"actions": [2, 0]}, render_mode="rgb_array")
     assert [action_name(grid, a) for a in range(2)] == ["forward", "left"]
+    assert [action_name(make_single("mnm/TMaze-v0", {}), a) for a in range(3)] == [
+        "forward",
+        "turn up",
+        "turn down",
+    ]
     assert action_name(Photo(), 2) == "action 2"
 
 

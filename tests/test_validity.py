@@ -232,3 +232,5 @@ def test_a_core_without_write_memory_is_refused():
     torch.manual_seed(0)
     with pytest.raises(UserError, match="no write memory"):
         check_recall(untrained("mnm/TMaze-v0", "{}", "lstm"), 5)
+    with pytest.raises(UserError, match="no write memory"):
+        check_recall(one_write_agent(), 5, control=untrained("mnm/TMaze-v0", "{}", "lstm"))
