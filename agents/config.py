@@ -24,6 +24,10 @@ class TrainConfig(CoreOptions):
     total_steps: int = option(
         1_000_000, "environment steps (valid frames over all environments) to train for"
     )
+    enough_success: float | None = option(
+        None,
+        "end before total-steps once this share of the last 100 episodes succeeded, in two log rows in a row",
+    )
     num_envs: int = option(64, "environments that are stepped together")
     rollout_steps: int = option(100, "steps per environment between updates; gradients are cut there")
     seed: int = option(0, "seed of weights, environments, actions and minibatches")
@@ -73,6 +77,8 @@ class TrainConfig(CoreOptions):
         for name in ("gamma", "gae_lambda"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise UserError(f"--{name.replace('_', '-')} must lie in [0, 1], got {getattr(self, name)}")
+        if self.enough_success is not None and not 0.0 < self.enough_success <= 1.0:
+            raise UserError(f"--enough-success must lie in (0, 1], got {self.enough_success:g}")
         if self.learning_rate <= 0.0 or self.max_grad_norm <= 0.0 or self.clip <= 0.0:
             raise UserError("--learning-rate, --max-grad-norm and --clip must be positive")
         if self.algo == "ppo" and self.minibatches > self.num_envs:

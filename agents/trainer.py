@@ -82,7 +82,7 @@ class Trainer:
         )
         minibatch_generator = make_generator(config.seed, MINIBATCH_STREAM, torch.device("cpu"))
         self.learner = Learner(self.model, config, minibatch_generator, ranks)
-        self.updates, self.wall_s, self.best_return = 0, 0.0, -math.inf
+        self.updates, self.wall_s, self.best_return, self.good_rows = 0, 0.0, -math.inf, 0
         if saved is None:
             if config.warm_start is not None:
                 source = Path(config.warm_start)
@@ -120,6 +120,7 @@ class Trainer:
                     log_time, log_frames = now, self.collector.frames
                     self._log(metrics, episodes, fps)
                     self._keep_best(episodes)
+                    finished = finished or self._is_enough(episodes)
                 if self.updates % self.config.checkpoint_every == 0:
                     self.save()
         self.save()
@@ -223,6 +224,13 @@ class Trainer:
             self.best_return = episodes["return_mean"]
             if self.ranks.leads:
                 save_checkpoint(self.directory.checkpoint("best"), self._agent())
+
+    def _is_enough(self, episodes: dict[str, float]) -> bool:
+        """Whether `enough_success` was reached in this row of the log and in the one before."""
+        wanted = self.config.enough_success
+        good = wanted is not None and episodes["episodes"] >= WINDOW and episodes["success_rate"] >= wanted
+        self.good_rows = self.good_rows + 1 if good else 0
+        return self.good_rows >= 2
 
     def _print_header(self) -> None:
         parameters = sum(p.numel() for p in self.model.parameters())

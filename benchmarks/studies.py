@@ -64,19 +64,11 @@ def maze(side: int, total_steps: int, name: str = "", algo: str = "ppo", **more:
     )  # fmt: skip
 
 
-FIRST_STAGE = ("--entropy-coef-final", "0.04")
-LATER_STAGE = ("--learning-rate", "1e-3", "--entropy-coef", "0.04", "--entropy-coef-final", "0.02")
+STAGE = ("--enough-success", "0.98")
+LATER_STAGE = (*STAGE, "--learning-rate", "1e-3", "--entropy-coef", "0.04")
 """A stage that begins with a trained agent takes smaller steps and needs less noise."""
-LAST_STAGE = (
-    "--learning-rate",
-    "1e-3",
-    "--anneal",
-    "--entropy-coef",
-    "0.03",
-    "--entropy-coef-final",
-    "0.005",
-)
-"""What is learnt by now must only stretch over longer ways, and become steady."""
+LAST_STAGE = ("--learning-rate", "1e-3", "--anneal", "--entropy-coef", "0.03")
+"""What is learnt by now must only stretch over longer ways, and become steady: it takes all its frames."""
 
 
 def memory(size: str, total_steps: int, after: str = "", **more: Any) -> Study:
@@ -136,9 +128,9 @@ STUDIES: dict[str, Study] = {
         *(repeat_previous(lag, 300_000) for lag in (2, 4, 8, 16)),
         *(t_maze(length, 300_000) for length in (6, 12, 24)),
         t_maze(12, 300_000, "ablation", cores=tuple(ABLATIONS), per_core=ABLATIONS),
-        memory("S9", 800_000, options=FIRST_STAGE),
-        memory("S11", 1_000_000, after="memory-s9", options=LATER_STAGE),
-        memory("S13", 800_000, after="memory-s11-staged", options=LAST_STAGE),
+        memory("S9", 2_000_000, options=STAGE),
+        memory("S11", 2_000_000, after="memory-s9", options=LATER_STAGE),
+        memory("S13", 800_000, after="memory-s11-staged", options=LATER_STAGE),
         memory("S17Random", 800_000, after="memory-s13-staged", options=LAST_STAGE),
     )
 }

@@ -123,7 +123,7 @@ def row_of(run: Run) -> dict[str, Any]:
         "frames": int(frames[-1]),
         "frames_before": run.frames_before(),
         "wall_s": round(wall[-1]),
-        "finished": frames[-1] >= run.study.total_steps,
+        "finished": all(run.evaluation(policy).exists() for policy in POLICIES),
     }
     for threshold in THRESHOLDS:
         row[f"frames_to_{threshold}"] = format_number(first_reach(frames, success, threshold))

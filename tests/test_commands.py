@@ -20,6 +20,7 @@ from agents.config import TrainConfig
 from agents.evaluation import load_agent, play_episodes
 from agents.options import run_command
 from agents.presets import PRESETS, preset
+from agents.run_dir import read_metrics
 from envs.errors import UserError
 
 ROOT = Path(__file__).parent.parent
@@ -191,13 +192,28 @@ def test_help_shows_every_option_with_its_default(capsys: pytest.CaptureFixture[
     text = capsys.readouterr().out
     for name in TrainConfig.__dataclass_fields__:
         assert f"--{name.replace('_', '-')}" in text
-    assert text.count("(default:") == len(TrainConfig.__dataclass_fields__) + 3
+    commands = train_rl.Command.__dataclass_fields__
+    assert text.count("(default:") == len(TrainConfig.__dataclass_fields__) + len(commands)
     assert all(name in text for name in PRESETS)
 
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets_are_valid_configurations(name: str) -> None:
     assert isinstance(preset(name), TrainConfig)
+
+
+def test_training_ends_once_success_is_enough_and_says_that_it_is_done(tmp_path: Path) -> None:
+    """Without memory at most half of the T-maze's episodes succeed: a tenth is soon enough, nine tenths never."""
+    options = ["--env", "mnm/TMaze-v0", "--core", "none", "--total-steps", "30_000", "--log-every", "1"]
+    frames = {}
+    for wanted in ("0.1", "0.9"):
+        path = tmp_path / wanted
+        assert train_rl.main([*options, "--enough-success", wanted, "--run-dir", str(path)]) == 0
+        rows = read_metrics(path / "metrics.csv")
+        frames[wanted] = rows[-1]["frames"]
+    assert frames["0.1"] < 30_000 <= frames["0.9"]
+    with pytest.raises(UserError, match=r"--enough-success must lie in \(0, 1\], got 98"):
+        train_rl.read_command(["--enough-success", "98"])
 
 
 def test_options_win_over_the_preset() -> None:
