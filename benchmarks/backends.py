@@ -22,6 +22,8 @@ from numpy.typing import NDArray
 from agents.options import option, parse, run_command
 from benchmarks.csv_files import read_rows, write_rows
 from benchmarks.machine import machine_columns
+from benchmarks.plots import plot_bars
+from benchmarks.speed_page import put_table
 from envs import VecEnv, make_vec
 
 RESULTS = Path(__file__).resolve().parent / "results" / "backends.csv"
@@ -106,25 +108,15 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
-    """Bars of steps/s on a logarithmic axis, beside the CSV."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
+    """Steps/s of every line, beside the CSV."""
     colours = {"native": "#4e9a06", "envpool": "#3465a4", "sync": "#9aa5b1", "async": "#c4a000"}
-    names = [f"{row['env']}, {row['num_envs']}, {row['backend']}" for row in rows]
-    figure, axes = pyplot.subplots(figsize=(8, 0.3 * len(rows) + 1.2), layout="constrained")
-    bars = axes.barh(
-        names, [float(row["steps_per_s"]) for row in rows], color=[colours[row["backend"]] for row in rows]
+    plot_bars(
+        path,
+        [f"{row['env']}, {row['num_envs']}, {row['backend']}" for row in rows],
+        [float(row["steps_per_s"]) for row in rows],
+        [colours[row["backend"]] for row in rows],
+        "environment steps per second, no learning",
     )
-    axes.bar_label(bars, [f"{int(row['steps_per_s']):,}" for row in rows], padding=3, fontsize=8)
-    axes.set(xscale="log", xlabel="environment steps per second, no learning")
-    axes.margins(x=0.15)
-    axes.invert_yaxis()
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=110)
-    pyplot.close(figure)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -138,6 +130,7 @@ def main(argv: Sequence[str]) -> int:
     if not config.quick:
         if not config.summary:
             write_rows(RESULTS, rows)
+        put_table("backends", table(rows))
         plot(rows, RESULTS.with_suffix(".png"))
     return 0
 

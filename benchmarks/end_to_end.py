@@ -29,7 +29,9 @@ from agents.presets import preset
 from agents.trainer import Trainer
 from benchmarks.csv_files import read_rows, write_rows
 from benchmarks.machine import machine_columns
+from benchmarks.plots import plot_bars
 from benchmarks.sb3_peer import Sb3Run
+from benchmarks.speed_page import put_table
 from memory import CORE_NAMES
 
 RESULTS = Path(__file__).resolve().parent / "results" / "end_to_end.csv"
@@ -42,12 +44,15 @@ BARS = {"lstm": 10.0, "mnm-p": 4.0}
 class BenchmarkConfig:
     """Options of the command."""
 
-    num_envs: int = option(64, "environments")
+    num_envs: str = option("16,64", "numbers of environments, separated by commas")
     rollout_steps: int = option(128, "steps per environment between updates")
     epochs: int = option(4, "PPO: passes over a rollout")
     minibatches: int = option(4, "PPO: minibatches per pass, of whole environments")
     memory_size: int = option(64, "mnm-p, mnm-g, hard: size d of keys and values")
     heads: int = option(4, "mnm-p, mnm-g, hard: heads")
+    only: str = option(
+        ",".join(CORE_NAMES), "cores to measure, separated by commas; fewer than all write nothing"
+    )
     rounds: int = option(3, "updates of everyone; the fastest counts")
     quick: bool = option(False, "one round of 16 environments and 16 steps, nothing is written", switch=True)
     summary: bool = option(
@@ -88,32 +93,35 @@ class Entry:
     """A core of ours, or the peer."""
     algo: str
     backend: str
+    num_envs: int
 
     def start(self, shared: TrainConfig, folder: str) -> Contestant:
         """Build it, ready for its first update."""
+        shared = dataclasses.replace(shared, num_envs=self.num_envs)
         if self.agent == PEER:
             return Sb3Run(shared)
-        run_dir = str(Path(folder) / f"{self.agent}-{self.algo}-{self.backend}")
+        run_dir = str(Path(folder) / f"{self.agent}-{self.algo}-{self.backend}-{self.num_envs}")
         changes: dict[str, Any] = {
             "core": self.agent, "algo": self.algo, "backend": self.backend, "run_dir": run_dir,
         }  # fmt: skip
         return OwnRun(dataclasses.replace(shared, **changes))
 
 
-def entries() -> list[Entry]:
+def entries(cores: Sequence[str], num_envs: int) -> list[Entry]:
     """The peer first; ours with EnvPool under both algorithms, and with the peer's own kind of environment."""
-    return [
-        Entry(PEER, "ppo", "sync"),
-        *(Entry(core, "ppo", "sync") for core in CORE_NAMES),
-        *(Entry(core, algo, "envpool") for algo in ("ppo", "a2c") for core in CORE_NAMES),
+    kinds = [
+        (PEER, "ppo", "sync"),
+        *((core, "ppo", "sync") for core in cores),
+        *((core, algo, "envpool") for algo in ("ppo", "a2c") for core in cores),
     ]
+    return [Entry(*kind, num_envs) for kind in kinds]
 
 
 def shared_settings(config: BenchmarkConfig) -> TrainConfig:
     """What all contestants have in common."""
     return dataclasses.replace(
         preset("minigrid-memory"),
-        num_envs=config.num_envs, rollout_steps=config.rollout_steps, epochs=config.epochs,
+        rollout_steps=config.rollout_steps, epochs=config.epochs,
         minibatches=config.minibatches, memory_size=config.memory_size, heads=config.heads,
         threads=1, device="cpu",
     )  # fmt: skip
@@ -121,7 +129,8 @@ def shared_settings(config: BenchmarkConfig) -> TrainConfig:
 
 def measure(config: BenchmarkConfig) -> list[dict[str, Any]]:
     """Rows of the table."""
-    shared, found = shared_settings(config), entries()
+    shared, sizes = shared_settings(config), [int(size) for size in config.num_envs.split(",")]
+    found = [entry for size in sizes for entry in entries(config.only.split(","), size)]
     fps, fps_cpu = dict.fromkeys(found, 0.0), dict.fromkeys(found, 0.0)
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory())
@@ -137,9 +146,9 @@ def measure(config: BenchmarkConfig) -> list[dict[str, Any]]:
                 wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
                 fps[entry], fps_cpu[entry] = max(fps[entry], frames / wall), max(fps_cpu[entry], frames / cpu)
             print(f"round {number + 1} of {config.rounds} done", flush=True)
-    peer = found[0]
+    peers = {entry.num_envs: entry for entry in found if entry.agent == PEER}
     settings = {
-        "env": shared.env, "num_envs": config.num_envs, "rollout_steps": config.rollout_steps,
+        "env": shared.env, "rollout_steps": config.rollout_steps,
         "epochs": config.epochs, "minibatches": config.minibatches, "embedding": shared.embedding_size,
         "hidden": shared.hidden_size, "d": config.memory_size, "heads": config.heads,
     }  # fmt: skip
@@ -148,8 +157,8 @@ def measure(config: BenchmarkConfig) -> list[dict[str, Any]]:
             **dataclasses.asdict(entry),
             "fps": round(fps[entry]),
             "fps_cpu": round(fps_cpu[entry]),
-            "ratio": round(fps[entry] / fps[peer], 2),
-            "ratio_cpu": round(fps_cpu[entry] / fps_cpu[peer], 2),
+            "ratio": round(fps[entry] / fps[peers[entry.num_envs]], 2),
+            "ratio_cpu": round(fps_cpu[entry] / fps_cpu[peers[entry.num_envs]], 2),
             **settings,
             **machine_columns(),
         }
@@ -161,45 +170,34 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     """The table in Markdown, with its conditions above it."""
     first = rows[0]
     lines = [
-        f"{first['env']}, {first['num_envs']} environments x {first['rollout_steps']} steps, {first['epochs']} epochs "
-        f"of {first['minibatches']} minibatches (A2C: one pass), embedding {first['embedding']}, hidden "
+        f"{first['env']}, rollouts of {first['rollout_steps']} steps, {first['epochs']} epochs of "
+        f"{first['minibatches']} minibatches (A2C: one pass), embedding {first['embedding']}, hidden "
         f"{first['hidden']}, d = {first['d']}, H = {first['heads']}, one thread; {first['date']}, {first['cpu']}, "
         f"{first['cores']} cores, torch {first['torch']}, commit {first['commit']}",
         "",
-        "| agent | algorithm | environments | frames/s | against sb3-contrib | by processor time | bar |",
+        "| environments | agent | algorithm | frames/s | against the peer | by processor time | bar |",
         "|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         bar = BARS.get(row["agent"]) if row["algo"] == "ppo" else None
         lines.append(
-            f"| {row['agent']} | {row['algo']} | {row['backend']} | {int(row['fps']):,} | {float(row['ratio']):.1f} | "
-            f"{float(row['ratio_cpu']):.1f} | {f'{bar:g}' if bar else ''} |"
+            f"| {row['num_envs']} {row['backend']} | {row['agent']} | {row['algo']} | {int(row['fps']):,} | "
+            f"{float(row['ratio']):.1f} | {float(row['ratio_cpu']):.1f} | {f'{bar:g}' if bar else ''} |"
         )
     return "\n".join(lines)
 
 
 def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
-    """Bars of frames/s on a logarithmic axis, beside the CSV."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
+    """Frames/s of every line, beside the CSV."""
     colours = {"sync": "#9aa5b1", "envpool": "#3465a4"}
-    names = [f"{row['agent']}, {row['algo']}, {row['backend']}" for row in rows]
-    figure, axes = pyplot.subplots(figsize=(8, 0.3 * len(rows) + 1.2), layout="constrained")
-    bars = axes.barh(
-        names, [float(row["fps"]) for row in rows], color=[colours[row["backend"]] for row in rows]
+    plot_bars(
+        path,
+        [f"{row['num_envs']} {row['backend']}, {row['agent']}, {row['algo']}" for row in rows],
+        [float(row["fps"]) for row in rows],
+        [colours[row["backend"]] for row in rows],
+        f"training frames per second on {rows[0]['env']}, one thread",
+        [f"({float(row['ratio']):.1f}x)" for row in rows],
     )
-    axes.bar_label(
-        bars, [f"{int(row['fps']):,}  ({float(row['ratio']):.1f}x)" for row in rows], padding=3, fontsize=8
-    )
-    axes.set(xscale="log", xlabel="training frames per second, one thread", xlim=(200, 400_000))
-    axes.set_title(f"{rows[0]['env']}, {rows[0]['num_envs']} environments", fontsize=10)
-    axes.invert_yaxis()
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=110)
-    pyplot.close(figure)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -207,12 +205,13 @@ def main(argv: Sequence[str]) -> int:
     config = parse(BenchmarkConfig(), argv, description=__doc__ or "")
     torch.set_num_threads(1)
     if config.quick:
-        config = dataclasses.replace(config, num_envs=16, rollout_steps=16, rounds=1)
+        config = dataclasses.replace(config, num_envs="16", rollout_steps=16, rounds=1)
     rows: list[dict[str, Any]] = list(read_rows(RESULTS)) if config.summary else measure(config)
     print(table(rows))
-    if not config.quick:
+    if not config.quick and config.only == BenchmarkConfig.only:
         if not config.summary:
             write_rows(RESULTS, rows)
+        put_table("end_to_end", table(rows))
         plot(rows, RESULTS.with_suffix(".png"))
     return 0
 
