@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,6 +12,9 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from envs.errors import UserError
+
+Row = dict[str, str]
+"""A row of a CSV file, by column."""
 
 
 def check_writable(path: str | Path) -> Path:
@@ -53,9 +58,22 @@ def write_text(path: Path, text: str) -> None:
         file.write(text.encode())
 
 
+def read_csv(path: Path) -> list[Row]:
+    """Rows of a CSV file; none if there is no such file."""
+    if not path.is_file():
+        return []
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write rows of equal keys as CSV, atomically; nothing if there are none."""
-    if rows:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lines = [",".join(rows[0]), *(",".join(str(value) for value in row.values()) for row in rows)]
-        write_text(path, "\n".join(lines) + "\n")
+    """Write rows as CSV, atomically; a cell is empty where a row lacks the column. Nothing if there are no rows."""
+    if not rows:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = io.StringIO()
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, text.getvalue())

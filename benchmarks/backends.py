@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from agents.files import read_csv, write_csv
 from agents.options import option, parse, run_command
-from benchmarks.csv_files import read_rows, write_rows
 from benchmarks.machine import machine_columns
 from benchmarks.plots import plot_bars
 from benchmarks.speed_page import put_table
@@ -125,11 +125,11 @@ def main(argv: Sequence[str]) -> int:
     sizes: Sequence[int] = SIZES
     if config.quick:
         config, sizes = dataclasses.replace(config, rounds=1, seconds=0.2), SIZES[:1]
-    rows: list[dict[str, Any]] = list(read_rows(RESULTS)) if config.summary else measure(config, sizes)
+    rows: list[dict[str, Any]] = list(read_csv(RESULTS)) if config.summary else measure(config, sizes)
     print(table(rows))
     if not config.quick:
         if not config.summary:
-            write_rows(RESULTS, rows)
+            write_csv(RESULTS, rows)
         put_table("backends", table(rows))
         plot(rows, RESULTS.with_suffix(".png"))
     return 0

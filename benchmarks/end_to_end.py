@@ -24,10 +24,10 @@ from typing import Any, Protocol
 import torch
 
 from agents.config import TrainConfig
+from agents.files import read_csv, write_csv
 from agents.options import option, parse, run_command
 from agents.presets import preset
 from agents.trainer import Trainer
-from benchmarks.csv_files import read_rows, write_rows
 from benchmarks.machine import machine_columns
 from benchmarks.plots import plot_bars
 from benchmarks.sb3_peer import Sb3Run
@@ -206,11 +206,11 @@ def main(argv: Sequence[str]) -> int:
     torch.set_num_threads(1)
     if config.quick:
         config = dataclasses.replace(config, num_envs="16", rollout_steps=16, rounds=1)
-    rows: list[dict[str, Any]] = list(read_rows(RESULTS)) if config.summary else measure(config)
+    rows: list[dict[str, Any]] = list(read_csv(RESULTS)) if config.summary else measure(config)
     print(table(rows))
     if not config.quick and config.only == BenchmarkConfig.only:
         if not config.summary:
-            write_rows(RESULTS, rows)
+            write_csv(RESULTS, rows)
         put_table("end_to_end", table(rows))
         plot(rows, RESULTS.with_suffix(".png"))
     return 0

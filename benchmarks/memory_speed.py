@@ -11,7 +11,6 @@ byte that autograd keeps for a backward, once.
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import datetime
 import time
@@ -24,6 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from agents.files import write_csv
 from agents.options import option, parse, run_command
 from agents.run_dir import cpu_model
 from memory import CoreConfig, MemoryCore, make_core
@@ -197,22 +197,19 @@ def print_table(rows: list[Row], peak: float) -> None:
         print(f"| {r.rule} | {r.d} | {r.heads} | {r.batch} | {r.what} | {numbers} |")
 
 
-def write_csv(rows: list[Row], peak: float) -> None:
+def save(rows: list[Row], peak: float) -> None:
+    """Write the rows, each with where it was measured."""
     machine = {
         "date": datetime.date.today().isoformat(),
         "torch": torch.__version__,
         "cpu": cpu_model(),
         "gemm_peak_gflops": round(peak, 1),
     }
-    RESULTS.parent.mkdir(exist_ok=True)
-    with RESULTS.open("w", newline="") as file:
-        writer = csv.DictWriter(file, [*(f.name for f in dataclasses.fields(Row)), *machine])
-        writer.writeheader()
-        for line in rows:
-            rounded = {
-                k: round(v, 3) if isinstance(v, float) else v for k, v in dataclasses.asdict(line).items()
-            }
-            writer.writerow(rounded | machine)
+    plain = [dataclasses.asdict(row) for row in rows]
+    write_csv(
+        RESULTS,
+        [{k: round(v, 3) if isinstance(v, float) else v for k, v in row.items()} | machine for row in plain],
+    )
 
 
 def main(argv: Sequence[str]) -> int:
@@ -225,7 +222,7 @@ def main(argv: Sequence[str]) -> int:
             rows += measure(rule, size, heads, batch, config, peak)
         rows += measure_memory(rule, 128, 1)
     print_table(rows, peak)
-    write_csv(rows, peak)
+    save(rows, peak)
     return 0
 
 

@@ -16,7 +16,6 @@ kept under runs/recall-validity and are trained once, in this process, on one th
 
 from __future__ import annotations
 
-import csv
 import json
 import sys
 from collections.abc import Sequence
@@ -30,7 +29,7 @@ from rich.console import Console
 
 from agents.config import TrainConfig
 from agents.evaluation import load_agent
-from agents.files import write_text
+from agents.files import read_csv, write_csv, write_text
 from agents.options import option, parse, run_command
 from agents.trainer import Trainer
 from recall.validity import check_recall
@@ -173,20 +172,9 @@ def row_of(run: Run, report: dict[str, Any]) -> dict[str, Any]:
     return row
 
 
-def write_rows(rows: list[dict[str, Any]]) -> None:
-    """Write the CSV; a figure that a report does not have stays empty."""
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    with RESULTS.open("w", newline="") as file:
-        writer = csv.DictWriter(file, names, restval="")
-        writer.writeheader()
-        writer.writerows(rows)
-
-
 def summarise() -> str:
     """The table in Markdown: means over seeds of what was solved, and outcomes of the checks."""
-    with RESULTS.open(newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = read_csv(RESULTS)
     shown = ["R0 key match", "R1 last layer", "R2 removal", "keep only one", "symmetrised", "R3 re-applied",
              "R4 decision", "write strength", "recency", "best fixed lag", "random"]  # fmt: skip
     lines = [
@@ -225,7 +213,8 @@ def main(argv: Sequence[str]) -> int:
         if not rows:
             print("no trained run was found", file=sys.stderr)
             return 1
-        write_rows(rows)
+        # A figure that a report does not have stays empty.
+        write_csv(RESULTS, rows)
     print(summarise())
     return 0
 

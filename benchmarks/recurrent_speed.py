@@ -23,8 +23,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from agents.files import read_csv, write_csv
 from agents.options import option, parse, run_command
-from benchmarks.csv_files import read_rows, write_rows
 from benchmarks.machine import machine_columns
 from benchmarks.plots import plot_bars
 from benchmarks.speed_page import put_table
@@ -117,12 +117,12 @@ def main(argv: Sequence[str]) -> int:
     config = parse(BenchmarkConfig(), argv, description=__doc__ or "")
     torch.set_num_threads(1)
     rows: list[dict[str, Any]] = (
-        list(read_rows(RESULTS)) if config.summary else measure(1 if config.quick else config.rounds)
+        list(read_csv(RESULTS)) if config.summary else measure(1 if config.quick else config.rounds)
     )
     print(table(rows))
     if not config.quick:
         if not config.summary:
-            write_rows(RESULTS, rows)
+            write_csv(RESULTS, rows)
         put_table("recurrent_speed", table(rows))
         names = [f"{row['core']}, B {row['batch']}, resets {100 * float(row['reset_rate']):g} %, {way}"
                  for row in rows for way in ("steps", "segment", "library")]  # fmt: skip

@@ -20,9 +20,8 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from agents.files import atomic_file, write_text
+from agents.files import Row, atomic_file, read_csv, write_text
 from agents.options import option, parse, run_command, suggestion
-from benchmarks.csv_files import Row, read_rows
 from benchmarks.seed_statistics import bootstrap, interquartile_mean, probability_of_improvement, wilson
 from benchmarks.studies import STUDIES, Study
 from envs.errors import UserError
@@ -170,7 +169,7 @@ def draw(study: Study, rows: Sequence[Row], path: Path) -> None:
 
 def block(study: Study, data: Path, pictures: Path) -> str:
     """The table of a study, its figure and the command of its first run."""
-    rows, curves = read_rows(study.rows_in(data)), read_rows(study.curves_in(data))
+    rows, curves = read_csv(study.rows_in(data)), read_csv(study.curves_in(data))
     if not rows:
         return "Not run yet."
     draw(study, curves, pictures / f"{study.name}.png")

@@ -23,9 +23,9 @@ from typing import Any
 
 import numpy as np
 
+from agents.files import read_csv, write_csv
 from agents.options import option, parse, run_command, suggestion
 from agents.run_dir import format_number, read_metrics
-from benchmarks.csv_files import read_rows, write_rows
 from benchmarks.seed_statistics import first_reach
 from benchmarks.studies import STUDIES, Study
 from envs.errors import UserError
@@ -78,6 +78,10 @@ class Run:
         """Where its evaluation is kept."""
         return self.path / f"evaluation-{policy}.json"
 
+    def is_done(self) -> bool:
+        """Whether it was trained to its end and evaluated."""
+        return all(self.evaluation(policy).exists() for policy in POLICIES)
+
     def commands(self) -> list[list[str]]:
         """What is still to be done: the training, or the rest of it, and the evaluations."""
         python = [sys.executable]
@@ -88,7 +92,7 @@ class Run:
             train += self.study.command(self.core, self.seed)
             if self.before is not None:
                 train += ["--warm-start", str(self.before.path)]
-        todo = [] if all(self.evaluation(policy).exists() for policy in POLICIES) else [train]
+        todo = [] if self.is_done() else [train]
         for policy in POLICIES:
             if not self.evaluation(policy).exists():
                 todo.append(
@@ -101,8 +105,10 @@ class Run:
 def bring_to_its_end(run: Run) -> None:
     """Train and evaluate one run; does nothing if that was done."""
     run.path.parent.mkdir(parents=True, exist_ok=True)
-    if run.before is not None and not run.before.evaluation("greedy").exists():
+    if run.before is not None and not run.before.is_done():
         bring_to_its_end(run.before)
+        if not run.before.is_done():
+            return
     for command in run.commands():
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
         if done.returncode != 0:
@@ -123,7 +129,7 @@ def row_of(run: Run) -> dict[str, Any]:
         "frames": int(frames[-1]),
         "frames_before": run.frames_before(),
         "wall_s": round(wall[-1]),
-        "finished": all(run.evaluation(policy).exists() for policy in POLICIES),
+        "finished": run.is_done(),
     }
     for threshold in THRESHOLDS:
         row[f"frames_to_{threshold}"] = format_number(first_reach(frames, success, threshold))
@@ -167,9 +173,9 @@ def collect(study: Study, seeds: int) -> None:
     curves = [row for run in begun for row in curve_of(run)]
     for path, found in ((study.rows_in(RESULTS), rows), (study.curves_in(RESULTS), curves)):
         renewed = {(run.core, str(run.seed)) for run in begun}
-        kept = [row for row in read_rows(path) if (row["core"], row["seed"]) not in renewed]
+        kept = [row for row in read_csv(path) if (row["core"], row["seed"]) not in renewed]
         order = {core: place for place, core in enumerate(study.cores)}
-        write_rows(path, sorted([*kept, *found], key=lambda row: (order[row["core"]], int(row["seed"]))))
+        write_csv(path, sorted([*kept, *found], key=lambda row: (order[row["core"]], int(row["seed"]))))
 
 
 def main(argv: Sequence[str]) -> int:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from agents.files import read_csv, write_csv
 from benchmarks import results, train_studies
-from benchmarks.csv_files import read_rows, write_rows
 from benchmarks.studies import STUDIES, Study
 from envs.errors import UserError
 
@@ -63,7 +63,7 @@ def test_the_same_files_give_the_same_page(data: Path) -> None:
 def test_a_return_study_reports_intervals_over_seeds_and_the_probability_of_improvement(
     data: Path,
 ) -> None:
-    rows = read_rows(data / "tiny.csv")
+    rows = read_csv(data / "tiny.csv")
     lines = results.return_row("mnm-p", [rows[3]], rows).split(" | ")
     assert lines[7] == "1.00"
     assert results.return_row("lstm", rows[1:3], rows).split(" | ")[7] == "-"
@@ -94,5 +94,5 @@ def test_an_unknown_study_name_gives_the_nearest() -> None:
 
 
 def test_commas_in_options_survive_the_csv(tmp_path: Path) -> None:
-    write_rows(tmp_path / "x.csv", [{"a": 1, "options": "--env-kwargs '{\"actions\": [0, 1]}'"}])
-    assert read_rows(tmp_path / "x.csv") == [{"a": "1", "options": "--env-kwargs '{\"actions\": [0, 1]}'"}]
+    write_csv(tmp_path / "x.csv", [{"a": 1, "options": "--env-kwargs '{\"actions\": [0, 1]}'"}])
+    assert read_csv(tmp_path / "x.csv") == [{"a": "1", "options": "--env-kwargs '{\"actions\": [0, 1]}'"}]

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from agents.files import read_csv
 from benchmarks import backends, end_to_end, recurrent_speed
-from benchmarks.csv_files import read_rows
 from benchmarks.speed_page import PAGE, put_table
 
 
@@ -24,6 +24,6 @@ def test_a_table_replaces_the_one_before_it(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("benchmark", [backends, end_to_end, recurrent_speed])
 def test_the_page_shows_what_the_csv_says(benchmark: object) -> None:
-    rows = read_rows(benchmark.RESULTS)  # type: ignore[attr-defined]
+    rows = read_csv(benchmark.RESULTS)  # type: ignore[attr-defined]
     if rows:
         assert benchmark.table(rows) in PAGE.read_text()  # type: ignore[attr-defined]
