@@ -10,7 +10,6 @@ default of `train_task.py TASK`, the same for all cores; times are seconds of on
 
 from __future__ import annotations
 
-import csv
 import json
 import signal
 import subprocess
@@ -25,7 +24,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from agents.curves import save_figure
-from agents.files import write_csv
+from agents.files import read_csv, write_csv
 from agents.options import check_at_least, option, parse, run_command
 from agents.run_dir import read_metrics
 from envs.errors import UserError
@@ -132,14 +131,6 @@ def collect(runs: Sequence[Run]) -> None:
         write_csv(path, rows)
 
 
-def read(path: Path) -> list[dict[str, str]]:
-    """The rows of a CSV; raises UserError if there is none."""
-    if not path.is_file():
-        raise UserError(f"there is no {path}: run the command without --summary first")
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
 def mean(rows: Sequence[dict[str, str]], name: str) -> float:
     """The mean of a column."""
     return sum(float(row[name]) for row in rows) / len(rows)
@@ -152,7 +143,7 @@ def chosen(rows: Sequence[dict[str, str]], **wanted: str) -> list[dict[str, str]
 
 def summarise() -> str:
     """The table in Markdown, means over seeds."""
-    rows, sizes = read(TABLE), read(ACCURACY)
+    rows, sizes = read_csv(TABLE), read_csv(ACCURACY)
     lines = [
         "| task | core | seeds | updates | core-seconds | parameters | trained sizes % | largest trained % | "
         "beyond % |",
@@ -178,10 +169,11 @@ def summarise() -> str:
 
 def draw() -> None:
     """Learning curves above, accuracy over items (one symbol each) below; one column per task."""
-    curves, sizes = read(CURVES), read(ACCURACY)
-    figure = Figure(figsize=(13, 7), layout="constrained")
-    axes = figure.subplots(2, len(TASKS))
-    for column, task in enumerate(TASKS):
+    curves, sizes = read_csv(CURVES), read_csv(ACCURACY)
+    tasks = [task for task in TASKS if chosen(curves, task=task)]
+    figure = Figure(figsize=(4.5 * len(tasks), 7), layout="constrained")
+    axes = figure.subplots(2, len(tasks), squeeze=False)
+    for column, task in enumerate(tasks):
         above, below = axes[0][column], axes[1][column]
         for core in CORE_NAMES:
             for axis, rows, x, y in (
@@ -193,8 +185,7 @@ def draw() -> None:
                 means = [100 * mean(chosen(found, **{x: str(place)}), y) for place in places]
                 axis.plot(places, means, color=COLOURS[core], label=core, marker="o", markersize=3)
         trained = [int(row["items"]) for row in chosen(sizes, task=task, trained="1", item_length="1")]
-        if trained:
-            below.axvspan(min(trained) - 0.3, max(trained) + 0.3, color="black", alpha=0.08)
+        below.axvspan(min(trained) - 0.3, max(trained) + 0.3, color="black", alpha=0.08)
         above.set_title(task)
         above.set_xlabel("updates")
         above.set_ylabel("validation accuracy (%)")
@@ -203,7 +194,8 @@ def draw() -> None:
         for axis in (above, below):
             axis.set_ylim(0, 102)
             axis.grid(alpha=0.3)
-    axes[0][0].legend(fontsize=8)
+    handles, names = axes[0][0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=3, fontsize=9)
     save_figure(figure, FIGURE)
 
 
@@ -223,6 +215,8 @@ def main(argv: Sequence[str]) -> int:
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise
+    if not TABLE.is_file():
+        raise UserError(f"there is no {TABLE}: no run has reached its end yet")
     draw()
     print(summarise())
     return 0

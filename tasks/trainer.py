@@ -206,7 +206,8 @@ class TaskTrainer:
             **{f"valid_{name}": value for name, value in figures.items()},
         }
         self.directory.log(row)
-        if score > self.best_score or not self.directory.checkpoint("best").exists():
+        # Of equal scores the later weights: with a falling learning rate they are the better ones.
+        if score >= self.best_score or not self.directory.checkpoint("best").exists():
             self.best_score = score
             save_checkpoint(self.directory.checkpoint("best"), self._weights())
         return score

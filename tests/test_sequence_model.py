@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
 
+import train_task
 from memory import CORE_NAMES, CoreConfig
 from tasks.sequence_model import SequenceBatch, SequenceModel, pad_sequences, sequence_loss
 from tasks.symbols import Alphabet, Sizes, dictionary
@@ -83,3 +87,28 @@ def test_noise_is_drawn_for_the_core_that_consumes_it() -> None:
     assert not torch.equal(first, other)
     assert not torch.equal(first, net(batch).logits)
     assert model("mnm-p").with_noise(batch, torch.Generator()) is batch
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("core", ["mnm-p", "lstm"])
+def test_mnm_p_learns_a_dictionary_while_the_lstm_still_guesses(core: str, tmp_path: Path) -> None:
+    """Six symbols, one to three pairs; who knows the images but not which is whose scores 0.7."""
+    words = [
+        "--symbols",
+        "6",
+        "--max-items",
+        "3",
+        "--steps",
+        "1500",
+        "--log-every",
+        "300",
+        "--stop-at",
+        "0.95",
+    ]
+    path = tmp_path / "run"
+    assert (
+        train_task.main(["dictionary", "--core", core, *words, "--device", "cpu", "--run-dir", str(path)])
+        == 0
+    )
+    score = json.loads((path / "result.json").read_text())["best_score"]
+    assert score >= 0.95 if core == "mnm-p" else score < 0.8
