@@ -104,7 +104,7 @@ def test_a_run_in_pieces_equals_one_run_and_may_move_its_data(tmp_path):
     (tmp_path / "there").mkdir()
     text = generate(2, 12)
     here, there = (data(tmp_path / name, text, task=2) for name in ("here", "there"))
-    options = [*TINY, "--tasks", "2", "--no-anneal"]
+    options = [*TINY, "--tasks", "2", "--no-anneal", "--core", "lstm"]
     train_task.main(
         [*options, "--data", here, "--run-dir", str(tmp_path / "parts"), "--steps", "2", "--no-anneal"]
     )
