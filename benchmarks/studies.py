@@ -74,7 +74,7 @@ LAST_STAGE = ("--learning-rate", "1e-3", "--anneal", "--entropy-coef", "0.03")
 def memory(size: str, total_steps: int, after: str = "", **more: Any) -> Study:
     """A study of MiniGrid's memory task at its default view and step limit, alone or as a stage of a curriculum."""
     env, name = f"MiniGrid-Memory{size}-v0", f"memory-{size.lower()}"
-    title = f"{env}, after {after}" if after else env
+    title = f"{env}, a stage after {after}" if after else env
     return Study(
         f"{name}-staged" if after else name, title, "minigrid-memory", env, total_steps, after=after, **more
     )
