@@ -10,12 +10,14 @@ ranks add up to that of the whole minibatch.
 
 from __future__ import annotations
 
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from agents.config import TrainConfig
+from agents.cuda_graphs import Graphs, capture_for
 from agents.distributed import ALONE, Ranks
 from agents.losses import (
     LossTerms,
@@ -35,6 +37,29 @@ MEANS = ("policy_loss", "value_loss", "entropy", "meta_loss", "write_gain", "app
 """What is logged as a mean over the valid rows of a minibatch."""
 
 
+class Inputs(NamedTuple):
+    """The fields of a `Rollout` that the loss looks at beside its targets."""
+
+    obs: dict[str, Tensor]
+    is_first: Tensor
+    previous_action: Tensor
+    previous_reward: Tensor
+    core_state: Any
+    noise: Tensor | None
+    action: Tensor
+
+
+class GraphLayout(NamedTuple):
+    """How the tensors of a recorded minibatch are put together again."""
+
+    keys: list[str]
+    """Of the observation."""
+    state: Any
+    """The named tuple that is the core's state."""
+    state_width: int
+    """Number of its fields."""
+
+
 class Learner:
     """Optimiser, schedules and minibatches around the two losses."""
 
@@ -43,6 +68,9 @@ class Learner:
     ) -> None:
         self.model, self.config, self.generator, self.ranks = model, config, generator, ranks
         self.parameters = list(model.parameters())
+        device = model.policy_head.weight.device
+        self.capture = capture_for(device, config.cuda_graphs, model.core.capturable)
+        self.graphs: Graphs | None = None
         self.optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate, eps=1e-5, fused=True)
         is_ppo = config.algo == "ppo"
         self.epochs = config.epochs if is_ppo else 1
@@ -103,7 +131,9 @@ class Learner:
         if len(mine):
             mine = mine.to(device)
             share = rows[mine].sum() / rows[index.to(device)].sum().clamp(min=1)
-            log = self._backward(rollout, targets, mine - own.start, entropy_coef, share)
+            mine = mine - own.start
+            picked = Targets(*(x[:, mine] for x in targets))
+            log = self._gradients(rollout.columns(mine), picked, entropy_coef, share)
         else:
             log = {name: rows.new_zeros(()) for name in (*MEANS, "ratio_error")}
         self.ranks.sum_gradients(self.parameters)
@@ -111,13 +141,46 @@ class Learner:
         self.optimizer.step()
         return log
 
-    def _backward(
-        self, rollout: Rollout, targets: Targets, index: Tensor, entropy_coef: float, share: Tensor
+    def _gradients(
+        self, rows: Rollout, picked: Targets, entropy_coef: float, share: Tensor
     ) -> dict[str, Tensor]:
-        """The gradients of the columns `index`, which hold this `share` of the minibatch's valid rows."""
+        """`_backward`, as a graph where one can be recorded and has room for the resets in these rows."""
+        if self.capture is None or int(rows.is_first[1:].sum()) > room_for_resets(rows.is_first):
+            return self._backward(rows, picked, entropy_coef, share)
+        if self.graphs is None:
+            layout = GraphLayout(list(rows.obs), type(rows.core_state), len(rows.core_state))
+            self.graphs = Graphs(partial(self._recorded, layout), self.capture)
+        steps = (rows.is_first, rows.previous_action, rows.previous_reward, rows.action)
+        entropy = torch.full_like(share, entropy_coef)
+        found = self.graphs(share, entropy, *steps, *picked, *rows.core_state, *rows.obs.values())
+        for parameter, gradient in zip(self.parameters, found, strict=False):
+            parameter.grad = gradient
+        return dict(zip((*MEANS, "ratio_error"), found[len(self.parameters) :], strict=True))
+
+    def _recorded(
+        self, layout: GraphLayout, share: Tensor, entropy_coef: Tensor, *rest: Tensor
+    ) -> list[Tensor]:
+        """`_backward` as a function of tensors alone: all gradients, then the log."""
+        is_first, action, reward, chosen = rest[:4]
+        ends = (4 + len(Targets._fields), 4 + len(Targets._fields) + layout.state_width)
+        picked, state = Targets(*rest[4 : ends[0]]), layout.state._make(rest[ends[0] : ends[1]])
+        obs = dict(zip(layout.keys, rest[ends[1] :], strict=True))
+        inputs = Inputs(obs, is_first, action, reward, state, None, chosen)
+        self.optimizer.zero_grad(set_to_none=True)
+        core = self.model.core
+        core.reset_capacity = room_for_resets(is_first)
+        try:
+            log = self._backward(inputs, picked, entropy_coef, share)
+        finally:
+            core.reset_capacity = None
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters]
+        return [*gradients, *(log[name] for name in (*MEANS, "ratio_error"))]
+
+    def _backward(
+        self, rows: Rollout | Inputs, picked: Targets, entropy_coef: float | Tensor, share: Tensor
+    ) -> dict[str, Tensor]:
+        """The gradients of some columns, which hold this `share` of the minibatch's valid rows."""
         config = self.config
-        rows = rollout.columns(index)
-        picked = Targets(*(x[:, index] for x in targets))
         out = self.model.unroll(
             rows.obs,
             rows.is_first,
@@ -172,6 +235,12 @@ class Learner:
         """Continue where `state_dict` was taken."""
         self.optimizer.load_state_dict(saved["optimizer"])
         self.generator.set_state(saved["generator"].cpu())
+
+
+def room_for_resets(is_first: Tensor) -> int:
+    """Resets after the first step that a graph for flags [T, B] has room for: episodes of 8 steps on average."""
+    steps, columns = is_first.shape
+    return columns * -(-steps // 8)
 
 
 def evaluate_actions(out: UnrollOutput, action: Tensor) -> NewPolicy:

@@ -99,8 +99,8 @@ class ActorCritic(nn.Module):
         noise [B, *core.noise_shape] for a core that chooses at random; without it the choice is the best one.
         """
         x_t = self.encoder(obs, is_first, state.action, state.reward)
-        # Most rows open no episode, and a reset copies the whole memory.
-        entering = reset_state(state.core, is_first) if is_first.any() else state.core
+        # Most rows open no episode, and a reset copies the whole memory; a GPU copies sooner than it answers.
+        entering = reset_state(state.core, is_first) if is_first.is_cuda or is_first.any() else state.core
         output, core_state = self.core.step(x_t, entering, record=record, noise=noise)
         logits, value = self._heads(output.features)
         return ActOutput(logits, value, state._replace(core=core_state), output.record)

@@ -20,10 +20,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from agents.cuda_graphs import Capture, Graphs
 from agents.distributed import ALONE, Ranks
 from agents.episodes import EpisodeLog
-from agents.model import ActorCritic, AgentState
-from envs import VecEnv
+from agents.model import ActorCritic, ActOutput, AgentState
+from envs import VecEnv, VecStep
 from memory import detach_state, select_state
 from memory.hard import gumbel_noise
 
@@ -135,6 +136,7 @@ class Collector:
         generator: torch.Generator,
         timing: Timing,
         ranks: Ranks = ALONE,
+        capture: Capture | None = None,
     ) -> None:
         self.env, self.model, self.generator, self.timing, self.ranks = env, model, generator, timing, ranks
         self.device = model.policy_head.weight.device
@@ -142,6 +144,7 @@ class Collector:
         self.rollout = Rollout.allocate(env, steps, weight, noise_shape)
         self.episodes = EpisodeLog(env.num_envs, env.success_rule)
         self.state: AgentState = model.initial_state(env.num_envs)
+        self.graphs = None if capture is None else Graphs(self._recorded_act, capture)
         self.frames = 0
 
     def start(self) -> None:
@@ -189,23 +192,37 @@ class Collector:
         self.timing.env += time.perf_counter() - started
 
         for name in ("reward", "terminated", "truncated", "valid"):
-            getattr(rollout, name)[t] = torch.from_numpy(getattr(step, name))
+            put_row(getattr(rollout, name), t, getattr(step, name))
         self._see(step.obs, step.is_first, row=t + 1)
         self._draw_noise(row=t + 1)
         self.state = self.model.after(out.state, action, rollout.reward[t].clone())
-        return None if step.final_obs is None else self._value_of_final(t, step.final_obs)
+        return None if step.final_obs is None else self._value_of_final(t, step, step.final_obs)
 
     def _timed_act(self, row: int) -> Any:
         started = time.perf_counter()
         obs = {key: x[row] for key, x in self.rollout.obs.items()}
-        out = self.model.act(obs, self.rollout.is_first[row], self.state, noise=self._noise(row))
+        out = self._act(obs, self.rollout.is_first[row], self._noise(row))
         self.timing.act += time.perf_counter() - started
         return out
 
+    def _act(self, obs: dict[str, Tensor], is_first: Tensor, noise: Tensor | None) -> ActOutput:
+        if self.graphs is None:
+            return self.model.act(obs, is_first, self.state, noise=noise)
+        core, action, reward = self.state
+        logits, value, *after = self.graphs(is_first, action, reward, *core, *obs.values())
+        return ActOutput(logits, value, self.state._replace(core=type(core)._make(after)), None)
+
+    def _recorded_act(self, is_first: Tensor, action: Tensor, reward: Tensor, *rest: Tensor) -> list[Tensor]:
+        """`_act` as a function of tensors alone: the state of the core, then the observations."""
+        kind, width = type(self.state.core), len(self.state.core)
+        obs = dict(zip(self.rollout.obs, rest[width:], strict=True))
+        out = self.model.act(obs, is_first, AgentState(kind._make(rest[:width]), action, reward))
+        return [out.logits, out.value, *out.state.core]
+
     def _see(self, obs: dict[str, np.ndarray], is_first: np.ndarray, row: int) -> None:
         for key, x in obs.items():
-            self.rollout.obs[key][row] = torch.from_numpy(np.asarray(x))
-        self.rollout.is_first[row] = torch.from_numpy(is_first)
+            put_row(self.rollout.obs[key], row, x)
+        put_row(self.rollout.is_first, row, is_first)
 
     def _draw_noise(self, row: int) -> None:
         """The noise belongs to the row like its observation: whoever evaluates the row again gets the same.
@@ -220,13 +237,13 @@ class Collector:
     def _noise(self, row: int) -> Tensor | None:
         return None if self.rollout.noise is None else self.rollout.noise[row]
 
-    def _value_of_final(self, t: int, final_obs: dict[str, np.ndarray]) -> FinalValues:
+    def _value_of_final(self, t: int, step: VecStep, final_obs: dict[str, np.ndarray]) -> FinalValues:
         """Mask [N] of rows whose episode was cut at t, and the values [N] of what followed there."""
         cut = self.rollout.truncated[t] & ~self.rollout.terminated[t]
         values = self.rollout.value.new_zeros(self.env.num_envs)
-        index = cut.nonzero().squeeze(1)
-        if len(index):
-            rows = index.cpu().numpy()
+        rows = np.flatnonzero(step.truncated & ~step.terminated)  # The host knows: no need to ask the device.
+        if len(rows):
+            index = torch.from_numpy(rows).to(self.device)
             obs = {key: torch.from_numpy(np.asarray(x)[rows]).to(self.device) for key, x in final_obs.items()}
             never_first = torch.zeros(len(index), dtype=torch.bool, device=self.device)
             # Row t + 1 opens an episode here: its memory is empty, and its noise is free for this evaluation.
@@ -271,6 +288,15 @@ class Collector:
         core = type(self.state.core)(*(x.to(self.device) for x in saved["core"]))
         self.state = AgentState(core, saved["action"].to(self.device), saved["reward"].to(self.device))
         return True
+
+
+def put_row(rows: Tensor, row: int, array: np.ndarray) -> None:
+    """Copy an array of the host to one row; to a GPU from pinned memory, without waiting for it."""
+    x = torch.from_numpy(np.asarray(array))
+    if rows.is_cuda:
+        rows[row].copy_(x.pin_memory(), non_blocking=True)
+    else:
+        rows[row] = x
 
 
 def sample_actions(logits: Tensor, generator: torch.Generator, ranks: Ranks = ALONE) -> tuple[Tensor, Tensor]:

@@ -19,6 +19,7 @@ from rich.console import Console
 
 from agents.checkpoint import load_checkpoint, load_weights, save_checkpoint
 from agents.config import TrainConfig
+from agents.cuda_graphs import capture_for
 from agents.curves import plot_curves
 from agents.device import make_generator, pick_device
 from agents.distributed import ALONE, Ranks
@@ -78,7 +79,13 @@ class Trainer:
         self.timing = Timing()
         self.action_generator = make_generator(config.seed, ACTION_STREAM, device)
         self.collector = Collector(
-            self.env, self.model, config.rollout_steps, self.action_generator, self.timing, ranks
+            self.env,
+            self.model,
+            config.rollout_steps,
+            self.action_generator,
+            self.timing,
+            ranks,
+            capture_for(device, config.cuda_graphs, self.model.core.capturable),
         )
         minibatch_generator = make_generator(config.seed, MINIBATCH_STREAM, torch.device("cpu"))
         self.learner = Learner(self.model, config, minibatch_generator, ranks)

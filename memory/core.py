@@ -107,6 +107,10 @@ class MemoryCore(nn.Module):
     """True if the core has a write memory, whose writes and reads can be recorded."""
     addresses: bool = False
     """True if the core reads slots by hard addresses, which can be recorded."""
+    capturable: bool = False
+    """True if a CUDA graph can hold `step` and `unroll`: they ask the host nothing, and no number of theirs changes."""
+    reset_capacity: int | None = None
+    """Set while `unroll` is recorded for a CUDA graph: resets after its first step that it must have room for."""
     noise_shape: tuple[int, ...] | None = None
     """Shape of the standard Gumbel noise that one step of one example consumes; None for no noise."""
 

@@ -107,6 +107,7 @@ class FusedMNMCore(MNMCore):
     """Whether the compiled kernel is used where it can be."""
     stage: Stage | None = None
     """What the compiled acting step prepared."""
+    capturable = True
 
     def unroll(
         self, xs: Tensor, state: MNMState, is_first: Tensor, noise: Tensor | None = None
@@ -164,7 +165,8 @@ class FusedMNMCore(MNMCore):
             self.output_size,
             self.controller == "lstm",
             isinstance(self.memory.rule, LocalRule),
-            self.compiled,
+            self.compiled and self.reset_capacity is None,
+            self.reset_capacity,
         )
 
     def own_tensors(self) -> tuple[Tensor, ...]:

@@ -34,8 +34,8 @@ from memory.fused_layout import (
     Spec,
     Tape,
     add_outer,
-    rows_of_resets,
 )
+from memory.fused_resets import resets_of
 
 sigmoid_backward = torch.ops.aten.sigmoid_backward.grad_input
 
@@ -47,9 +47,8 @@ class BackwardPass:
         self, spec: Spec, slow: SlowWeights, tape: Tape, xs: Tensor, is_first: Tensor, above: OutputGradients
     ) -> None:
         self.spec, self.slow, self.tape, self.xs, self.is_first = spec, slow, tape, xs, is_first
-        self.resets = rows_of_resets(is_first)
+        self.resets = resets_of(is_first, spec.reset_capacity, tape.overwritten)
         self.steps, self.batch = xs.shape[:2]
-        self.overwritten = list(tape.overwritten)
         self._prepare_scratch()
         self._prepare_views()
         self._enter(above)
@@ -145,9 +144,8 @@ class BackwardPass:
                 self._local_rule(t, at)
             else:
                 self._gradient_rule(t)
-            rows = self.resets[t]
-            if rows is not None:
-                self._undo_reset(t, rows)
+            if self.resets.at(t):
+                self._undo_reset(t)
             self._interact(t, at)
             self._control(t, at)
             if at == 0:
@@ -228,18 +226,11 @@ class BackwardPass:
             da[0].addcmul_(z2, curvature[0], value=-2.0)
         dz1.baddbmm_(da[0], w1)
 
-    def _undo_reset(self, t: int, rows: Tensor) -> None:
+    def _undo_reset(self, t: int) -> None:
         """G of the rows that started here belongs to phi_0; below the reset they had other weights."""
         for layer, total in enumerate(self.sums.phi0):
-            g, da, z = self.gradient.layers[layer], self.da_write[layer], self.z_t[layer][t]
-            total.add_(torch.baddbmm(g[rows], da[rows].mT, z[rows]).sum(0))
-            g.index_fill_(0, rows, 0.0)
-            da.index_fill_(0, rows, 0.0)
-        if t > 0:
-            saved = self.overwritten[-3:]
-            del self.overwritten[-3:]
-            for weight, before in zip(self.weights.layers, saved, strict=True):
-                weight.index_copy_(0, rows, before)
+            self.resets.take(t, total, self.gradient.layers[layer], self.da_write[layer], self.z_t[layer][t])
+        self.resets.leave(t, self.weights.layers)
 
     def _interact(self, t: int, at: int) -> None:
         """Keys, target value and rate -> dh."""
@@ -258,7 +249,7 @@ class BackwardPass:
     def _control(self, t: int, at: int) -> None:
         """dh, dc -> the gates, and from them [h ; v] of the step before."""
         dgates, first = self.dgates[at], self.is_first[t][:, None]
-        reset = self.resets[t] is not None
+        reset = self.resets.at(t)
         if self.spec.is_lstm:
             n = self.spec.controller_size
             before = self.c_t[t].masked_fill(first, 0.0) if reset else self.c_t[t]

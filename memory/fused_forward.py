@@ -22,9 +22,9 @@ from memory.fused_layout import (
     Tape,
     add_outer,
     empty_tape,
-    rows_of_resets,
     tanh_of_half,
 )
+from memory.fused_resets import resets_of
 
 tanh_backward = torch.ops.aten.tanh_backward.grad_input
 """tanh_backward(dy, y, grad_input=dx): dx = dy (1 - y^2)."""
@@ -38,7 +38,7 @@ class ForwardPass:
     ) -> None:
         steps, batch = xs.shape[:2]
         self.spec, self.slow, self.is_first = spec, slow, is_first
-        self.resets = rows_of_resets(is_first)
+        self.resets = resets_of(is_first, spec.reset_capacity)
         self.lease, self.scratch = Lease(xs), Lease(xs)
         self._prepare_weights(xs)
         self.tape = empty_tape(spec, self.lease, start, cell, self.gates, len(slow.rate_w))
@@ -105,27 +105,23 @@ class ForwardPass:
     def run(self, delta: tuple[Tensor, ...], keep: bool) -> tuple[Tensor, Tensor, Tape]:
         """Meta loss and write error [T, B], and the tape; `keep` what a reset overwrites for a backward."""
         phi0 = self.slow.phi0
-        overwritten: list[Tensor] = []
         for weight, initial, change in zip(self.weights.layers, phi0, delta, strict=True):
             torch.add(initial, change, out=weight)
-        for t, rows in enumerate(self.resets):
-            if rows is not None:
-                if keep and t > 0:  # Before step 0 nothing is undone.
-                    overwritten += [weight[rows] for weight in self.weights.layers]
-                for weight, initial in zip(self.weights.layers, phi0, strict=True):
-                    weight.index_copy_(0, rows, initial.expand(len(rows), -1, -1))
+        for t in range(len(self.is_first)):
+            if self.resets.at(t):
+                self.resets.enter(t, self.weights.layers, phi0, keep)
             self._control(t)
             self._interact(t)
             self._write(t)
             self._read(t)
         final = tuple(weight - initial for weight, initial in zip(self.weights.layers, phi0, strict=True))
-        tape = self.tape._replace(delta=final, overwritten=tuple(overwritten))
+        tape = self.tape._replace(delta=final, overwritten=tuple(self.resets.kept))
         return tape.miss.square().mean(dim=(2, 3)), self._write_error(), tape
 
     def _control(self, t: int) -> None:
         """[h ; v]_{t-1} and the input's part of the gates -> h_t."""
         previous, gates = self.previous[t], self.gates_t[t]
-        reset = self.resets[t] is not None
+        reset = self.resets.at(t)
         if reset:
             previous = previous.masked_fill(self.is_first[t][:, None], 0.0)
         gates.add_(linear(previous[:, self.spec.kept :], self.cell_r))

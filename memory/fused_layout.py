@@ -31,6 +31,8 @@ class Spec(NamedTuple):
     """The write rule: local (MNM-p) or gradient (MNM-g)."""
     compiled: bool = False
     """Whether the compiled kernel is used where it can be."""
+    reset_capacity: int | None = None
+    """Resets after its first step that a segment may hold, for use in a CUDA graph; None: any number."""
 
     @property
     def kept(self) -> int:
@@ -112,7 +114,7 @@ class Tape(NamedTuple):
     delta: tuple[Tensor, ...]
     """D after the last step, from which the walk starts."""
     overwritten: tuple[Tensor, ...]
-    """Weights that a reset replaced at a step that has one before it: three per such step, rows of B only.
+    """Weights that resets replaced, as `memory/fused_resets.py` keeps them.
 
     The compiled kernel keeps one tensor instead, a row per reset in its own layout.
     """
@@ -270,10 +272,3 @@ def add_outer(weights: Tensor, rows_out: Tensor, rows_in: Tensor, alpha: float =
         weights.addcmul_(rows_out.mT, rows_in, value=alpha)
     else:
         weights.baddbmm_(rows_out.mT, rows_in, alpha=alpha)
-
-
-def rows_of_resets(is_first: Tensor) -> list[Tensor | None]:
-    """Per step the examples that reset, or None; asks the device once."""
-    counts = is_first.sum(dim=1).tolist()
-    rows = is_first.nonzero()[:, 1].split(counts)
-    return [index if count else None for index, count in zip(rows, counts, strict=True)]

@@ -37,6 +37,8 @@ class GRUState(NamedTuple):
 class NoMemory(MemoryCore):
     """A feed-forward layer of the same size: what an agent can do without memory."""
 
+    capturable = True
+
     def __init__(self, input_size: int, hidden_size: int) -> None:
         super().__init__()
         self.input_size, self.output_size = input_size, hidden_size

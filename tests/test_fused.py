@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from agents.config import TrainConfig
 from agents.device import make_generator
@@ -389,3 +391,49 @@ def test_checkpoints_load_in_both(implementation: str) -> None:
         fused, plain = pair(variant, implementation)
         assert list(fused.state_dict()) == list(plain.state_dict())
         plain.load_state_dict(fused.state_dict())
+
+
+@pytest.mark.parametrize("kind", RESETS)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_resets_by_mask_equal_resets_by_row_in_values_and_every_gradient(variant: str, kind: str) -> None:
+    """The form that a CUDA graph can hold; several segments are carried, and a walk is repeated."""
+    fused, _ = pair(VARIANTS[variant], "fused")
+    for steps, batch in ((1, 1), (2, 3), (7, 4)):
+        torch.manual_seed(steps)
+        xs = torch.randn(2, steps, batch, X, dtype=torch.float64, requires_grad=True)
+        flags = [resets(kind, steps, batch) for _ in range(2)]
+        state, found = lived_in(fused, batch), []
+        for capacity in (None, max(int(is_first[1:].sum()) for is_first in flags), steps * batch):
+            fused.reset_capacity = capacity
+            total, reached = torch.zeros(()), state
+            for segment, is_first in zip(xs, flags, strict=True):
+                output, reached = fused.unroll(segment, reached, is_first)
+                total = total + total_of(output, reached)
+            torch.autograd.grad(total, [xs], retain_graph=True)
+            found.append({"total": total, **gradients(fused, total, xs, state)})
+        for masked in found[1:]:
+            for name in masked:
+                assert_same(masked[name], found[0][name], name, tolerance=1e-12)
+
+
+def test_resets_by_mask_ask_the_host_nothing() -> None:
+    """No tensor becomes a number, a list or an index of unknown length: what a graph could not hold."""
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            name = str(function)
+            assert not any(word in name for word in ("_local_scalar_dense", "nonzero", "item")), name
+            return function(*args, **(kwargs or {}))
+
+    fused, _ = pair(VARIANTS["p"], "fused")
+    xs, is_first = torch.randn(4, 3, X, dtype=torch.float64, requires_grad=True), torch.rand(4, 3) < 0.3
+    for capacity in (None, 12):
+        fused.reset_capacity = capacity
+        allowed = (
+            contextlib.nullcontext()
+            if capacity
+            else pytest.raises(AssertionError, match=r"scalar_dense|nonzero")
+        )
+        with allowed, Watch():
+            output, final = fused.unroll(xs, fused.initial_state(3), is_first)
+            torch.autograd.grad(total_of(output, final), [xs])
