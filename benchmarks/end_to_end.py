@@ -1,18 +1,19 @@
-"""Training speed end to end: every core and both algorithms, against sb3-contrib's RecurrentPPO.
+"""Training speed end to end: every core and both algorithms, against RecurrentPPO of sb3-contrib (and skrl's).
 
     python benchmarks/end_to_end.py            the table, benchmarks/results/end_to_end.csv and .png
     python benchmarks/end_to_end.py --quick    small rollouts, one round: to see that it works; writes nothing
 
 MiniGrid-MemoryS7-v0 (left, right, forward), the same number of environments, rollout, epochs and minibatches,
 embedding 128, LSTM 128, one thread of PyTorch, all in ONE process. Every contestant makes one update to warm up; then
-all take turns, one update each per round, and the fastest round counts. `sync` is Python MiniGrid for both sides;
-`envpool` is MiniGrid in C++, which the peer cannot use. `fps_cpu` divides by the processor time of the process
-instead of the time on the clock.
+all take turns, one update each per round, and the fastest round counts. `sync` is Python MiniGrid for all;
+`envpool` is MiniGrid in C++, which the peers cannot use. `fps_cpu` divides by the processor time of the process
+instead of the time on the clock. Ratios are those to sb3-contrib; skrl's PPO_RNN takes part where it is installed.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import tempfile
 import time
 from collections.abc import Sequence
@@ -31,11 +32,13 @@ from agents.trainer import Trainer
 from benchmarks.machine import machine_columns
 from benchmarks.plots import plot_bars
 from benchmarks.sb3_peer import Sb3Run
+from benchmarks.skrl_peer import SkrlRun
 from benchmarks.speed_page import put_table
 from memory import CORE_NAMES
 
 RESULTS = Path(__file__).resolve().parent / "results" / "end_to_end.csv"
 PEER = "sb3-contrib"
+SECOND_PEER = "skrl"
 BARS = {"lstm": 10.0, "mnm-p": 4.0}
 """PPO against the peer, at least; mnm-p with d = 64 and H = 4."""
 
@@ -90,7 +93,7 @@ class Entry:
     """One line of the table."""
 
     agent: str
-    """A core of ours, or the peer."""
+    """A core of ours, or a peer."""
     algo: str
     backend: str
     num_envs: int
@@ -100,6 +103,8 @@ class Entry:
         shared = dataclasses.replace(shared, num_envs=self.num_envs)
         if self.agent == PEER:
             return Sb3Run(shared)
+        if self.agent == SECOND_PEER:
+            return SkrlRun(shared)
         run_dir = str(Path(folder) / f"{self.agent}-{self.algo}-{self.backend}-{self.num_envs}")
         changes: dict[str, Any] = {
             "core": self.agent, "algo": self.algo, "backend": self.backend, "run_dir": run_dir,
@@ -107,10 +112,18 @@ class Entry:
         return OwnRun(dataclasses.replace(shared, **changes))
 
 
-def entries(cores: Sequence[str], num_envs: int) -> list[Entry]:
-    """The peer first; ours with EnvPool under both algorithms, and with the peer's own kind of environment."""
+def peers_at_hand() -> list[str]:
+    """The peer that ratios are taken to, and the second one if it is installed."""
+    if importlib.util.find_spec("skrl") is None:
+        print("skrl is not installed and is left out: pip install 'mnm-rl[bench]'", flush=True)
+        return [PEER]
+    return [PEER, SECOND_PEER]
+
+
+def entries(peers: Sequence[str], cores: Sequence[str], num_envs: int) -> list[Entry]:
+    """The peers first; ours with EnvPool under both algorithms, and with the peers' own kind of environment."""
     kinds = [
-        (PEER, "ppo", "sync"),
+        *((peer, "ppo", "sync") for peer in peers),
         *((core, "ppo", "sync") for core in cores),
         *((core, algo, "envpool") for algo in ("ppo", "a2c") for core in cores),
     ]
@@ -130,7 +143,8 @@ def shared_settings(config: BenchmarkConfig) -> TrainConfig:
 def measure(config: BenchmarkConfig) -> list[dict[str, Any]]:
     """Rows of the table."""
     shared, sizes = shared_settings(config), [int(size) for size in config.num_envs.split(",")]
-    found = [entry for size in sizes for entry in entries(config.only.split(","), size)]
+    contestants = peers_at_hand()
+    found = [entry for size in sizes for entry in entries(contestants, config.only.split(","), size)]
     fps, fps_cpu = dict.fromkeys(found, 0.0), dict.fromkeys(found, 0.0)
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory())
@@ -175,7 +189,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
         f"{first['hidden']}, d = {first['d']}, H = {first['heads']}, one thread; {first['date']}, {first['cpu']}, "
         f"{first['cores']} cores, torch {first['torch']}, commit {first['commit']}",
         "",
-        "| environments | agent | algorithm | frames/s | against the peer | by processor time | bar |",
+        "| environments | agent | algorithm | frames/s | against sb3-contrib | by processor time | bar |",
         "|---|---|---|---|---|---|---|",
     ]
     for row in rows:

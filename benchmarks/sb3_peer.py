@@ -44,6 +44,11 @@ class FlatOneHot(gymnasium.ObservationWrapper[NDArray[np.float32], Any, Any]):
         return flat
 
 
+def make_flat(config: TrainConfig) -> FlatOneHot:
+    """One environment of `config` for a peer."""
+    return FlatOneHot(make_single(config.env, config.env_arguments()))
+
+
 def make_peer(config: TrainConfig) -> Any:
     """A RecurrentPPO with the environments, rollout, epochs, minibatches and sizes of `config` (core lstm)."""
     try:
@@ -63,12 +68,9 @@ def make_peer(config: TrainConfig) -> Any:
         def forward(self, x: Tensor) -> Tensor:
             return self.layers(x)
 
-    def make_one() -> gymnasium.Env[Any, Any]:
-        return FlatOneHot(make_single(config.env, config.env_arguments()))
-
     return RecurrentPPO(
         "MlpLstmPolicy",
-        DummyVecEnv([make_one] * config.num_envs),
+        DummyVecEnv([lambda: make_flat(config)] * config.num_envs),
         learning_rate=config.learning_rate,
         n_steps=config.rollout_steps,
         batch_size=config.num_envs * config.rollout_steps // config.minibatches,
