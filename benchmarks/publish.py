@@ -70,6 +70,14 @@ def figures(agent: LoadedAgent, env: str, episodes: int) -> list[dict[str, Any]]
     return found
 
 
+def without_paths(config: TrainConfig) -> TrainConfig:
+    """The configuration without the places of the machine that trained it."""
+    warm_start = config.warm_start
+    if warm_start is not None and Path(warm_start).is_relative_to(ROOT):
+        warm_start = str(Path(warm_start).relative_to(ROOT))
+    return dataclasses.replace(config, run_dir=None, warm_start=warm_start)
+
+
 def training_command(config: TrainConfig) -> str:
     """The command that trains this configuration: every option that differs from its default."""
     words = ["python", "train_rl.py"]
@@ -115,7 +123,7 @@ def card(
         "",
         f"Trained at commit {commit} with",
         "",
-        f"    {training_command(agent.config)}",
+        f"    {training_command(without_paths(agent.config))}",
         "",
         *([seeds, ""] if seeds else []),
         f"On held-out levels (`benchmarks/publish.py`, evaluation seed {EVALUATION_SEED}):",

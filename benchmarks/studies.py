@@ -123,6 +123,8 @@ STUDIES: dict[str, Study] = {
     for study in (
         maze(9, 400_000),
         maze(11, 400_000),
+        maze(9, 1_000_000, "maze-9-long"),
+        maze(11, 1_000_000, "maze-11-long"),
         maze(9, 400_000, algo="a2c"),
         maze(11, 400_000, algo="a2c"),
         *(repeat_previous(lag, 300_000) for lag in (2, 4, 8, 16)),

@@ -91,7 +91,7 @@ class Run:
         else:
             train += self.study.command(self.core, self.seed)
             if self.before is not None:
-                train += ["--warm-start", str(self.before.path)]
+                train += ["--warm-start", str(self.before.path.relative_to(ROOT))]
         todo = [] if self.is_done() else [train]
         for policy in POLICIES:
             if not self.evaluation(policy).exists():
