@@ -164,7 +164,7 @@ def main(argv: Sequence[str]) -> int:
     size = save_weights(directory, agent.model.state_dict(), agent.frames)
     plain = {
         **stored,
-        "config": dataclasses.asdict(dataclasses.replace(agent.config, run_dir=None)),
+        "config": dataclasses.asdict(without_paths(agent.config)),
         "figures": rows,
     }
     write_text(directory / "config.json", json.dumps(plain, indent=2) + "\n")
