@@ -28,6 +28,9 @@ from envs.errors import UserError
 from recall.validity import check_recall
 
 ROOT = Path(__file__).resolve().parent.parent
+WARM_STARTED = (
+    "Begun with the weights of an earlier stage, not counted here: [results](../../docs/results.md)."
+)
 EVALUATION_SEED = 1
 """The levels of the card; the slow test of the published agents plays another block."""
 
@@ -125,6 +128,7 @@ def card(
         "",
         f"    {training_command(without_paths(agent.config))}",
         "",
+        *([WARM_STARTED, ""] if agent.config.warm_start else []),
         *([seeds, ""] if seeds else []),
         f"On held-out levels (`benchmarks/publish.py`, evaluation seed {EVALUATION_SEED}):",
         "",

@@ -66,7 +66,7 @@ def table(study: Study, rows: Sequence[Row]) -> str:
 
 SUCCESS_HEAD = (
     "| core | frames | success, greedy | each seed | 95 % | success, sampled | return | "
-    "frames to 0.5 / 0.9 / 0.98 | minutes to 0.98 |\n|---|---|---|---|---|---|---|---|---|"
+    "frames to 0.5 / 0.9 / 0.98 | minutes of this stage to 0.98 |\n|---|---|---|---|---|---|---|---|---|"
 )
 
 
@@ -78,7 +78,9 @@ def success_row(core: str, rows: Sequence[Row]) -> str:
         low, high = wilson(round(greedy[0] * episodes), episodes)
     else:
         low, high = bootstrap(greedy) if greedy else (math.nan, math.nan)
-    reach = " / ".join(times(rows, f"frames_to_{x}", 1e6, "M") for x in ("0.5", "0.9", "0.98"))
+    reach = " / ".join(
+        times(rows, f"frames_to_{x}", 1e6, "M", "frames_before") for x in ("0.5", "0.9", "0.98")
+    )
     return (
         f"| {core} | {frames(rows)} | {mean(greedy, 3)} | {each(rows, 'success_greedy', 3)} | "
         f"{low:.3f} to {high:.3f} | {mean(sampled, 3)} | {mean(numbers(rows, 'return_greedy'), 3)} | "
@@ -128,9 +130,9 @@ def frames(rows: Sequence[Row]) -> str:
     return f"{text} ({unfinished} of {len(rows)} unfinished)" if unfinished else text
 
 
-def times(rows: Sequence[Row], column: str, unit: float, name: str) -> str:
-    """Mean over the seeds that got there, and how many did not."""
-    found = numbers(rows, column)
+def times(rows: Sequence[Row], column: str, unit: float, name: str, before: str = "") -> str:
+    """Mean over the seeds that got there, what came `before` added, and how many did not."""
+    found = [float(row[column]) + float(row[before] if before else 0) for row in rows if row[column]]
     if not found:
         return "never"
     late = len(rows) - len(found)
