@@ -1,6 +1,6 @@
 """The neural memory alone: frames/s of the fused and the compiled against the plain one, and memory kept.
 
-    python benchmarks/memory_speed.py                  print the table, write benchmarks/results/memory_speed.csv
+    python benchmarks/memory_speed.py                  print the table, write benchmarks/results/memory_speed.csv, .png
     python benchmarks/memory_speed.py --rounds 12      more rounds, for a busy machine
 
 The implementations run in ONE process on one thread, in turn, and the best round of each counts. Without a C++
@@ -12,7 +12,6 @@ byte that autograd keeps for a backward, once.
 from __future__ import annotations
 
 import dataclasses
-import datetime
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -26,15 +25,22 @@ from torch import Tensor
 from agents.files import write_csv
 from agents.options import option, parse, run_command
 from agents.run_dir import cpu_model
+from benchmarks.machine import machine_columns
+from benchmarks.plots import plot_bars
 from memory import CoreConfig, MemoryCore, make_core
 from memory.compiler import KernelUnavailable, find_kernel
 
 RESULTS = Path(__file__).resolve().parent / "results" / "memory_speed.csv"
-SHAPES = ((64, 4, 64), (64, 1, 64), (128, 1, 64), (64, 1, 16))
-"""(d, H, batch); the last is a minibatch as the presets train on."""
-STEPS, INPUT, HIDDEN = 64, 128, 128
+SHAPES = (
+    (64, 4, 64, 64), (64, 1, 64, 64), (128, 1, 64, 64),
+    (64, 1, 16, 64),  # a minibatch as the presets train on
+    (32, 1, 64, 64), (64, 2, 64, 64), (64, 1, 4, 64), (64, 1, 256, 64), (64, 1, 64, 16), (64, 1, 64, 256),
+)  # fmt: skip
+"""(d, H, batch, T): the shapes of the bars, then width, heads, batch and length one at a time."""
+INPUT, HIDDEN = 128, 128
 ACTING_STEPS = 16
-IMPLEMENTATIONS = ("plain", "fused", "compiled")
+COLOURS = {"plain": "#7f7f7f", "fused": "#56b4e9", "compiled": "#d55e00"}
+IMPLEMENTATIONS = tuple(COLOURS)
 
 
 @dataclass(frozen=True)
@@ -53,6 +59,7 @@ class Row:
     d: int
     heads: int
     batch: int
+    steps: int
     what: str
     plain: float
     fused: float
@@ -64,11 +71,13 @@ class Row:
     """Of the fastest forward + backward, counting the operations of the maths only."""
 
 
-def row(rule: str, size: int, heads: int, batch: int, what: str, found: dict[str, float], less: bool) -> Row:
+def row(
+    rule: str, size: int, heads: int, batch: int, steps: int, what: str, found: dict[str, float], less: bool
+) -> Row:
     """`less`: whether less is better."""
     ratios = {name: (found["plain"] / x if less else x / found["plain"]) for name, x in found.items()}
     numbers = found["plain"], found["fused"], found.get("compiled"), ratios["fused"], ratios.get("compiled")
-    return Row(rule, size, heads, batch, what, *numbers)
+    return Row(rule, size, heads, batch, steps, what, *numbers)
 
 
 def build(rule: str, size: int, heads: int) -> dict[str, MemoryCore]:
@@ -133,20 +142,22 @@ def act(core: MemoryCore, xs: Tensor) -> None:
             _, state = core.step(x_t, state)
 
 
-def measure(rule: str, size: int, heads: int, batch: int, config: SpeedConfig, peak: float) -> list[Row]:
+def measure(
+    rule: str, size: int, heads: int, batch: int, length: int, config: SpeedConfig, peak: float
+) -> list[Row]:
     cores = build(rule, size, heads)
-    xs = torch.randn(STEPS, batch, INPUT)
-    is_first = torch.rand(STEPS, batch) < config.reset_rate
+    xs = torch.randn(length, batch, INPUT)
+    is_first = torch.rand(length, batch) < config.reset_rate
     kinds: dict[str, tuple[int, Callable[[MemoryCore], None]]] = {
-        "forward": (STEPS, lambda core: forward(core, xs, is_first)),
-        "forward + backward": (STEPS, lambda core: forward_backward(core, xs, is_first)),
+        "forward": (length, lambda core: forward(core, xs, is_first)),
+        "forward + backward": (length, lambda core: forward_backward(core, xs, is_first)),
         "act": (ACTING_STEPS, lambda core: act(core, xs)),
     }
     rows = []
     for what, (steps, run) in kinds.items():
         best = alternate({name: partial(run, core) for name, core in cores.items()}, config.rounds)
         rate = {name: steps * batch / taken for name, taken in best.items()}
-        found = row(rule, size, heads, batch, what, rate, less=False)
+        found = row(rule, size, heads, batch, length, what, rate, less=False)
         if "backward" in what:
             share = operations(rule, size, heads) * max(rate.values()) / 1e9 / peak
             found = dataclasses.replace(found, peak_share=share)
@@ -178,38 +189,41 @@ def measure_memory(rule: str, size: int, heads: int, batch: int = 2) -> list[Row
     rows = []
     for steps in (64, 1024):
         kept = {name: kept_bytes(core, steps, batch) / batch / 1024 for name, core in cores.items()}
-        rows.append(row(rule, size, heads, batch, f"KiB kept per sample, T = {steps}", kept, less=True))
+        rows.append(row(rule, size, heads, batch, steps, "KiB kept per sample", kept, less=True))
     return rows
 
 
 def print_table(rows: list[Row], peak: float) -> None:
-    print(f"\ntorch {torch.__version__}, {cpu_model()}, one thread, T = {STEPS}; ", end="")
-    print(f"GEMM peak {peak:.0f} GFLOP/s\n")
+    print(f"\ntorch {torch.__version__}, {cpu_model()}, one thread; GEMM peak {peak:.0f} GFLOP/s\n")
     print(
-        "| rule | d | H | B | what | plain | fused | compiled | fused/plain | compiled/plain | of the peak |"
+        "| rule | d | H | B | T | what | plain | fused | compiled | fused/plain | compiled/plain | of the peak |"
     )
-    print("|---|---|---|---|---|---|---|---|---|---|---|")
+    print("|---|---|---|---|---|---|---|---|---|---|---|---|")
     for r in rows:
         share = "" if r.peak_share is None else f"{100 * r.peak_share:.0f} %"
         compiled = "" if r.compiled is None else f"{r.compiled:,.0f}"
         ratio = "" if r.compiled_ratio is None else f"{r.compiled_ratio:.2f}"
         numbers = f"{r.plain:,.0f} | {r.fused:,.0f} | {compiled} | {r.fused_ratio:.2f} | {ratio} | {share}"
-        print(f"| {r.rule} | {r.d} | {r.heads} | {r.batch} | {r.what} | {numbers} |")
+        print(f"| {r.rule} | {r.d} | {r.heads} | {r.batch} | {r.steps} | {r.what} | {numbers} |")
 
 
 def save(rows: list[Row], peak: float) -> None:
-    """Write the rows, each with where it was measured."""
-    machine = {
-        "date": datetime.date.today().isoformat(),
-        "torch": torch.__version__,
-        "cpu": cpu_model(),
-        "gemm_peak_gflops": round(peak, 1),
-    }
+    """Write the rows, each with where it was measured, and draw forward + backward."""
+    machine = {**machine_columns(), "gemm_peak_gflops": round(peak, 1)}
     plain = [dataclasses.asdict(row) for row in rows]
     write_csv(
         RESULTS,
         [{k: round(v, 3) if isinstance(v, float) else v for k, v in row.items()} | machine for row in plain],
     )
+    names, values, colours = [], [], []
+    for r in rows:
+        for name, colour in COLOURS.items():
+            value = getattr(r, name)
+            if "backward" in r.what and value is not None:
+                names.append(f"{r.rule} d={r.d} H={r.heads} B={r.batch} T={r.steps} {name}")
+                values.append(value)
+                colours.append(colour)
+    plot_bars(RESULTS.with_suffix(".png"), names, values, colours, "frames/s, forward + backward, one thread")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -218,8 +232,8 @@ def main(argv: Sequence[str]) -> int:
     peak = gemm_peak(config.rounds)
     rows = []
     for rule in ("mnm-p", "mnm-g"):
-        for size, heads, batch in SHAPES:
-            rows += measure(rule, size, heads, batch, config, peak)
+        for shape in SHAPES:
+            rows += measure(rule, *shape, config, peak)
         rows += measure_memory(rule, 128, 1)
     print_table(rows, peak)
     save(rows, peak)

@@ -19,10 +19,11 @@ from typing import Any
 
 import torch
 
-from agents.files import write_text
+from agents.files import write_csv
 from agents.options import option, parse, run_command
 from agents.presets import preset
 from agents.trainer import Trainer
+from benchmarks.machine import machine_columns
 from memory import CORE_NAMES
 from memory.compiler import KernelUnavailable, find_kernel
 
@@ -85,8 +86,11 @@ def main(argv: Sequence[str]) -> int:
         [*kind, *(round(rates[phase]) for phase in PHASES)] for kind, rates in best.items()
     ]
     names = ["algo", "core", "implementation", *(f"{phase}_fps" for phase in PHASES)]
-    lines = [",".join(names), *(",".join(map(str, row)) for row in rows)]
-    write_text(RESULTS / f"phases-{config.preset}.csv", "\n".join(lines) + "\n")
+    machine = machine_columns()
+    write_csv(
+        RESULTS / f"phases-{config.preset}.csv",
+        [{**dict(zip(names, row, strict=True)), **machine} for row in rows],
+    )
     print(f"torch {torch.__version__}, {config.threads} thread(s), preset {config.preset}")
     print(
         "| algorithm | core | implementation | act | env step | learn | all |\n|---|---|---|---|---|---|---|"

@@ -9,7 +9,6 @@ that a busy machine disturbs little. Writes benchmarks/results/recall_cost.csv.
 
 from __future__ import annotations
 
-import csv
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,8 +21,10 @@ import torch
 
 from agents.config import TrainConfig
 from agents.evaluation import choose
+from agents.files import write_csv
 from agents.options import option, parse, run_command
 from agents.trainer import build_model
+from benchmarks.machine import machine_columns
 from envs import make_single
 from recall.decision import decision_effect
 from recall.planted import as_batch
@@ -157,12 +158,7 @@ def main(argv: Sequence[str]) -> int:
                 rows += measure_scores(core, size, tape, model)
                 for found in rows[-8:]:
                     print(found, flush=True)
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    with RESULTS.open("w", newline="") as file:
-        writer = csv.DictWriter(file, names, restval="")
-        writer.writeheader()
-        writer.writerows(rows)
+    write_csv(RESULTS, [{**row, **machine_columns()} for row in rows])
     return 0
 
 
