@@ -100,10 +100,11 @@ def return_row(core: str, rows: Sequence[Row], all_rows: Sequence[Row]) -> str:
     lstm = numbers([row for row in all_rows if row["core"] == "lstm"], "return_sample")
     better = f"{probability_of_improvement(sampled, lstm):.2f}" if sampled and lstm else "-"
     low, high = bootstrap(sampled) if sampled else (math.nan, math.nan)
+    interval = f"{low:.1f} to {high:.1f}" if len(sampled) > 1 else "-"
     middle = f"{interquartile_mean(sampled):.1f}" if sampled else "-"
     return (
         f"| {core} | {frames(rows)} | {mean(sampled, 1)} | {each(rows, 'return_sample', 0)} | "
-        f"{low:.1f} to {high:.1f} | {middle} | {mean(numbers(rows, 'return_greedy'), 1)} | "
+        f"{interval} | {middle} | {mean(numbers(rows, 'return_greedy'), 1)} | "
         f"{'-' if core == 'lstm' else better} | {mean([s / 60.0 for s in numbers(rows, 'wall_s')], 0)} |"
     )
 
