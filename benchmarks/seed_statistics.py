@@ -51,7 +51,9 @@ def wilson(successes: int, episodes: int, z: float = 1.959964) -> tuple[float, f
     """Wilson's 95 % interval of a success rate: (p + z²/2n ± z sqrt(p(1-p)/n + z²/4n²)) / (1 + z²/n)."""
     p, n = successes / episodes, float(episodes)
     centre, half = p + z * z / (2 * n), z * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    return float((centre - half) / (1 + z * z / n)), float((centre + half) / (1 + z * z / n))
+    low, high = (centre - half) / (1 + z * z / n), (centre + half) / (1 + z * z / n)
+    # The ends are exact where all or none succeeded; rounding must not exclude them.
+    return 0.0 if successes == 0 else float(low), 1.0 if successes == episodes else float(high)
 
 
 def first_reach(times: Sequence[float], values: Sequence[float], threshold: float) -> float:
