@@ -159,7 +159,11 @@ def whole_number(text: str) -> int:
     try:
         return int(text.replace("_", ""))
     except ValueError:
+        pass
+    try:
         number = float(text)
-        if number != int(number):
-            raise argparse.ArgumentTypeError(f"{text} is not a whole number") from None
-        return int(number)
+    except ValueError:
+        number = 0.5  # no number at all is refused as a fraction is
+    if not number.is_integer():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number, such as 100000 or 1e5")
+    return int(number)

@@ -61,6 +61,7 @@ class TaskTrainer:
         self.summed = 0
         if saved is None:
             self.directory.create(config)
+            self.save()  # From here on the run can be resumed, whatever happens to it.
         else:
             self._load(saved)
             self.directory.write_config(config)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
+from interrupted import interrupt
 from test_commands import refusal
 from test_resume import same
 
@@ -155,21 +154,18 @@ def test_a_run_ends_at_the_score_wanted(tmp_path: Path) -> None:
     assert json.loads((path / "result.json").read_text())["updates"] == 8
 
 
+def test_a_run_can_be_resumed_from_its_first_moment(tmp_path: Path) -> None:
+    """Killed before the first regular checkpoint, it begins again instead of being refused."""
+    command = [*TINY, "--steps", "4", "--run-dir", str(tmp_path / "run")]
+    TaskTrainer(train_task.read_command(command)[0])
+    assert train_task.main(["--run-dir", str(tmp_path / "run"), "--resume"]) == 0
+    assert load_checkpoint(tmp_path / "run" / "checkpoints" / "latest.pt")["updates"] == 4
+
+
 @pytest.mark.slow
 def test_ctrl_c_leaves_a_checkpoint_and_exit_code_130(tmp_path: Path) -> None:
     path = tmp_path / "run"
-    command = [sys.executable, "train_task.py", *TINY, "--steps", "100000000", "--run-dir", str(path)]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    try:
-        deadline = time.monotonic() + 60
-        while not (path / "metrics.csv").exists() and time.monotonic() < deadline:
-            time.sleep(0.1)
-        process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=60)
-    finally:
-        process.kill()
-    assert process.returncode == 130
-    assert "Traceback" not in errors
+    interrupt("train_task.py", [*TINY, "--steps", "100000000"], path)
     saved = load_checkpoint(path / "checkpoints" / "latest.pt")
     assert saved["updates"] >= 4
     assert train_task.main(["--run-dir", str(path), "--resume", "--steps", str(saved["updates"] + 1)]) == 0

@@ -331,13 +331,17 @@ def test_a_long_episode_opens_and_steps_quickly(browser: Any, long_episode: Path
     assert viewer.page.evaluate("document.querySelectorAll('*').length") < 400, (
         "drawn on canvases, not as elements"
     )
-    taken_s = []
-    for step in range(1, 41):
-        start_s = time.perf_counter()
-        viewer.page.keyboard.press("ArrowRight")
-        viewer.page.wait_for_selector(f"body[data-step='{step}']", state="attached")
-        taken_s.append(time.perf_counter() - start_s)
-    assert min(taken_s) < 0.1, "the fastest step: a busy machine is not the page's fault"
+    medians_s = []
+    for first in (1, 41, 81):
+        taken_s = []
+        for step in range(first, first + 40):
+            start_s = time.perf_counter()
+            viewer.page.keyboard.press("ArrowRight")
+            viewer.page.wait_for_selector(f"body[data-step='{step}']", state="attached")
+            taken_s.append(time.perf_counter() - start_s)
+        medians_s.append(np.median(taken_s))
+    # The best of three, here and below: a busy moment of the machine is not the page's fault.
+    assert min(medians_s) < 0.1
     viewer.page.locator("#matrix").click(position=viewer.cell(1100, 30, 1200))
     viewer.page.wait_for_timeout(200)
     assert abs(viewer.step() - 1100) <= 2, "a pixel holds two steps"
