@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from agents.files import write_csv
+from agents.files import read_csv, write_csv
 from agents.options import option, parse, run_command
 from agents.run_dir import cpu_model
 from benchmarks.machine import machine_columns
@@ -49,6 +49,7 @@ class SpeedConfig:
 
     rounds: int = option(4, "rounds of every measurement; the best one counts")
     reset_rate: float = option(0.01, "probability that a row opens an episode")
+    summary: bool = option(False, "measure nothing: draw the committed CSV again", switch=True)
 
 
 @dataclass(frozen=True)
@@ -208,26 +209,32 @@ def print_table(rows: list[Row], peak: float) -> None:
 
 
 def save(rows: list[Row], peak: float) -> None:
-    """Write the rows, each with where it was measured, and draw forward + backward."""
+    """Write the rows, each with where it was measured."""
     machine = {**machine_columns(), "gemm_peak_gflops": round(peak, 1)}
     plain = [dataclasses.asdict(row) for row in rows]
     write_csv(
         RESULTS,
         [{k: round(v, 3) if isinstance(v, float) else v for k, v in row.items()} | machine for row in plain],
     )
+
+
+def draw() -> None:
+    """Forward and backward of every line of the CSV, as a picture beside it."""
     names, values, colours = [], [], []
-    for r in rows:
+    for r in read_csv(RESULTS):
         for name, colour in COLOURS.items():
-            value = getattr(r, name)
-            if "backward" in r.what and value is not None:
-                names.append(f"{r.rule} d={r.d} H={r.heads} B={r.batch} T={r.steps} {name}")
-                values.append(value)
+            if "backward" in r["what"] and r[name]:
+                names.append(f"{r['rule']} d={r['d']} H={r['heads']} B={r['batch']} T={r['steps']} {name}")
+                values.append(float(r[name]))
                 colours.append(colour)
     plot_bars(RESULTS.with_suffix(".png"), names, values, colours, "frames/s, forward + backward, one thread")
 
 
 def main(argv: Sequence[str]) -> int:
     config = parse(SpeedConfig(), argv, __doc__ or "")
+    if config.summary:
+        draw()
+        return 0
     torch.set_num_threads(1)
     peak = gemm_peak(config.rounds)
     rows = []
@@ -237,6 +244,7 @@ def main(argv: Sequence[str]) -> int:
         rows += measure_memory(rule, 128, 1)
     print_table(rows, peak)
     save(rows, peak)
+    draw()
     return 0
 
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib
+from matplotlib.figure import Figure
 
-matplotlib.use("Agg")
-from matplotlib import pyplot
+from agents.curves import save_figure
 
 
 def plot_bars(
@@ -23,12 +22,12 @@ def plot_bars(
     texts = [f"{value:,.0f}" for value in values]
     if notes is not None:
         texts = [f"{text}  {note}" for text, note in zip(texts, notes, strict=True)]
-    figure, axes = pyplot.subplots(figsize=(8, 0.26 * len(names) + 1.0), layout="constrained")
+    figure = Figure(figsize=(8, 0.26 * len(names) + 1.0), layout="constrained")
+    axes = figure.add_subplot()
     bars = axes.barh(range(len(names)), values, color=list(colours))
     axes.bar_label(bars, texts, padding=3, fontsize=8)
     axes.set_yticks(range(len(names)), names, fontsize=8)
     axes.set(xscale="log", xlabel=label, xlim=(min(values) / 2, max(values) * 5))
-    axes.invert_yaxis()
+    axes.set_ylim(len(names) - 0.4, -0.6)  # the first line on top, and no empty stretch
     axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=110)
-    pyplot.close(figure)
+    save_figure(figure, path)

@@ -17,12 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from agents.files import Row, atomic_file, read_csv, write_text
+from agents.curves import save_figure
+from agents.evaluation import bootstrap_interval
+from agents.files import Row, read_csv, write_text
 from agents.options import option, parse, run_command, suggestion
-from benchmarks.seed_statistics import bootstrap, interquartile_mean, probability_of_improvement, wilson
+from benchmarks.seed_statistics import interquartile_mean, probability_of_improvement, wilson
 from benchmarks.studies import STUDIES, Study
 from envs.errors import UserError
 
@@ -77,7 +78,7 @@ def success_row(core: str, rows: Sequence[Row]) -> str:
         episodes = int(rows[0]["episodes_greedy"])
         low, high = wilson(round(greedy[0] * episodes), episodes)
     else:
-        low, high = bootstrap(greedy) if greedy else (math.nan, math.nan)
+        low, high = bootstrap_interval(np.array(greedy)) if greedy else (math.nan, math.nan)
     reach = " / ".join(
         times(rows, f"frames_to_{x}", 1e6, "M", "frames_before") for x in ("0.5", "0.9", "0.98")
     )
@@ -99,7 +100,7 @@ def return_row(core: str, rows: Sequence[Row], all_rows: Sequence[Row]) -> str:
     sampled = numbers(rows, "return_sample")
     lstm = numbers([row for row in all_rows if row["core"] == "lstm"], "return_sample")
     better = f"{probability_of_improvement(sampled, lstm):.2f}" if sampled and lstm else "-"
-    low, high = bootstrap(sampled) if sampled else (math.nan, math.nan)
+    low, high = bootstrap_interval(np.array(sampled)) if sampled else (math.nan, math.nan)
     interval = f"{low:.1f} to {high:.1f}" if len(sampled) > 1 else "-"
     middle = f"{interquartile_mean(sampled):.1f}" if sampled else "-"
     return (
@@ -141,9 +142,8 @@ def times(rows: Sequence[Row], column: str, unit: float, name: str, before: str 
 
 
 def draw(study: Study, rows: Sequence[Row], path: Path) -> None:
-    """Learning curves: every seed thin, the mean over seeds thick, one colour per core."""
+    """Learning curves: every seed thin, the mean over seeds thick; a run that ended keeps its last value there."""
     figure = Figure(figsize=(6.4, 3.4), layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     for place, core in enumerate(study.cores):
         colour = COLOURS[core] if set(study.cores) <= set(COLOURS) else VARIANT_COLOURS[place]
@@ -155,7 +155,7 @@ def draw(study: Study, rows: Sequence[Row], path: Path) -> None:
             axes.plot(x, y, color=colour, linewidth=0.7, alpha=0.5)
             curves.append((x, y))
         if curves:
-            grid = np.linspace(max(x[0] for x, _ in curves), min(x[-1] for x, _ in curves), 100)
+            grid = np.linspace(max(x[0] for x, _ in curves), max(x[-1] for x, _ in curves), 100)
             middle = np.mean([np.interp(grid, x, y) for x, y in curves], axis=0)
             axes.plot(grid, middle, color=colour, linewidth=2.2, label=f"{core} ({len(seeds)})")
     axes.set_xlabel("frames (millions)")
@@ -166,8 +166,7 @@ def draw(study: Study, rows: Sequence[Row], path: Path) -> None:
         axes.set_ylim(0.0, 1.02)
     axes.legend(fontsize=8, title="core (seeds)", title_fontsize=8)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_file(path) as file:
-        figure.savefig(file, dpi=110, format="png")
+    save_figure(figure, path)
 
 
 def block(study: Study, data: Path, pictures: Path) -> str:

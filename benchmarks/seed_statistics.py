@@ -1,7 +1,8 @@
 """The statistics of the results: what is said about a few seeds, as pure functions of their numbers.
 
 Aggregates follow Agarwal et al. 2021, "Deep reinforcement learning at the edge of the statistical precipice":
-the interquartile mean over runs, and the probability that one algorithm improves on another.
+the interquartile mean over runs, and the probability that one algorithm improves on another. The bootstrap interval
+of a mean is `agents.evaluation.bootstrap_interval`.
 """
 
 from __future__ import annotations
@@ -12,8 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 Float = NDArray[np.float64]
-
-RESAMPLES = 10_000
 
 
 def interquartile_mean(values: Sequence[float] | Float) -> float:
@@ -33,18 +32,6 @@ def probability_of_improvement(ours: Sequence[float], theirs: Sequence[float]) -
     """P(X > Y) + P(X = Y) / 2 for X drawn from `ours` and Y from `theirs` (Mann-Whitney U / nm)."""
     x, y = np.asarray(ours, dtype=float)[:, None], np.asarray(theirs, dtype=float)[None]
     return float(((x > y) + 0.5 * (x == y)).mean())
-
-
-def bootstrap(
-    values: Sequence[float] | Float, statistic: str = "mean", level: float = 0.95
-) -> tuple[float, float]:
-    """Percentile bootstrap interval over runs; `statistic` is "mean" or "iqm". Fixed random stream."""
-    sample = np.asarray(values, dtype=float)
-    draws = np.random.default_rng(0).integers(0, len(sample), (RESAMPLES, len(sample)))
-    resampled = sample[draws]
-    found = resampled.mean(1) if statistic == "mean" else np.array([interquartile_mean(x) for x in resampled])
-    low, high = np.quantile(found, [(1.0 - level) / 2.0, (1.0 + level) / 2.0])
-    return float(low), float(high)
 
 
 def wilson(successes: int, episodes: int, z: float = 1.959964) -> tuple[float, float]:

@@ -189,6 +189,10 @@ def main(argv: Sequence[str]) -> int:
             )
     chosen = [core for core in config.cores.split(",") if core]
     studies = [STUDIES[name] for name in names]
+    known = list(dict.fromkeys(core for study in studies for core in study.cores))
+    for core in chosen:
+        if core not in known:
+            raise UserError(f"unknown core {core!r}{suggestion(core, known)}; valid: {', '.join(known)}")
     runs = [
         Run(study, core, seed)
         # Seed by seed, so that an unfinished table has every row with fewer seeds.

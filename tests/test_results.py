@@ -88,9 +88,11 @@ def test_every_study_is_a_valid_training_command() -> None:
             )
 
 
-def test_an_unknown_study_name_gives_the_nearest() -> None:
+def test_an_unknown_study_or_core_gives_the_nearest() -> None:
     with pytest.raises(UserError, match="did you mean maze-9"):
         train_studies.main(["maze9-ppo"])
+    with pytest.raises(UserError, match=r"unknown core 'lstmm' \(did you mean lstm\?\)"):
+        train_studies.main(["maze-9-ppo", "--cores", "lstmm", "--collect"])
 
 
 def test_commas_in_options_survive_the_csv(tmp_path: Path) -> None:

@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pytest
 
+from agents.evaluation import bootstrap_interval
 from benchmarks.seed_statistics import (
-    bootstrap,
     first_reach,
     interquartile_mean,
     probability_of_improvement,
@@ -41,13 +41,11 @@ def test_the_bootstrap_interval_covers_the_mean_and_shrinks_with_more_seeds() ->
     few, many = rng.normal(5.0, 1.0, 5), rng.normal(5.0, 1.0, 80)
     widths = []
     for sample in (few, many):
-        low, high = bootstrap(sample)
+        low, high = bootstrap_interval(sample)
         assert low < sample.mean() < high
         widths.append(high - low)
     assert widths[1] < widths[0] / 2
-    assert bootstrap([2.0, 2.0]) == (2.0, 2.0)
-    low, high = bootstrap(few, "iqm")
-    assert low < interquartile_mean(few) < high
+    assert bootstrap_interval(np.array([2.0, 2.0])) == (2.0, 2.0)
 
 
 def test_first_reach_is_the_first_time_and_nan_if_there_is_none() -> None:
