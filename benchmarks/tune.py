@@ -53,7 +53,8 @@ COMMON: Space = {
 SPACES: dict[str, Space] = {
     "maze": {
         **COMMON,
-        "rollout_steps": lambda trial: trial.suggest_categorical("rollout_steps", [25, 50, 100]),
+        "num_envs": lambda trial: trial.suggest_categorical("num_envs", [16, 32, 64]),
+        "rollout_steps": lambda trial: trial.suggest_categorical("rollout_steps", [50, 100, 200]),
         "gamma": lambda trial: trial.suggest_float("gamma", 0.9, 0.99),
     },
     "minigrid-memory": {
@@ -68,6 +69,14 @@ SPACES: dict[str, Space] = {
     },
 }
 """What is searched, per preset; everything else stays as the preset has it."""
+
+MNM: Space = {
+    "meta_coef": lambda trial: trial.suggest_categorical("meta_coef", [0.0, 0.1, 1.0]),
+    "interaction_gain": lambda trial: trial.suggest_categorical("interaction_gain", [1.0, 3.0]),
+    "heads": lambda trial: trial.suggest_categorical("heads", [1, 2, 4]),
+}
+CORE_SPACES: dict[str, Space] = {"mnm-g": MNM, "mnm-p": MNM}
+"""What is searched beside it, per core: what the other cores do not have."""
 
 
 @dataclass(frozen=True)
@@ -118,9 +127,21 @@ def open_study(config: TuneConfig) -> optuna.Study:
     )
 
 
+def space_of(config: TuneConfig) -> Space:
+    """What is searched for this preset with this core."""
+    return {**SPACES[config.preset], **CORE_SPACES.get(config.core, {})}
+
+
+def enqueue_preset(config: TuneConfig, study: optuna.Study) -> None:
+    """Make the preset as it stands the first trial, so that a search never ends below where it began."""
+    start = dataclasses.asdict(preset(config.preset))
+    known = {name: start[name] for name in space_of(config) if start[name] is not None}
+    study.enqueue_trial(known, skip_if_exists=True)
+
+
 def train_config(config: TuneConfig, trial: optuna.Trial) -> TrainConfig:
     """The preset with the trial's draws; raises UserError if they cannot go together."""
-    drawn = {name: draw(trial) for name, draw in SPACES[config.preset].items()}
+    drawn = {name: draw(trial) for name, draw in space_of(config).items()}
     start = preset(config.preset)
     return dataclasses.replace(
         start,
@@ -195,6 +216,7 @@ def main(argv: Sequence[str]) -> int:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = open_study(config)
     if not config.report:
+        enqueue_preset(config, study)
         # One process per worker: PyTorch's threads and the environments do not share one well.
         command = [sys.executable, "-c", WORKER, json.dumps(dataclasses.asdict(config))]
         workers = [subprocess.Popen(command, cwd=ROOT) for _ in range(config.workers)]

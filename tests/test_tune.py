@@ -9,14 +9,17 @@ import sqlite3
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import optuna
 import pytest
 
 from agents.config import TrainConfig
+from agents.presets import preset
 from benchmarks import tune
 from benchmarks.tune import SPACES, TuneConfig
+from memory.config import CoreName
 
 SMALL = dataclasses.replace(TuneConfig(), core="none", total_steps=60_000, trials=3)
 
@@ -36,6 +39,22 @@ def test_every_space_draws_valid_configurations_that_never_use_a_seed_of_the_res
         drawn = tune.train_config(config, study.ask())
         assert isinstance(drawn, TrainConfig)
         assert drawn.seed >= tune.FIRST_SEED
+
+
+@pytest.mark.parametrize("name", SPACES)
+@pytest.mark.parametrize("core", ["lstm", "mnm-p"])
+def test_the_first_trial_is_the_preset_as_it_stands(name: str, core: CoreName, tmp_path: Path) -> None:
+    config = dataclasses.replace(SMALL, preset=name, core=core, directory=str(tmp_path))
+    study = optuna.create_study()
+    for _ in range(2):
+        tune.enqueue_preset(config, study)
+    assert len(study.get_trials()) == 1, "asked for twice, queued once"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # Optuna warns of a value outside its range, and takes another
+        first = dataclasses.asdict(tune.train_config(config, study.ask()))
+    start = dataclasses.asdict(preset(name))
+    for option in tune.space_of(config):
+        assert start[option] is None or first[option] == start[option]
 
 
 def tuner(directory: Path) -> subprocess.Popen[str]:
