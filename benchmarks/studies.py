@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 CORES = ("none", "lstm", "gru", "mnm-g", "mnm-p")
+ALL_CORES = (*CORES, "hard")
 
 
 @dataclass(frozen=True)
@@ -53,10 +54,20 @@ class Study:
         return directory / f"{self.name}_curves.csv"
 
 
-def maze(side: int, total_steps: int, name: str = "", algo: str = "ppo", **more: Any) -> Study:
+WHOLE_EPISODES = ("--rollout-steps", "200", "--num-envs", "32")
+"""Rollouts as long as an episode of the maze, so that gradients reach every write that a later read needs."""
+BINDING = ("--meta-coef", "0", "--interaction-gain", "3")
+"""Large keys at once and no reward for small target values: with these, MNM uses what it writes."""
+WITH_BINDING = {"mnm-g": BINDING, "mnm-p": BINDING}
+
+
+def maze(
+    side: int, total_steps: int, name: str = "", algo: str = "ppo", options: tuple[str, ...] = (), **more: Any
+) -> Study:
     """A study of the Grid World maze."""
-    # A2C makes one update per rollout: shorter rollouts give it as many updates as it can use.
-    options = ("--algo", "a2c", "--rollout-steps", "20") if algo == "a2c" else ()
+    if algo == "a2c":
+        # One update per rollout: shorter rollouts give it as many updates as it can use.
+        options = ("--algo", "a2c", "--rollout-steps", "20", *options)
     title = f"Grid World maze, side {side}, {algo.upper()}"
     return Study(
         name or f"maze-{side}-{algo}", title, "maze", f"mnm/GridMaze{side}-v0", total_steps,
@@ -124,7 +135,8 @@ STUDIES: dict[str, Study] = {
         maze(9, 400_000),
         maze(11, 400_000),
         maze(9, 1_000_000, "maze-9-long"),
-        maze(11, 1_000_000, "maze-11-long"),
+        maze(11, 1_000_000, "maze-11-long", options=WHOLE_EPISODES, per_core=WITH_BINDING, seeds=5),
+        maze(13, 2_000_000, "maze-13-long", options=WHOLE_EPISODES, per_core=WITH_BINDING),
         maze(9, 400_000, algo="a2c"),
         maze(11, 400_000, algo="a2c"),
         *(repeat_previous(lag, 300_000) for lag in (2, 4, 8, 16)),
