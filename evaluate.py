@@ -4,6 +4,7 @@
     python evaluate.py runs/maze --episodes 200 --policy sample --checkpoint best --json result.json
     python evaluate.py runs/maze --episodes 20 --gif recall.gif --html recall.html --gif-episodes 1
     python evaluate.py runs/tmaze --check-recall --episodes 200 --json recall.json
+    python evaluate.py runs/maze --forget memory                 how well does it do without what it wrote?
     python evaluate.py pretrained/maze-mnm-p --gif recall.gif
 
 The run knows its environment and its agent, so no option of the training has to be repeated.
@@ -40,6 +41,7 @@ from agents.progress import ProgressDisplay, number, print_table
 from envs import held_out_seed, make_single
 from envs.errors import UserError
 from recall.episode import Outputs, numbered, render_recalls
+from recall.intervene import FORGET
 from recall.matrix import check_applies
 from recall.picture import MOST_TILES
 from recall.validity import check_recall
@@ -79,6 +81,11 @@ class EvaluateConfig:
     check_recall: bool = option(
         False, "experiments on whether the recalls can be trusted, instead of the evaluation", switch=True
     )
+    forget: Literal["nothing", "memory", "controller", "both"] = option(
+        "nothing",
+        "cores that write: what is lost after every step, the written memory, what the controller itself "
+        "carries, or both",
+    )
     control: str | None = option(
         None, "for --check-recall: a run trained where the cue stays visible", metavar="DIR"
     )
@@ -107,8 +114,10 @@ def play(agent: LoadedAgent, config: EvaluateConfig, console: Console) -> dict[s
             status = f"return {number(mean_return)}  success {number(success)}"
             display.show(len(results), status, last=len(results) == config.episodes)
 
-        results = play_episodes(agent, config.episodes, config.policy, config.seed, config.num_envs, show)
-    return report(agent, results, config.policy, config.seed)
+        results = play_episodes(
+            agent, config.episodes, config.policy, config.seed, config.num_envs, show, FORGET[config.forget]
+        )
+    return report(agent, results, config.policy, config.seed) | {"forget": config.forget}
 
 
 def render(agent: LoadedAgent, config: EvaluateConfig, console: Console) -> None:
@@ -177,6 +186,17 @@ def main(argv: Sequence[str]) -> int:
     if config.env is not None:
         agent = moved_to(agent, config.env)
     memory = agent.model.core
+    if config.forget != "nothing":
+        if not memory.writes:
+            raise UserError(
+                f"--forget takes apart cores that write (mnm-g, mnm-p); this is {agent.config.core}"
+            )
+        for name in ("check_recall", "gif", "html", "tape", "similarity"):
+            if getattr(config, name):
+                raise UserError(
+                    f"--forget changes what the agent carries, which --{name.replace('_', '-')} does not show; "
+                    "ask for one of them at a time"
+                )
     if config.score is not None and (memory.writes or memory.addresses):
         check_applies(config.score, agent.config.core, memory.addresses)
     extra = {

@@ -20,7 +20,7 @@ import torch
 from agents.checkpoint import load_checkpoint, load_weights
 from agents.config import ARCHITECTURE, TrainConfig
 from agents.episodes import is_success
-from agents.model import ActorCritic
+from agents.model import ActorCritic, AgentState
 from agents.pretrained import WEIGHTS, load_published_weights
 from agents.rollout import select_agent
 from agents.run_dir import RunDirectory, package_versions
@@ -155,8 +155,12 @@ def play_episodes(
     seed: int = 0,
     num_envs: int = 16,
     progress: Callable[[list[EpisodeResult]], None] = lambda results: None,
+    between_steps: Callable[[AgentState], AgentState] = lambda state: state,
 ) -> list[EpisodeResult]:
-    """Play episodes 0 .. episodes-1 on held-out levels, `num_envs` at a time; results in episode order."""
+    """Play episodes 0 .. episodes-1 on held-out levels, `num_envs` at a time; results in episode order.
+
+    `between_steps` may change what the agents carry from a step to the next, as `recall.intervene.FORGET` does.
+    """
     config, model = agent.config, agent.model
     device = model.policy_head.weight.device
     envs = [make_single(config.env, config.env_arguments()) for _ in range(min(num_envs, episodes))]
@@ -191,8 +195,10 @@ def play_episodes(
                 slots[row] = _open(slot.env, coming, seed)
                 coming += 1
             kept.append(row)
-        state = model.after(
-            out.state, torch.as_tensor(actions, device=device), torch.tensor(rewards, device=device)
+        state = between_steps(
+            model.after(
+                out.state, torch.as_tensor(actions, device=device), torch.tensor(rewards, device=device)
+            )
         )
         if len(kept) < len(slots):
             slots = [slots[row] for row in kept]

@@ -8,6 +8,7 @@ share one pass. Legend: B batch, H heads, d key and value size.
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -98,6 +99,15 @@ def wipe_value_read(state: AgentState) -> AgentState:
     """v_{t-1} := 0: the last value read, through which a controller without state can remember as well."""
     core: MNMState = state.core
     return state._replace(core=core._replace(value_read=torch.zeros_like(core.value_read)))
+
+
+FORGET: dict[str, Callable[[AgentState], AgentState]] = {
+    "nothing": lambda state: state,
+    "memory": wipe_memory,
+    "controller": wipe_controller,
+    "both": lambda state: wipe_memory(wipe_controller(state)),
+}
+"""What `evaluate.py --forget` takes from the agent after every step."""
 
 
 @torch.no_grad()
