@@ -18,6 +18,7 @@ import dataclasses
 import json
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,7 @@ from typing import Any
 
 import numpy as np
 import optuna
-from optuna.storages import RDBStorage, RetryFailedTrialCallback
+from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.trial import TrialState
 
 from agents.config import TrainConfig
@@ -107,6 +108,12 @@ class TuneConfig:
         return self.storage or f"sqlite:///{Path(self.directory) / self.study_name()}.db"
 
 
+def quiet_optuna() -> None:
+    """No line per trial, and no notice that heartbeats may change in a later Optuna."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+
+
 def open_study(config: TuneConfig) -> optuna.Study:
     """The study in the database, made if it is new; its pruner stops trials below the median of the others."""
     Path(config.directory).mkdir(parents=True, exist_ok=True)
@@ -115,7 +122,7 @@ def open_study(config: TuneConfig) -> optuna.Study:
         # How a worker that died is told from one that works; whoever starts a trial next looks.
         heartbeat_interval=10,
         grace_period=60,
-        failed_trial_callback=RetryFailedTrialCallback(),
+        heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(),
     )
     return optuna.create_study(
         storage=storage,
@@ -188,6 +195,7 @@ def finished(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
 
 def work(config: TuneConfig) -> None:
     """Run trials until the study has enough of them."""
+    quiet_optuna()
     study = open_study(config)
     while len(finished(study)) < config.trials:
         study.optimize(lambda trial: objective(config, trial), n_trials=1)
@@ -213,7 +221,7 @@ def main(argv: Sequence[str]) -> int:
     config = parse(TuneConfig(), argv, description=__doc__ or "", positional="preset")
     if config.preset not in SPACES:
         raise UserError(f"no search space for {config.preset!r}; valid: {', '.join(SPACES)}")
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    quiet_optuna()
     study = open_study(config)
     if not config.report:
         enqueue_preset(config, study)
