@@ -58,7 +58,6 @@ WHOLE_EPISODES = ("--rollout-steps", "200", "--num-envs", "32")
 """Rollouts as long as an episode of the maze, so that gradients reach every write that a later read needs."""
 BINDING = ("--meta-coef", "0", "--interaction-gain", "3")
 """Large keys at once and no reward for small target values: with these, MNM uses what it writes."""
-WITH_BINDING = {"mnm-g": BINDING, "mnm-p": BINDING}
 
 
 def maze(
@@ -135,8 +134,8 @@ STUDIES: dict[str, Study] = {
         maze(9, 400_000),
         maze(11, 400_000),
         maze(9, 1_000_000, "maze-9-long"),
-        maze(11, 1_000_000, "maze-11-long", options=WHOLE_EPISODES, per_core=WITH_BINDING, seeds=5),
-        maze(13, 2_000_000, "maze-13-long", options=WHOLE_EPISODES, per_core=WITH_BINDING),
+        maze(11, 4_000_000, "maze-11-long", options=WHOLE_EPISODES, per_core={"mnm-p": BINDING}),
+        maze(13, 4_000_000, "maze-13-long", options=WHOLE_EPISODES, per_core={"mnm-p": BINDING}),
         maze(9, 400_000, algo="a2c"),
         maze(11, 400_000, algo="a2c"),
         *(repeat_previous(lag, 300_000) for lag in (2, 4, 8, 16)),
