@@ -10,7 +10,6 @@ defaults of `train_task.py babi` but for SETTINGS. A run that was stopped early 
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 import signal
@@ -21,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from agents.files import write_csv
+from agents.files import Row, read_csv, write_csv
 from agents.options import option, parse, run_command
 from agents.run_dir import read_metrics
 from envs.errors import UserError
@@ -98,12 +97,10 @@ class Run:
         }
 
 
-def train(run: Run, data: str, steps: int, minutes: float | None) -> None:
-    """Bring a run to its end, or on for `minutes`; does nothing if it has its result."""
-    if (run.path / "result.json").is_file():
-        return
+def train(path: Path, command: list[str], minutes: float | None) -> None:
+    """Bring the run at `path` to its end with the command, or on for `minutes`."""
     process = subprocess.Popen(
-        run.command(data, steps), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )
     try:
         _, errors = process.communicate(timeout=None if minutes is None else 60 * minutes)
@@ -114,7 +111,7 @@ def train(run: Run, data: str, steps: int, minutes: float | None) -> None:
         process.communicate()  # Ctrl-C reached it too; a second signal would stop it without a checkpoint
         raise
     if process.returncode not in (0, STOPPED):
-        raise UserError(f"{run.path.name} failed: {' '.join(errors.strip().splitlines()[-1:])}")
+        raise UserError(f"{path.name} failed: {' '.join(errors.strip().splitlines()[-1:])}")
 
 
 def collect(runs: Sequence[Run]) -> None:
@@ -124,12 +121,9 @@ def collect(runs: Sequence[Run]) -> None:
     write_csv(RESULTS, sorted([*kept, *found.values()], key=lambda row: (row["core"], int(row["task"]))))
 
 
-def read_results() -> list[dict[str, Any]]:
+def read_results() -> list[Row]:
     """The rows of the CSV."""
-    if not RESULTS.is_file():
-        return []
-    with RESULTS.open(newline="") as file:
-        return list(csv.DictReader(file))
+    return read_csv(RESULTS)
 
 
 def summarise() -> str:
@@ -156,7 +150,8 @@ def main(argv: Sequence[str]) -> int:
         data = str(Path(config.data).resolve())
         runs = [Run(int(task), config.core, config.seed) for task in config.tasks.split(",")]
         for run in runs:
-            train(run, data, config.steps, config.minutes)
+            if not (run.path / "result.json").is_file():
+                train(run.path, run.command(data, config.steps), config.minutes)
             collect(runs)
     print(summarise())
     return 0
