@@ -36,8 +36,6 @@ SETTINGS = [
     "--learning-rate", "2e-3", "--log-every", "500", "--checkpoint-every", "500",
 ]  # fmt: skip
 """Small enough for one core; everything else is the default of `train_task.py babi`."""
-NAMED_ABOVE = 2.0
-"""Per cent of errors at the end above which the figure names a task's curve."""
 
 
 @dataclass(frozen=True)
@@ -110,15 +108,15 @@ def draw(path: Path) -> None:
     for name in rows[0]:
         if name.startswith("valid_error_task"):
             errors = [float(row[name]) for row in rows]
-            late = errors[-1] > NAMED_ABOVE
-            axes.plot(updates, errors, linewidth=0.9, color="#cc6677" if late else "#bbbbbb")
-            if late:
+            failed = errors[-1] > FAILED_ABOVE
+            axes.plot(updates, errors, linewidth=0.9, color="#cc6677" if failed else "#bbbbbb")
+            if failed:
                 axes.annotate(
                     f" {name.removeprefix('valid_error_task')}", (updates[-1], errors[-1]), fontsize=8
                 )
     axes.plot(updates, [float(row["valid_mean_error"]) for row in rows], color="#0072b2", linewidth=2.2)
     axes.set(xlabel="updates (thousands)", ylabel="validation error, %", ylim=(0, None))
-    axes.set_title(f"blue: mean of the tasks; numbers: tasks above {NAMED_ABOVE:.0f} %", fontsize=9)
+    axes.set_title(f"blue: mean of the tasks; numbers: failed tasks (above {FAILED_ABOVE:.0f} %)", fontsize=9)
     axes.spines[["top", "right"]].set_visible(False)
     save_figure(figure, path)
 

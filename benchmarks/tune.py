@@ -2,7 +2,7 @@
 
     python benchmarks/tune.py maze --trials 40 --workers 2
     python benchmarks/tune.py minigrid-memory --core lstm --env MiniGrid-MemoryS11-v0 --total-steps 2_000_000
-    python benchmarks/tune.py maze --report                      print what was found, run nothing
+    python benchmarks/tune.py maze --report                      print what was found, write NAME.csv, run nothing
 
 The study is a database, the file runs/tune/NAME.db: every finished trial is in it as soon as it ends, so a
 worker may be killed at any time and the command called again. On a cluster the same command runs on every
@@ -30,6 +30,7 @@ from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.trial import TrialState
 
 from agents.config import TrainConfig
+from agents.files import write_csv
 from agents.options import option, parse, run_command
 from agents.presets import preset
 from agents.trainer import Trainer
@@ -201,8 +202,8 @@ def work(config: TuneConfig) -> None:
         study.optimize(lambda trial: objective(config, trial), n_trials=1)
 
 
-def print_report(study: optuna.Study) -> None:
-    """Every finished trial, best first."""
+def report(study: optuna.Study, path: Path) -> None:
+    """Every finished trial, best first: printed, and as a CSV file at `path`."""
     ended = sorted(finished(study), key=lambda trial: -(trial.value or -np.inf))
     complete = sum(trial.state == TrialState.COMPLETE for trial in ended)
     print(f"{study.study_name}: {complete} trials ended, {len(ended) - complete} pruned")
@@ -210,6 +211,14 @@ def print_report(study: optuna.Study) -> None:
         if trial.value is not None:
             drawn = ", ".join(f"{name} {_short(value)}" for name, value in trial.params.items())
             print(f"  {trial.value:8.3f}  {trial.state.name.lower():8}  #{trial.number}  {drawn}")
+    write_csv(
+        path,
+        [
+            {"trial": t.number, "state": t.state.name.lower(), "value": t.value, **t.params}
+            for t in ended
+            if t.value is not None
+        ],
+    )
 
 
 def _short(value: Any) -> str:
@@ -235,7 +244,7 @@ def main(argv: Sequence[str]) -> int:
                 worker.kill()
         if any(codes):
             raise UserError("a worker failed, see above; call the command again to go on")
-    print_report(study)
+    report(study, Path(config.directory) / f"{config.study_name()}.csv")
     return 0
 
 

@@ -16,6 +16,7 @@ import optuna
 import pytest
 
 from agents.config import TrainConfig
+from agents.files import read_csv
 from agents.presets import preset
 from benchmarks import tune
 from benchmarks.tune import SPACES, TuneConfig
@@ -93,3 +94,5 @@ def test_a_killed_tuner_loses_no_finished_trial(tmp_path: Path) -> None:
     assert len(after) == 3
     assert before.items() <= after.items()
     assert "3 trials ended" in output, output
+    values = [float(row["value"]) for row in read_csv(tmp_path / "maze-none.csv")]
+    assert values == sorted(after.values(), reverse=True)
