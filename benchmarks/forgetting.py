@@ -1,7 +1,7 @@
 """What does an agent remember with: its written memory, or what its controller carries?
 
     python benchmarks/forgetting.py                            every published agent that writes
-    python benchmarks/forgetting.py pretrained/maze-mnm-p,runs/studies/maze-11-long-mnm-p-s0
+    python benchmarks/forgetting.py --agents pretrained/maze-mnm-p,runs/studies/maze-11-long-mnm-p-s0
     python benchmarks/forgetting.py --summary                  print the table from the committed CSV
 
 Every agent plays the same held-out episodes four times (sampled policy): whole, and losing after every step
@@ -91,7 +91,7 @@ def _figure(row: Row) -> str:
 
 def main(argv: Sequence[str]) -> int:
     """Run the command; returns the exit code."""
-    config = parse(ForgettingConfig(), argv, description=__doc__ or "", positional="agents")
+    config = parse(ForgettingConfig(), argv, description=__doc__ or "")
     if not config.summary:
         torch.set_num_threads(1)
         named = [Path(name) for name in config.agents.split(",")]

@@ -78,8 +78,8 @@ def test_the_table_names_every_agent_and_what_it_lost(
     run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(forgetting, "RESULTS", tmp_path / "forgetting.csv")
-    assert forgetting.main([str(run_dir), "--episodes", "2"]) == 0
+    assert forgetting.main(["--agents", str(run_dir), "--episodes", "2"]) == 0
     line = next(line for line in forgetting.table().splitlines() if line.startswith("| writer |"))
     assert line.count("(") == len(LOST), "four figures, each with its interval"
-    assert forgetting.main([str(run_dir), "--episodes", "2"]) == 0
+    assert forgetting.main(["--agents", str(run_dir), "--episodes", "2"]) == 0
     assert forgetting.table().count("| writer |") == 1, "measured again, it replaces its row"
