@@ -103,8 +103,9 @@ def return_row(core: str, rows: Sequence[Row], all_rows: Sequence[Row]) -> str:
     low, high = bootstrap_interval(np.array(sampled)) if sampled else (math.nan, math.nan)
     interval = f"{low:.1f} to {high:.1f}" if len(sampled) > 1 else "-"
     middle = f"{interquartile_mean(sampled):.1f}" if sampled else "-"
+    digits = 0 if max(map(abs, sampled), default=0.0) >= 10.0 else 2
     return (
-        f"| {core} | {frames(rows)} | {mean(sampled, 1)} | {each(rows, 'return_sample', 0)} | "
+        f"| {core} | {frames(rows)} | {mean(sampled, 1)} | {each(rows, 'return_sample', digits)} | "
         f"{interval} | {middle} | {mean(numbers(rows, 'return_greedy'), 1)} | "
         f"{'-' if core == 'lstm' else better} | {mean([s / 60.0 for s in numbers(rows, 'wall_s')], 0)} |"
     )
