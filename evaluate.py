@@ -102,6 +102,16 @@ class EvaluateConfig:
             raise UserError(f"--seed must be 0 or more, got {self.seed}")
         if self.top_k > MOST_TILES:
             raise UserError(f"--top-k must be at most {MOST_TILES} to fit a picture, got {self.top_k}")
+        outputs = ("gif", "html", "tape", "similarity")
+        if self.check_recall and (unwritten := [name for name in outputs if getattr(self, name) is not None]):
+            raise UserError(f"--check-recall writes no --{unwritten[0]}; ask for it without --check-recall")
+        if self.forget != "nothing":
+            for name in ("check_recall", *outputs):
+                if getattr(self, name):
+                    raise UserError(
+                        f"--forget changes what the agent carries, which --{name.replace('_', '-')} does not show; "
+                        "ask for one of them at a time"
+                    )
 
 
 def play(agent: LoadedAgent, config: EvaluateConfig, console: Console) -> dict[str, Any]:
@@ -175,10 +185,6 @@ def main(argv: Sequence[str]) -> int:
             check_writable(path)
     if config.gif is not None:
         check_movie(config.gif, config.gif_fps)
-    if config.check_recall:
-        for name in ("gif", "html", "tape", "similarity"):
-            if getattr(config, name) is not None:
-                raise UserError(f"--check-recall writes no --{name}; ask for it without --check-recall")
     if config.threads:
         torch.set_num_threads(config.threads)
     console = Console(soft_wrap=True)
@@ -186,17 +192,8 @@ def main(argv: Sequence[str]) -> int:
     if config.env is not None:
         agent = moved_to(agent, config.env)
     memory = agent.model.core
-    if config.forget != "nothing":
-        if not memory.writes:
-            raise UserError(
-                f"--forget takes apart cores that write (mnm-g, mnm-p); this is {agent.config.core}"
-            )
-        for name in ("check_recall", "gif", "html", "tape", "similarity"):
-            if getattr(config, name):
-                raise UserError(
-                    f"--forget changes what the agent carries, which --{name.replace('_', '-')} does not show; "
-                    "ask for one of them at a time"
-                )
+    if config.forget != "nothing" and not memory.writes:
+        raise UserError(f"--forget takes apart cores that write (mnm-g, mnm-p); this is {agent.config.core}")
     if config.score is not None and (memory.writes or memory.addresses):
         check_applies(config.score, agent.config.core, memory.addresses)
     extra = {

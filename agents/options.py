@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import inspect
+import math
 import sys
 import types
 from collections.abc import Callable, Iterable, Sequence
@@ -163,7 +164,7 @@ def whole_number(text: str) -> int:
     try:
         number = float(text)
     except ValueError:
-        number = 0.5  # no number at all is refused as a fraction is
+        number = math.nan  # no number at all is refused as a fraction is
     if not number.is_integer():
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number, such as 100000 or 1e5")
     return int(number)

@@ -23,8 +23,7 @@ from agents.curves import save_figure
 from agents.files import read_csv, write_csv
 from agents.options import option, parse, run_command
 from agents.run_dir import format_number, read_metrics
-from benchmarks.babi_table import ROOT, train
-from envs.errors import UserError
+from benchmarks.babi_runs import ROOT, BabiRunsConfig, train
 from tasks.babi.scores import FAILED_ABOVE, TASK_NAMES
 
 RUNS = ROOT / "runs" / "babi-joint"
@@ -39,23 +38,15 @@ SETTINGS = [
 
 
 @dataclass(frozen=True)
-class JointConfig:
+class JointConfig(BabiRunsConfig):
     """Options of the command."""
 
-    data: str | None = option(None, "directory with the official files; needed to train", metavar="DIR")
-    core: str = option("mnm-p", "memory core")
     steps: int = option(36_000, "updates, over which the learning rate falls to 0")
-    seed: int = option(0, "training seed")
-    minutes: float | None = option(
-        None, "stop the run after this time; the same command continues it", metavar="X"
-    )
-    summary: bool = option(False, "train nothing: print and draw from the committed CSV", switch=True)
 
 
 def command(config: JointConfig, path: Path) -> list[str]:
     """The command that makes the run at `path`, or continues it."""
-    assert config.data is not None
-    data = config.data if config.data == "generated" else str(Path(config.data).resolve())
+    data = config.data_argument()
     start = [sys.executable, "train_task.py"]
     if (path / "checkpoints" / "latest.pt").exists():
         return [*start, "--run-dir", str(path), "--resume", "--data", data, "--steps", str(config.steps)]
@@ -144,8 +135,6 @@ def main(argv: Sequence[str]) -> int:
     """Run the command; returns the exit code."""
     config = parse(JointConfig(), argv, description=__doc__ or "")
     if not config.summary:
-        if config.data is None:
-            raise UserError("--data is needed to train: the directory that holds qa1_train.txt")
         path = RUNS / f"{config.core}-s{config.seed}"
         train(path, command(config, path), config.minutes)
         collect(config, path)

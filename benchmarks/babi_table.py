@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import json
 import math
-import signal
-import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,31 +21,21 @@ from typing import Any
 from agents.files import Row, read_csv, write_csv
 from agents.options import option, parse, run_command
 from agents.run_dir import read_metrics
-from envs.errors import UserError
+from benchmarks.babi_runs import ROOT, BabiRunsConfig, train
 from tasks.babi.scores import TASK_NAMES
 
-ROOT = Path(__file__).resolve().parent.parent
 RUNS = ROOT / "runs" / "babi-table"
 RESULTS = ROOT / "benchmarks" / "results" / "babi.csv"
 SETTINGS = ["--stop-at", "0.999"]
 """A run ends once at most 0.1 % of the validation questions are wrong."""
-STOPPED = 130
-"""Exit code of a run that was asked to stop and can be continued."""
 
 
 @dataclass(frozen=True)
-class TableConfig:
+class TableConfig(BabiRunsConfig):
     """Options of the command."""
 
-    data: str | None = option(None, "directory with the official files; needed to train", metavar="DIR")
     tasks: str = option("1,6,20,12,15,4,5,16,18,2", "tasks in the order in which they are trained")
-    core: str = option("mnm-p", "memory core")
     steps: int = option(10_000, "updates of every run at most")
-    seed: int = option(0, "training seed")
-    minutes: float | None = option(
-        None, "stop a run after this time; the same command continues it", metavar="X"
-    )
-    summary: bool = option(False, "print the table from the committed CSV and stop", switch=True)
 
 
 @dataclass(frozen=True)
@@ -97,23 +85,6 @@ class Run:
         }
 
 
-def train(path: Path, command: list[str], minutes: float | None) -> None:
-    """Bring the run at `path` to its end with the command, or on for `minutes`."""
-    process = subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    )
-    try:
-        _, errors = process.communicate(timeout=None if minutes is None else 60 * minutes)
-    except subprocess.TimeoutExpired:
-        process.send_signal(signal.SIGINT)  # it finishes its update and writes a checkpoint
-        _, errors = process.communicate()
-    except KeyboardInterrupt:
-        process.communicate()  # Ctrl-C reached it too; a second signal would stop it without a checkpoint
-        raise
-    if process.returncode not in (0, STOPPED):
-        raise UserError(f"{path.name} failed: {' '.join(errors.strip().splitlines()[-1:])}")
-
-
 def collect(runs: Sequence[Run]) -> None:
     """Replace the rows of `runs` in the CSV by what their directories hold; other rows stay."""
     found = {(run.task, run.core, run.seed): row for run in runs if (row := run.row()) is not None}
@@ -145,9 +116,7 @@ def main(argv: Sequence[str]) -> int:
     """Run the command; returns the exit code."""
     config = parse(TableConfig(), argv, description=__doc__ or "")
     if not config.summary:
-        if config.data is None:
-            raise UserError("--data is needed to train: the directory that holds qa1_train.txt")
-        data = str(Path(config.data).resolve())
+        data = config.data_argument()
         runs = [Run(int(task), config.core, config.seed) for task in config.tasks.split(",")]
         for run in runs:
             if not (run.path / "result.json").is_file():

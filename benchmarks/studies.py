@@ -57,7 +57,7 @@ class Study:
 WHOLE_EPISODES = ("--rollout-steps", "200", "--num-envs", "32")
 """Rollouts as long as an episode of the maze, so that gradients reach every write that a later read needs."""
 BINDING = ("--meta-coef", "0", "--interaction-gain", "3")
-"""Large keys at once and no reward for small target values: with these, MNM uses what it writes."""
+"""The setting of the symbol tasks: large keys at once, and no reward for small target values."""
 
 
 def maze(

@@ -97,6 +97,11 @@ class Viewer:
         assert self.page.inner_text("#fact-step").startswith(f"{step} /")
         assert self.page.input_value("#scrubber") == str(step)
 
+    def drawn(self) -> None:
+        """Wait until what was asked for last is on the page: it is drawn in the next animation frame."""
+        two_frames = "() => new Promise(r => requestAnimationFrame(() => requestAnimationFrame(r)))"
+        self.page.evaluate(two_frames)
+
     def step(self) -> int:
         return int(self.page.get_attribute("body", "data-step"))
 
@@ -155,6 +160,7 @@ def test_play_and_pause(viewer: Viewer) -> None:
     viewer.page.wait_for_timeout(500)
     viewer.page.keyboard.press("Space")
     viewer.page.wait_for_selector("#play[aria-label='Play']")
+    viewer.drawn()
     assert (stopped := viewer.step()) > 2
     viewer.page.wait_for_timeout(200)
     assert viewer.step() == stopped
