@@ -5,7 +5,7 @@
 It trains nothing and loads no agent: benchmarks/results/studies/NAME.csv has a row per run and
 NAME_curves.csv its learning curve; benchmarks/train_studies.py makes both. Failed and unfinished runs are
 rows like all others. The prose of the page is in benchmarks/results_text.md, where `{{NAME}}` stands for the
-table and figure of a study.
+table and figure of a study, or for the table of another benchmark (TABLES).
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from agents.curves import save_figure
 from agents.evaluation import bootstrap_interval
 from agents.files import Row, read_csv, write_text
 from agents.options import option, parse, run_command, suggestion
+from benchmarks import forgetting, maze_ceiling
 from benchmarks.seed_statistics import interquartile_mean, probability_of_improvement, wilson
 from benchmarks.studies import STUDIES, Study
 from envs.errors import UserError
@@ -36,6 +37,9 @@ COLOURS = {"none": "#7f7f7f", "lstm": "#0072b2", "gru": "#56b4e9", "mnm-g": "#e6
 """One colour per core in every figure (Okabe and Ito's palette, told apart by colour-blind readers too)."""
 VARIANT_COLOURS = ("#d55e00", "#e69f00", "#f0e442", "#009e73", "#cc79a7", "#56b4e9", "#0072b2")
 """For studies that compare variants of one core, in their order."""
+
+TABLES = {"forgetting": forgetting.table, "maze-ceiling": maze_ceiling.table}
+"""Tables of other benchmarks, from their own CSV files."""
 
 
 @dataclass(frozen=True)
@@ -196,8 +200,11 @@ def main(argv: Sequence[str]) -> int:
 
     def fill(match: re.Match[str]) -> str:
         name = match.group(1)
+        if name in TABLES:
+            return TABLES[name]()
         if name not in STUDIES:
-            raise UserError(f"{text} names the unknown study {name!r}{suggestion(name, STUDIES)}")
+            known = [*STUDIES, *TABLES]
+            raise UserError(f"{text} names the unknown study {name!r}{suggestion(name, known)}")
         return block(STUDIES[name], data, page.parent / page.stem)
 
     write_text(page, re.sub(r"\{\{([\w-]+)\}\}", fill, text.read_text()))
