@@ -148,7 +148,7 @@ def times(rows: Sequence[Row], column: str, unit: float, name: str, before: str 
 
 def draw(study: Study, rows: Sequence[Row], path: Path) -> None:
     """Learning curves: every seed thin, the mean over seeds thick; a run that ended keeps its last value there."""
-    figure = Figure(figsize=(6.4, 3.4), layout="constrained")
+    figure = Figure(figsize=(7.4, 3.4), layout="constrained")
     axes = figure.add_subplot()
     for place, core in enumerate(study.cores):
         colour = COLOURS[core] if set(study.cores) <= set(COLOURS) else VARIANT_COLOURS[place]
@@ -169,7 +169,15 @@ def draw(study: Study, rows: Sequence[Row], path: Path) -> None:
     axes.grid(alpha=0.3)
     if study.figure == "success":
         axes.set_ylim(0.0, 1.02)
-    axes.legend(fontsize=8, title="core (seeds)", title_fontsize=8)
+    # Beside the curves: inside it hides some of them in one figure or the other.
+    axes.legend(
+        fontsize=8,
+        title="core (seeds)",
+        title_fontsize=8,
+        loc="center left",
+        bbox_to_anchor=(1.0, 0.5),
+        frameon=False,
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     save_figure(figure, path)
 

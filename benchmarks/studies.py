@@ -67,7 +67,7 @@ def maze(
     if algo == "a2c":
         # One update per rollout: shorter rollouts give it as many updates as it can use.
         options = ("--algo", "a2c", "--rollout-steps", "20", *options)
-    title = f"Grid World maze, side {side}, {algo.upper()}"
+    title = f"Grid World maze, side {side}, {algo.upper()}, {total_steps / 1e6:g} M frames"
     return Study(
         name or f"maze-{side}-{algo}", title, "maze", f"mnm/GridMaze{side}-v0", total_steps,
         options=options, figure="return", **more,
@@ -98,11 +98,11 @@ T_MAZE = (
 """The T-maze pays once, at the end: full returns, and raw advantages, which vanish when it is solved."""
 
 
-def t_maze(length: int, total_steps: int, name: str = "", **more: Any) -> Study:
+def t_maze(length: int, total_steps: int, name: str = "", title: str = "T-maze", **more: Any) -> Study:
     """A study of the T-maze: the cue at the start decides the turn `length` steps later."""
     kwargs = ("--env-kwargs", f'{{"length": {length}}}')
     return Study(
-        name or f"t-maze-{length}", f"T-maze, corridor of {length}", "popgym", "mnm/TMaze-v0", total_steps,
+        name or f"t-maze-{length}", f"{title}, corridor of {length}", "popgym", "mnm/TMaze-v0", total_steps,
         options=(*T_MAZE, *kwargs), episodes=200, **more,
     )  # fmt: skip
 
@@ -140,7 +140,9 @@ STUDIES: dict[str, Study] = {
         maze(11, 400_000, algo="a2c"),
         *(repeat_previous(lag, 200_000, cores=ALL_CORES) for lag in (4, 8, 16)),
         *(t_maze(length, 300_000, cores=ALL_CORES) for length in (6, 12, 24)),
-        t_maze(12, 300_000, "ablation", cores=tuple(ABLATIONS), per_core=ABLATIONS),
+        t_maze(
+            12, 300_000, "ablation", "Ablations in the T-maze", cores=tuple(ABLATIONS), per_core=ABLATIONS
+        ),
         memory("S9", 2_000_000, options=STAGE),
         memory("S11", 2_000_000, after="memory-s9", options=LATER_STAGE),
         memory("S13", 800_000, after="memory-s11-staged", options=LATER_STAGE),
