@@ -45,6 +45,9 @@ class PublishConfig:
     also: str = option("", "further environments to play, separated by commas", metavar="IDS")
     episodes: int = option(1_000, "held-out episodes per environment and policy")
     recall_episodes: int = option(100, "held-out episodes of the recall check, where there is a write memory")
+    control: str | None = option(
+        None, "for the recall check: a run trained where the cue stays visible", metavar="DIR"
+    )
     seeds: str = option("", "what the card says of the other seeds of this run", metavar="TEXT")
 
 
@@ -97,12 +100,19 @@ def training_command(config: TrainConfig) -> str:
     return shlex.join(words)
 
 
-def recall_lines(agent: LoadedAgent, episodes: int) -> list[str]:
+def recall_lines(agent: LoadedAgent, episodes: int, control: LoadedAgent | None) -> list[str]:
     """The recall check of the agent, as lines of its card."""
     if not agent.model.core.writes:
         return [f"The core `{agent.config.core}` has no write memory, so it has no recalls to check."]
-    found = check_recall(agent, episodes).to_json()
+    found = check_recall(agent, episodes, control=control).to_json()
     lines = [f"`--check-recall` on {episodes} held-out episodes: {found['verdict']}.", ""]
+    if control is not None:
+        lines += [
+            "The control agent was trained with",
+            "",
+            f"    {training_command(without_paths(control.config))}",
+            "",
+        ]
     lines += ["| check | outcome | figure |", "|---|---|---|"]
     return lines + [f"| {c['name']} | {c['outcome']} | {c['figure']} |" for c in found["checks"]]
 
@@ -172,7 +182,10 @@ def main(argv: Sequence[str]) -> int:
         "figures": rows,
     }
     write_text(directory / "config.json", json.dumps(plain, indent=2) + "\n")
-    recall = recall_lines(agent, config.recall_episodes)
+    control = (
+        None if config.control is None else load_agent(Path(config.control), "latest", torch.device("cpu"))
+    )
+    recall = recall_lines(agent, config.recall_episodes, control)
     write_text(
         directory / "README.md", card(config.name, agent, stored["commit"], rows, recall, config.seeds)
     )

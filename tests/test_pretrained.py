@@ -17,6 +17,7 @@ from agents.trainer import Trainer
 from benchmarks import publish
 from benchmarks.seed_statistics import wilson
 from envs.errors import UserError
+from recall.validity import check_recall
 from train_rl import read_command
 
 CPU = torch.device("cpu")
@@ -130,3 +131,11 @@ def test_every_published_agent_does_what_its_card_says(directory: Path) -> None:
         assert (
             abs(returns.mean() - stated["return_mean"]) < 3.29 * returns.std() * (1 / 200 + 1 / 1000) ** 0.5
         )
+
+
+@pytest.mark.slow
+def test_the_agent_of_the_validity_page_passes_the_recall_check() -> None:
+    found = check_recall(
+        load_agent(publish.ROOT / "pretrained" / "three-arms-mnm-p", "latest", CPU), 100, seed=2
+    )
+    assert found.verdict.startswith("VALID"), found.verdict
