@@ -6,6 +6,7 @@
 
 The run is kept under runs/babi-joint. Writes benchmarks/results/babi_joint.csv (error per task at the best
 validation so far, and on the test files once the run has ended), babi_joint_curve.csv and docs/babi_joint.png.
+Once it has ended, its maps of what is written where become docs/babi_writes.png, their figures babi_writes.csv.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from agents.curves import save_figure
-from agents.files import read_csv, write_csv
+from agents.files import atomic_file, read_csv, write_csv
 from agents.options import option, parse, run_command
 from agents.run_dir import format_number, read_metrics
 from benchmarks.babi_runs import ROOT, BabiRunsConfig, train
@@ -30,6 +31,8 @@ RUNS = ROOT / "runs" / "babi-joint"
 RESULTS = ROOT / "benchmarks" / "results" / "babi_joint.csv"
 CURVE = RESULTS.with_name("babi_joint_curve.csv")
 FIGURE = ROOT / "docs" / "babi_joint.png"
+WRITES = RESULTS.with_name("babi_writes.csv")
+WRITES_FIGURE = ROOT / "docs" / "babi_writes.png"
 SETTINGS = [
     "--hidden-size", "128", "--memory-size", "64", "--embedding-size", "64", "--batch-size", "32",
     "--learning-rate", "2e-3", "--log-every", "500", "--checkpoint-every", "500",
@@ -68,6 +71,10 @@ def collect(config: JointConfig, path: Path) -> None:
     result = json.loads(result_file.read_text()) if result_file.is_file() else {}
     if result.get("updates") != metrics[-1]["updates"]:
         result = {}
+    elif (path / "writes.csv").is_file():
+        for made, kept in (("writes.csv", WRITES), ("writes.png", WRITES_FIGURE)):
+            with atomic_file(kept) as target:
+                target.write((path / made).read_bytes())
     commit = json.loads((path / "config.json").read_text()).get("commit", "unknown")
     write_csv(
         RESULTS,

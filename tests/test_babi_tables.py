@@ -20,6 +20,8 @@ def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(babi_joint, "RESULTS", tmp_path / "joint.csv")
     monkeypatch.setattr(babi_joint, "CURVE", tmp_path / "curve.csv")
     monkeypatch.setattr(babi_joint, "FIGURE", tmp_path / "joint.png")
+    monkeypatch.setattr(babi_joint, "WRITES", tmp_path / "writes.csv")
+    monkeypatch.setattr(babi_joint, "WRITES_FIGURE", tmp_path / "writes.png")
     monkeypatch.setattr(babi_joint, "SETTINGS", SMALL)
     return tmp_path
 
@@ -33,7 +35,9 @@ def test_a_joint_run_goes_on_beyond_its_first_steps(places: Path, capsys: pytest
     assert babi_joint.main(["--data", "generated", "--steps", "4"]) == 0
     assert [row["updates"] for row in read_csv(places / "curve.csv")] == ["2", "4"]
     assert {row["updates"] for row in read_csv(places / "joint.csv")} == {"4"}
-    assert (places / "joint.png").read_bytes().startswith(b"\x89PNG")
+    for figure in ("joint.png", "writes.png"):
+        assert (places / figure).read_bytes().startswith(b"\x89PNG")
+    assert {row["earlier_word"] for row in read_csv(places / "writes.csv")} >= {"daniel", "garden"}
     capsys.readouterr()
     assert babi_joint.main(["--summary"]) == 0
     page = capsys.readouterr().out

@@ -96,7 +96,8 @@ def test_a_run_without_data_says_so_and_writes_its_tables(core, tmp_path, capsys
     for row in rows:
         assert float(row["test_error"]) == pytest.approx(result[f"test_error_task{row['task']}"], abs=1e-3)
     assert "mean error %" in (run / "errors.md").read_text()
-    assert (run / "writes.png").exists() == (core == "mnm-p")
+    for name in ("writes.png", "writes.csv"):
+        assert (run / name).exists() == (core == "mnm-p")
 
 
 def test_a_run_in_pieces_equals_one_run_and_may_move_its_data(tmp_path):

@@ -27,7 +27,7 @@ from tasks.babi.generate import GENERATORS, generate
 from tasks.babi.reader import SPLITS, Story, read_split, read_text
 from tasks.babi.scores import Errors, error_rows, error_table
 from tasks.babi.sequences import WINDOW, BabiBatch, Sampler, Vocabulary, encode, in_batches
-from tasks.babi.writes import maps_of_story, story_to_show
+from tasks.babi.writes import maps_of_story, pairs_of_words, story_to_show
 from tasks.config import TaskConfig
 from tasks.sequence_model import SequenceModel, sequence_loss
 
@@ -137,7 +137,7 @@ class BabiTask:
         return Errors(wrong, {task: asked[task] for task in sorted(asked)})
 
     def finish(self, directory: Path) -> dict[str, Any]:
-        """Errors of both splits as errors.csv and errors.md, and writes.png if the core writes."""
+        """Errors of both splits as errors.csv and errors.md; writes.png and writes.csv if the core writes."""
         valid, test = self.errors("valid"), self.errors("test")
         write_csv(directory / "errors.csv", error_rows(valid, test))
         write_text(directory / "errors.md", error_table(valid, test) + "\n")
@@ -146,6 +146,7 @@ class BabiTask:
             draw_similarity(
                 maps, directory / "writes.png", labels=self.shown.tokens, breaks=self.shown.sentences[1:]
             )
+            write_csv(directory / "writes.csv", pairs_of_words(maps, self.shown))
         return {
             "stories": "generated" if self.config.data == GENERATED else "from files",
             "valid_mean_error": valid.mean,

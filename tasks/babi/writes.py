@@ -7,6 +7,8 @@ sentence read now against the words read before. Where a fact is replaced ("Dani
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from memory import MemoryRecord
@@ -42,6 +44,22 @@ def maps_of_story(model: SequenceModel, vocabulary: Vocabulary, story: Story) ->
     keys, values, beta = (torch.cat(part).cpu().numpy() for part in zip(*writes, strict=True))
     # What all keys have in common would make them all alike.
     return similarity_maps(keys, values, beta, centred=True)
+
+
+def pairs_of_words(maps: SimilarityMaps, story: Story) -> list[dict[str, Any]]:
+    """A row per pair of an earlier and a later word: the figures that the maps show as colours."""
+    return [
+        {
+            "earlier": then,
+            "earlier_word": story.tokens[then],
+            "now": now,
+            "now_word": story.tokens[now],
+            "keys": round(float(maps.keys[now, then]), 3),
+            "values": round(float(maps.values[now, then]), 3),
+        }
+        for now in range(len(story.tokens))
+        for then in range(now)
+    ]
 
 
 def story_to_show(vocabulary: Vocabulary, story: Story) -> Story:
