@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from torch.utils.tensorboard import SummaryWriter
 
 from agents.files import write_text
+from agents.options import suggestion
 from agents.stored_config import config_from_dict, config_to_dict
 from envs.errors import UserError
 
@@ -103,7 +104,10 @@ class RunDirectory:
         """The plain values of the stored configuration."""
         path = self.path / "config.json"
         if not path.is_file():
-            raise UserError(f"{self.path} is not a run directory: it has no config.json")
+            beside = [str(found.parent) for found in self.path.parent.glob("*/config.json")]
+            raise UserError(
+                f"{self.path} is not a run directory: it has no config.json{suggestion(str(self.path), beside)}"
+            )
         try:
             values = json.loads(path.read_text())["config"]
         except (json.JSONDecodeError, KeyError, TypeError) as error:

@@ -23,6 +23,7 @@ from agents.options import option, parse, run_command
 from agents.run_dir import read_metrics
 from benchmarks.babi_runs import ROOT, BabiRunsConfig, train
 from tasks.babi.scores import TASK_NAMES
+from tasks.babi.task import parse_tasks
 
 RUNS = ROOT / "runs" / "babi-table"
 RESULTS = ROOT / "benchmarks" / "results" / "babi.csv"
@@ -34,7 +35,7 @@ SETTINGS = ["--stop-at", "0.999"]
 class TableConfig(BabiRunsConfig):
     """Options of the command."""
 
-    tasks: str = option("1,6,20,12,15,4,5,16,18,2", "tasks in the order in which they are trained")
+    tasks: str = option("1,6,20,12,15,4,5,16,18,2", "tasks in the order in which they are trained, or all")
     steps: int = option(10_000, "updates of every run at most")
 
 
@@ -117,7 +118,7 @@ def main(argv: Sequence[str]) -> int:
     config = parse(TableConfig(), argv, description=__doc__ or "")
     if not config.summary:
         data = config.data_argument()
-        runs = [Run(int(task), config.core, config.seed) for task in config.tasks.split(",")]
+        runs = [Run(task, config.core, config.seed) for task in parse_tasks(config.tasks)]
         for run in runs:
             if not (run.path / "result.json").is_file():
                 train(run.path, run.command(data, config.steps), config.minutes)

@@ -172,6 +172,9 @@ def main(argv: Sequence[str]) -> int:
         raise UserError("give the published agent a --name")
     run, directory = Path(config.run_dir), ROOT / "pretrained" / config.name
     agent = load_agent(run, config.checkpoint, torch.device("cpu"))
+    control = (
+        None if config.control is None else load_agent(Path(config.control), "latest", torch.device("cpu"))
+    )
     stored = json.loads((run / "config.json").read_text())
     envs = [agent.config.env, *(env for env in config.also.split(",") if env)]
     rows = [row for env in envs for row in figures(agent, env, config.episodes)]

@@ -64,3 +64,8 @@ def test_a_run_that_went_on_has_no_test_error_until_it_ends(places: Path) -> Non
 def test_training_needs_the_files(benchmark: object) -> None:
     with pytest.raises(UserError, match="--data is needed"):
         benchmark.main([])  # type: ignore[attr-defined]
+
+
+def test_tasks_of_the_table_are_numbers() -> None:
+    with pytest.raises(UserError, match="numbers such as"):
+        babi_table.main(["--data", "generated", "--tasks", "1,x"])

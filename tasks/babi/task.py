@@ -72,21 +72,28 @@ class BabiConfig(TaskConfig, CoreOptions):
         known = tuple(GENERATORS) if self.data == GENERATED else ALL_TASKS
         if self.tasks == "all":
             return known
-        try:
-            chosen = tuple(sorted({int(part) for part in self.tasks.split(",")}))
-        except ValueError:
-            raise UserError(
-                f'--tasks must be numbers such as "1,2,3", or "all", got {self.tasks!r}'
-            ) from None
+        chosen = tuple(sorted(set(parse_tasks(self.tasks))))
         for task in chosen:
-            if task not in ALL_TASKS:
-                raise UserError(f"--tasks: bAbI has tasks 1 to 20, got {task}")
             if task not in known:
                 raise UserError(
                     f"--tasks: task {task} needs the official files, given by --data; "
                     f"without them there are the tasks {', '.join(map(str, known))}"
                 )
         return chosen
+
+
+def parse_tasks(text: str) -> list[int]:
+    """The numbers in "1,2,3", in their order, or those of all tasks; raises UserError."""
+    if text == "all":
+        return list(ALL_TASKS)
+    try:
+        tasks = [int(part) for part in text.split(",")]
+    except ValueError:
+        raise UserError(f'--tasks must be numbers such as "1,2,3", or "all", got {text!r}') from None
+    for task in tasks:
+        if task not in ALL_TASKS:
+            raise UserError(f"--tasks: bAbI has tasks 1 to 20, got {task}")
+    return tasks
 
 
 class BabiTask:
