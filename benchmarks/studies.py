@@ -81,6 +81,10 @@ LAST_STAGE = ("--learning-rate", "1e-3", "--anneal", "--entropy-coef", "0.03")
 """What is learnt by now must only stretch over longer ways, and become steady: it takes all its frames."""
 
 
+VIEW_3 = ("--backend", "sync", "--env-kwargs", '{"actions": [0, 1, 2], "agent_view_size": 3}')
+"""The smallest view, from which no place shows the cue and an exit; EnvPool has only the default one."""
+
+
 def memory(size: str, total_steps: int, after: str = "", **more: Any) -> Study:
     """A study of MiniGrid's memory task at its default view and step limit, alone or as a stage of a curriculum."""
     env, name = f"MiniGrid-Memory{size}-v0", f"memory-{size.lower()}"
@@ -111,14 +115,21 @@ GENTLE = ("--learning-rate", "1e-3")
 """Half the preset's step: at the whole one the hard core solves repeat-previous, and some seeds lose it again."""
 
 
-def repeat_previous(lag: int, total_steps: int, **more: Any) -> Study:
+def repeat_previous(
+    lag: int,
+    total_steps: int,
+    name: str = "",
+    title: str = "Repeat-previous",
+    per_core: dict[str, tuple[str, ...]] | None = None,
+    **more: Any,
+) -> Study:
     """A study of repeat-previous: answer the symbol shown `lag` steps ago, 32 steps long."""
     kwargs = ("--env-kwargs", f'{{"lag": {lag}, "length": 32}}')
     # The answer must come from memory, not from the agent's own previous action.
     options = ("--no-previous-inputs", "--rollout-steps", "32", "--gamma", "0", *kwargs)
     return Study(
-        f"repeat-previous-{lag}", f"Repeat-previous, lag {lag}", "popgym", "mnm/RepeatPrevious-v0", total_steps,
-        options=options, per_core={"hard": GENTLE}, episodes=200, figure="return", **more,
+        name or f"repeat-previous-{lag}", f"{title}, lag {lag}", "popgym", "mnm/RepeatPrevious-v0", total_steps,
+        options=options, per_core=per_core or {"hard": GENTLE}, episodes=200, figure="return", **more,
     )  # fmt: skip
 
 
@@ -131,6 +142,14 @@ ABLATIONS: dict[str, tuple[str, ...]] = {
     "mnm-p memory-only": ("--controller", "feedforward", "--no-read-feedback"),
     "lstm": (),
 }
+MORE_ABLATIONS: dict[str, tuple[str, ...]] = {
+    **ABLATIONS,
+    "mnm-p binding": BINDING,
+    "mnm-p binding memory-only": (*BINDING, "--controller", "feedforward", "--no-read-feedback"),
+    "mnm-p per-layer": ("--update-rate", "per-layer"),
+    "mnm-g": (),
+    "mnm-g binding": BINDING,
+}
 
 STUDIES: dict[str, Study] = {
     study.name: study
@@ -139,13 +158,29 @@ STUDIES: dict[str, Study] = {
         maze(11, 400_000),
         maze(9, 1_000_000, "maze-9-long"),
         maze(11, 4_000_000, "maze-11-long", options=WHOLE_EPISODES, per_core={"mnm-p": BINDING}, seeds=5),
-        maze(13, 4_000_000, "maze-13-long", options=WHOLE_EPISODES, per_core={"mnm-p": BINDING}),
+        maze(13, 2_000_000, "maze-13-long", options=WHOLE_EPISODES, per_core={"mnm-p": BINDING}),
         maze(9, 400_000, algo="a2c"),
         maze(11, 400_000, algo="a2c"),
         *(repeat_previous(lag, 200_000, cores=ALL_CORES) for lag in (4, 8, 16)),
+        repeat_previous(
+            8,
+            200_000,
+            "ablation-repeat",
+            "Ablations in repeat-previous",
+            cores=tuple(MORE_ABLATIONS),
+            per_core=MORE_ABLATIONS,
+        ),
         *(t_maze(length, 300_000, cores=ALL_CORES) for length in (6, 12, 24)),
         t_maze(
             12, 300_000, "ablation", "Ablations in the T-maze", cores=tuple(ABLATIONS), per_core=ABLATIONS
+        ),
+        Study(
+            "memory-s7-view3",
+            "MiniGrid-MemoryS7-v0, view 3, Python backend",
+            "minigrid-memory",
+            "MiniGrid-MemoryS7-v0",
+            1_000_000,
+            options=(*STAGE, *VIEW_3),
         ),
         memory("S9", 2_000_000, options=STAGE),
         memory("S11", 2_000_000, after="memory-s9", options=LATER_STAGE),
