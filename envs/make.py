@@ -25,6 +25,7 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 from envs.encoding import ChosenActions, DictObservation, action_table
 from envs.envpool_backend import make_envpool, refusal
 from envs.errors import UserError, nearest
+from envs.memory_cue import MemoryCue
 from envs.minigrid_arrays import MiniGridArrays, has_mission, is_minigrid_id
 from envs.registry import (
     accepted_kwargs,
@@ -96,6 +97,8 @@ def make_single(
             raise
         raise could_not_make(env_id, kwargs | rendering, error) from error
     table = action_table(env.action_space, actions, env_id)
+    if env_id.startswith("MiniGrid-Memory"):
+        env = MemoryCue(env)
     if has_mission(env.observation_space):
         env = MiniGridArrays(env)
     return ChosenActions(DictObservation(env, env_id), table)

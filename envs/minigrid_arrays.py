@@ -2,9 +2,9 @@
 
 A mission string blocks shared memory and fast vectorising, and the numbers of an image are names, not
 quantities. So
-    image      MultiDiscrete [h, w, 3]: object (11), colour (6), state (4: doors have 3, an agent's direction
-    4) direction  Discrete(4) mission    MultiDiscrete [24]: one id per word, 1 + crc32(word) mod 255; 0 =
-    padding; the rest is cut
+    image      MultiDiscrete [h, w, 3]: object (11), colour (6), state (4: doors have 3, an agent's direction 4)
+    direction  Discrete(4)
+    mission    MultiDiscrete [24]: one id per word, 1 + crc32(word) mod 255; 0 = padding; the rest is cut
 Word ids need no vocabulary and are the same in every process and for every backend.
 """
 
