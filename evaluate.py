@@ -102,16 +102,22 @@ class EvaluateConfig:
             raise UserError(f"--seed must be 0 or more, got {self.seed}")
         if self.top_k > MOST_TILES:
             raise UserError(f"--top-k must be at most {MOST_TILES} to fit a picture, got {self.top_k}")
-        outputs = ("gif", "html", "tape", "similarity")
-        if self.check_recall and (unwritten := [name for name in outputs if getattr(self, name) is not None]):
-            raise UserError(f"--check-recall writes no --{unwritten[0]}; ask for it without --check-recall")
-        if self.forget != "nothing":
-            for name in ("check_recall", *outputs):
-                if getattr(self, name):
-                    raise UserError(
-                        f"--forget changes what the agent carries, which --{name.replace('_', '-')} does not show; "
-                        "ask for one of them at a time"
-                    )
+        self._check_combinations()
+
+    def _check_combinations(self) -> None:
+        asked = [name for name in ("gif", "html", "tape", "similarity") if getattr(self, name) is not None]
+        if self.check_recall and asked:
+            raise UserError(f"--check-recall writes no --{asked[0]}; ask for it without --check-recall")
+        if self.check_recall and self.policy != "greedy":
+            raise UserError("--check-recall plays greedily; leave out --policy sample")
+        if self.control is not None and not self.check_recall:
+            raise UserError("--control is for --check-recall; give both")
+        if self.forget != "nothing" and (asked or self.check_recall):
+            other = asked[0] if asked else "check-recall"
+            raise UserError(
+                f"--forget changes what the agent carries, which --{other} does not show; "
+                "ask for one of them at a time"
+            )
 
 
 def play(agent: LoadedAgent, config: EvaluateConfig, console: Console) -> dict[str, Any]:

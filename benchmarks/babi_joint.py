@@ -26,6 +26,7 @@ from agents.options import option, parse, run_command
 from agents.run_dir import format_number, read_metrics
 from benchmarks.babi_runs import ROOT, BabiRunsConfig, train
 from tasks.babi.scores import FAILED_ABOVE, TASK_NAMES
+from tasks.babi.task import GENERATED
 
 RUNS = ROOT / "runs" / "babi-joint"
 RESULTS = ROOT / "benchmarks" / "results" / "babi_joint.csv"
@@ -71,7 +72,7 @@ def collect(config: JointConfig, path: Path) -> None:
     result = json.loads(result_file.read_text()) if result_file.is_file() else {}
     if result.get("updates") != metrics[-1]["updates"]:
         result = {}
-    elif (path / "writes.csv").is_file():
+    elif (path / "writes.csv").is_file() and config.data != GENERATED:
         for made, kept in (("writes.csv", WRITES), ("writes.png", WRITES_FIGURE)):
             with atomic_file(kept) as target:
                 target.write((path / made).read_bytes())

@@ -175,6 +175,10 @@ def main(argv: Sequence[str]) -> int:
     control = (
         None if config.control is None else load_agent(Path(config.control), "latest", torch.device("cpu"))
     )
+    if control is not None and not agent.model.core.writes:
+        raise UserError(
+            f"--control is for the recall check, and the core {agent.config.core} has no write memory"
+        )
     stored = json.loads((run / "config.json").read_text())
     envs = [agent.config.env, *(env for env in config.also.split(",") if env)]
     rows = [row for env in envs for row in figures(agent, env, config.episodes)]
@@ -185,9 +189,6 @@ def main(argv: Sequence[str]) -> int:
         "figures": rows,
     }
     write_text(directory / "config.json", json.dumps(plain, indent=2) + "\n")
-    control = (
-        None if config.control is None else load_agent(Path(config.control), "latest", torch.device("cpu"))
-    )
     recall = recall_lines(agent, config.recall_episodes, control)
     write_text(
         directory / "README.md", card(config.name, agent, stored["commit"], rows, recall, config.seeds)

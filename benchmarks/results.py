@@ -212,7 +212,7 @@ def main(argv: Sequence[str]) -> int:
             return TABLES[name]()
         if name not in STUDIES:
             known = [*STUDIES, *TABLES]
-            raise UserError(f"{text} names the unknown study {name!r}{suggestion(name, known)}")
+            raise UserError(f"{text} names the unknown study or table {name!r}{suggestion(name, known)}")
         return block(STUDIES[name], data, page.parent / page.stem)
 
     write_text(page, re.sub(r"\{\{([\w-]+)\}\}", fill, text.read_text()))

@@ -21,6 +21,7 @@ from typing import Any
 import gymnasium
 from gymnasium import spaces
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
+from minigrid.envs.memory import MemoryEnv
 
 from envs.encoding import ChosenActions, DictObservation, action_table
 from envs.envpool_backend import make_envpool, refusal
@@ -97,7 +98,7 @@ def make_single(
             raise
         raise could_not_make(env_id, kwargs | rendering, error) from error
     table = action_table(env.action_space, actions, env_id)
-    if env_id.startswith("MiniGrid-Memory"):
+    if isinstance(env.unwrapped, MemoryEnv):
         env = MemoryCue(env)
     if has_mission(env.observation_space):
         env = MiniGridArrays(env)

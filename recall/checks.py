@@ -79,12 +79,12 @@ def not_applicable(name: str, reason: str) -> Check:
 def verdict_of(checks: Sequence[Check], needed: str, shown: str) -> str:
     """The checks in one sentence; `needed` is the check without which nothing is shown, `shown` what it means."""
     failed = [check.name for check in checks if check.outcome == "FAIL"]
+    made = sum(check.outcome != "NOT APPLICABLE" for check in checks)
     outcomes = {check.name: check.outcome for check in checks}
     if failed:
-        return f"NOT VALID: {len(failed)} of {len(checks)} checks failed ({', '.join(failed)})"
+        return f"NOT VALID: {len(failed)} of the {made} checks that apply here failed ({'; '.join(failed)})"
     if outcomes[needed] != "PASS":
         return "NOT SHOWN: no check failed, but the planted cue, without which nothing is shown, could not be tried"
-    made = sum(check.outcome == "PASS" for check in checks)
     return f"VALID: all {made} checks that apply here passed; {shown}"
 
 

@@ -146,8 +146,11 @@ def test_a_checkpoint_of_another_architecture(run_dir: Path, tmp_path: Path) -> 
 
 def test_evaluate_refuses_in_one_line(run_dir: Path, tmp_path: Path) -> None:
     assert "not a run directory" in refusal(evaluate.main, str(tmp_path))
+    assert f"did you mean {run_dir}" in refusal(evaluate.main, f"{run_dir}x")
     assert "--episodes must be at least 1" in refusal(evaluate.main, str(run_dir), "--episodes", "0")
     assert "writes no --gif" in refusal(evaluate.main, str(run_dir), "--check-recall", "--gif", "x.gif")
+    assert "plays greedily" in refusal(evaluate.main, str(run_dir), "--check-recall", "--policy", "sample")
+    assert "--control is for --check-recall" in refusal(evaluate.main, str(run_dir), "--control", "x")
     assert "--top-k must be at least 1" in refusal(evaluate.main, str(run_dir), "--top-k", "0")
     assert "does not exist" in refusal(evaluate.main, str(run_dir), "--json", str(tmp_path / "no" / "x.json"))
     assert "use latest" in refusal(evaluate.main, str(run_dir), "--checkpoint", "best")

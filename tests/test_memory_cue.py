@@ -96,8 +96,19 @@ def test_a_flipped_cue_makes_the_other_exit_right(seed: int) -> None:
     assert (other_cue, other_right) == (1 - cue, not right)
 
 
-def test_the_agents_environment_says_it_too() -> None:
-    rows = wandering(make_single(ENV, {"actions": [0, 1, 2]}), 0)
+@pytest.mark.parametrize("env_id", [ENV, f"minigrid:{ENV}"])
+def test_the_agents_environment_says_it_too(env_id: str) -> None:
+    rows = wandering(make_single(env_id, {"actions": [0, 1, 2]}), 0)
     assert {"cue", "cue_step", "decision_step"} <= set(rows[-1][2])
     flipped = wandering(make_single(ENV, {"actions": [0, 1, 2]}), 0, flip_cue=True)
     assert flipped[0][2]["cue"] == 1 - rows[0][2]["cue"]
+
+
+def test_another_task_of_that_name_stays_as_it_is() -> None:
+    name = "MiniGrid-MemoryOfSomebodyElse-v0"
+    gymnasium.register(name, entry_point="minigrid.envs:EmptyEnv")
+    try:
+        _, info = make_single(name).reset(seed=0)
+        assert "cue" not in info
+    finally:
+        del gymnasium.registry[name]

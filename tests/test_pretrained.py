@@ -70,6 +70,20 @@ def test_a_published_agent_plays_as_its_run_does(
     assert "`--check-recall` on 2 held-out episodes" in card
 
 
+def test_a_card_names_the_control_agent(
+    run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publish, "ROOT", tmp_path)
+    options = ["--name", "tiny", "--episodes", "2", "--recall-episodes", "2", "--control"]
+    publish.main([str(run_dir), *options, str(run_dir)])
+    assert (
+        "The control agent was trained with" in (tmp_path / "pretrained" / "tiny" / "README.md").read_text()
+    )
+    with pytest.raises(UserError, match="not a run directory"):
+        publish.main([str(run_dir), "--name", "other", "--control", str(tmp_path)])
+    assert not (tmp_path / "pretrained" / "other").exists()
+
+
 def test_a_damaged_weight_file_gives_one_line(run_dir: Path, tmp_path: Path) -> None:
     agent = load_agent(run_dir, "latest", CPU)
     save_weights(tmp_path, agent.model.state_dict(), 5)

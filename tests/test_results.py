@@ -71,8 +71,15 @@ def test_a_return_study_reports_intervals_over_seeds_and_the_probability_of_impr
 
 def test_an_unknown_study_in_the_text_is_named(data: Path) -> None:
     (data / "text.md").write_text("{{tinny}}")
-    with pytest.raises(UserError, match=r"unknown study 'tinny' \(did you mean tiny"):
+    with pytest.raises(UserError, match=r"unknown study or table 'tinny' \(did you mean tiny"):
         build(data)
+
+
+def test_tables_of_other_benchmarks_are_filled_in(data: Path) -> None:
+    (data / "text.md").write_text("{{forgetting}} and {{maze-ceiling}}")
+    page = build(data)
+    assert "| loses the written memory |" in page
+    assert "| 11 | 225" in page
 
 
 def test_every_study_is_a_valid_training_command() -> None:
