@@ -158,7 +158,7 @@ STUDIES: dict[str, Study] = {
         maze(11, 400_000),
         maze(9, 1_000_000, "maze-9-long"),
         maze(11, 4_000_000, "maze-11-long", options=WHOLE_EPISODES, per_core={"mnm-p": BINDING}, seeds=5),
-        maze(13, 2_000_000, "maze-13-long", options=WHOLE_EPISODES, per_core={"mnm-p": BINDING}),
+        maze(13, 1_000_000, "maze-13-long", options=WHOLE_EPISODES, per_core={"mnm-p": BINDING}),
         maze(9, 400_000, algo="a2c"),
         maze(11, 400_000, algo="a2c"),
         *(repeat_previous(lag, 200_000, cores=ALL_CORES) for lag in (4, 8, 16)),
