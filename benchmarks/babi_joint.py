@@ -39,6 +39,8 @@ SETTINGS = [
     "--learning-rate", "2e-3", "--log-every", "500", "--checkpoint-every", "500",
 ]  # fmt: skip
 """Small enough for one core; everything else is the default of `train_task.py babi`."""
+LABEL_HEIGHT = 3.5
+"""Of a label in the figure, in per cent of errors."""
 
 
 @dataclass(frozen=True)
@@ -104,15 +106,17 @@ def draw(path: Path) -> None:
     updates = [float(row["updates"]) / 1e3 for row in rows]
     figure = Figure(figsize=(7.5, 4.2), layout="constrained")
     axes = figure.add_subplot()
-    for name in rows[0]:
+    last_label = -math.inf
+    # From the best to the worst, so that labels that would lie on each other move up.
+    for name in sorted(rows[0], key=lambda name: float(rows[-1][name])):
         if name.startswith("valid_error_task"):
             errors = [float(row[name]) for row in rows]
             failed = errors[-1] > FAILED_ABOVE
             axes.plot(updates, errors, linewidth=0.9, color="#cc6677" if failed else "#bbbbbb")
             if failed:
-                axes.annotate(
-                    f" {name.removeprefix('valid_error_task')}", (updates[-1], errors[-1]), fontsize=8
-                )
+                last_label = max(errors[-1], last_label + LABEL_HEIGHT)
+                task = name.removeprefix("valid_error_task")
+                axes.annotate(f" {task}", (updates[-1], last_label), fontsize=8, va="center")
     axes.plot(updates, [float(row["valid_mean_error"]) for row in rows], color="#0072b2", linewidth=2.2)
     axes.set(xlabel="updates (thousands)", ylabel="validation error, %", ylim=(0, None))
     axes.set_title(f"blue: mean of the tasks; numbers: failed tasks (above {FAILED_ABOVE:.0f} %)", fontsize=9)

@@ -35,7 +35,10 @@ TEXT = ROOT / "benchmarks" / "results_text.md"
 COLOURS = {"none": "#7f7f7f", "lstm": "#0072b2", "gru": "#56b4e9", "mnm-g": "#e69f00", "mnm-p": "#d55e00",
            "hard": "#009e73"}  # fmt: skip
 """One colour per core in every figure (Okabe and Ito's palette, told apart by colour-blind readers too)."""
-VARIANT_COLOURS = ("#d55e00", "#e69f00", "#f0e442", "#009e73", "#cc79a7", "#56b4e9", "#0072b2")
+VARIANT_COLOURS = (
+    "#d55e00", "#e69f00", "#f0e442", "#009e73", "#cc79a7", "#56b4e9", "#0072b2", "#882255", "#999933", "#44aa99",
+    "#000000", "#999999",
+)  # fmt: skip
 """For studies that compare variants of one core, in their order."""
 
 TABLES = {"forgetting": forgetting.table, "maze-ceiling": maze_ceiling.table}
