@@ -44,6 +44,7 @@ POPGYM: dict[str, Any] = {
     "env": "mnm/RepeatPrevious-v0",
     "num_envs": 64,
     "rollout_steps": 64,
+    "minibatches": 8,
     "learning_rate": 2e-3,
     "gamma": 0.9,
 }

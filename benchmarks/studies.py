@@ -97,7 +97,7 @@ def memory(size: str, total_steps: int, after: str = "", **more: Any) -> Study:
 T_MAZE = (
     "--embedding-size", "64", "--hidden-size", "64", "--memory-size", "32", "--learning-rate", "3e-3",
     "--num-envs", "256", "--rollout-steps", "32", "--gamma", "0.98", "--gae-lambda", "1.0",
-    "--no-normalize-advantages",
+    "--no-normalize-advantages", "--minibatches", "4",
 )  # fmt: skip
 """The T-maze pays once, at the end: full returns, and raw advantages, which vanish when it is solved."""
 
@@ -126,7 +126,7 @@ def repeat_previous(
     """A study of repeat-previous: answer the symbol shown `lag` steps ago, 32 steps long."""
     kwargs = ("--env-kwargs", f'{{"lag": {lag}, "length": 32}}')
     # The answer must come from memory, not from the agent's own previous action.
-    options = ("--no-previous-inputs", "--rollout-steps", "32", "--gamma", "0", *kwargs)
+    options = ("--no-previous-inputs", "--rollout-steps", "32", "--gamma", "0", "--minibatches", "4", *kwargs)
     return Study(
         name or f"repeat-previous-{lag}", f"{title}, lag {lag}", "popgym", "mnm/RepeatPrevious-v0", total_steps,
         options=options, per_core=per_core or {"hard": GENTLE}, episodes=200, figure="return", **more,

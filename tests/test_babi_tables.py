@@ -35,9 +35,13 @@ def test_a_joint_run_goes_on_beyond_its_first_steps(places: Path, capsys: pytest
     assert babi_joint.main(["--data", "generated", "--steps", "4"]) == 0
     assert [row["updates"] for row in read_csv(places / "curve.csv")] == ["2", "4"]
     assert {row["updates"] for row in read_csv(places / "joint.csv")} == {"4"}
-    for figure in ("joint.png", "writes.png"):
-        assert (places / figure).read_bytes().startswith(b"\x89PNG")
-    assert {row["earlier_word"] for row in read_csv(places / "writes.csv")} >= {"daniel", "garden"}
+    assert (places / "joint.png").read_bytes().startswith(b"\x89PNG")
+    # The maps of a model of generated stories stay with its run.
+    assert {row["earlier_word"] for row in read_csv(places / "mnm-p-s0" / "writes.csv")} >= {
+        "daniel",
+        "garden",
+    }
+    assert not (places / "writes.csv").exists()
     capsys.readouterr()
     assert babi_joint.main(["--summary"]) == 0
     page = capsys.readouterr().out
@@ -52,12 +56,18 @@ def test_a_run_that_went_on_has_no_test_error_until_it_ends(places: Path) -> Non
     (run / "result.json").write_text('{"updates": 2, "test_error_task1": 40.0}')
     head = "updates,wall_s,score,valid_mean_error,valid_failed,valid_error_task1\n"
     (run / "metrics.csv").write_text(head + "2,1,0.5,50,1,50\n")
+    for name in ("writes.csv", "writes.png"):
+        (run / name).write_text("first")
     babi_joint.collect(babi_joint.JointConfig(), run)
     assert read_csv(places / "joint.csv")[0]["test_error"] == "40.0"
+    for name in ("writes.csv", "writes.png"):
+        assert (places / name).read_text() == "first"
+        (run / name).write_text("of a piece that has not ended")
     (run / "metrics.csv").write_text(head + "2,1,0.5,50,1,50\n4,2,0.4,60,1,60\n")
     babi_joint.collect(babi_joint.JointConfig(), run)
     row = read_csv(places / "joint.csv")[0]
     assert (row["test_error"], row["valid_error"], row["best_updates"]) == ("nan", "50.0", "2")
+    assert (places / "writes.csv").read_text() == "first"
 
 
 @pytest.mark.parametrize("benchmark", [babi_joint, babi_table])
