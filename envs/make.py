@@ -21,12 +21,11 @@ from typing import Any
 import gymnasium
 from gymnasium import spaces
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
-from minigrid.envs.memory import MemoryEnv
 
 from envs.encoding import ChosenActions, DictObservation, action_table
 from envs.envpool_backend import make_envpool, refusal
 from envs.errors import UserError, nearest
-from envs.memory_cue import MemoryCue
+from envs.memory_cue import MemoryCue, has_cue
 from envs.minigrid_arrays import MiniGridArrays, has_mission, is_minigrid_id
 from envs.registry import (
     accepted_kwargs,
@@ -98,7 +97,7 @@ def make_single(
             raise
         raise could_not_make(env_id, kwargs | rendering, error) from error
     table = action_table(env.action_space, actions, env_id)
-    if isinstance(env.unwrapped, MemoryEnv):
+    if has_cue(env):
         env = MemoryCue(env)
     if has_mission(env.observation_space):
         env = MiniGridArrays(env)

@@ -21,6 +21,11 @@ from minigrid.envs.memory import MemoryEnv
 CUES = ("key", "ball")
 
 
+def has_cue(env: gymnasium.Env[Any, Any]) -> bool:
+    """Whether an environment is a memory task that shows its own observations: somebody's wrapper may show others."""
+    return isinstance(env.unwrapped, MemoryEnv) and env.observation_space == env.unwrapped.observation_space
+
+
 class MemoryCue(gymnasium.Wrapper[Any, Any, Any, Any]):
     """Adds the cue to the info of a memory task; observations, rewards and random numbers stay as they are."""
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import gymnasium
 import numpy as np
 import pytest
+from minigrid.envs.memory import MemoryEnv
+from minigrid.wrappers import ImgObsWrapper
 
 from envs import make_single
 from envs.memory_cue import MemoryCue
@@ -104,9 +108,15 @@ def test_the_agents_environment_says_it_too(env_id: str) -> None:
     assert flipped[0][2]["cue"] == 1 - rows[0][2]["cue"]
 
 
-def test_another_task_of_that_name_stays_as_it_is() -> None:
+def in_pictures(**kwargs: Any) -> gymnasium.Env:
+    """A memory task whose observation is the image alone."""
+    return ImgObsWrapper(MemoryEnv(size=7, **kwargs))
+
+
+@pytest.mark.parametrize("entry_point", ["minigrid.envs:EmptyEnv", in_pictures])
+def test_other_tasks_and_other_observations_stay_as_they_are(entry_point: Any) -> None:
     name = "MiniGrid-MemoryOfSomebodyElse-v0"
-    gymnasium.register(name, entry_point="minigrid.envs:EmptyEnv")
+    gymnasium.register(name, entry_point=entry_point)
     try:
         _, info = make_single(name).reset(seed=0)
         assert "cue" not in info
