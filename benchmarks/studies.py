@@ -112,7 +112,7 @@ def t_maze(length: int, total_steps: int, name: str = "", title: str = "T-maze",
 
 
 GENTLE = ("--learning-rate", "1e-3")
-"""Half the preset's step: at the whole one the hard core solves repeat-previous, and some seeds lose it again."""
+"""Half the preset's step: the hard core solves repeat-previous at once, and a seed may lose it again; fewer do so."""
 
 
 def repeat_previous(
