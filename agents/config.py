@@ -111,7 +111,8 @@ class TrainConfig(CoreOptions):
 
 ARCHITECTURE = (
     "env", "env_kwargs", "core", "hidden_size", "embedding_size", "memory_size", "heads", "controller",
-    "read_feedback", "initial_weights", "update_rate", "slots", "slot_value", "previous_inputs", "reward_scale",
+    "read_feedback", "initial_weights", "update_rate", "written_layers", "read_memory", "slots", "slot_value",
+    "previous_inputs", "reward_scale",
 )  # fmt: skip
 """Options that decide what the weights mean."""
 

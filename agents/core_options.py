@@ -34,6 +34,10 @@ class CoreOptions:
         "learned", "MNM: whether a new episode's memory is trained"
     )
     update_rate: Literal["scalar", "per-layer"] = option("scalar", "MNM: one update rate, or one per layer")
+    written_layers: Literal["all", "last", "none"] = option(
+        "all", "MNM, to see what writes are for: layers of the memory that they change"
+    )
+    read_memory: bool = option(True, "MNM, to see what reads are for: without, nothing sees the values read")
     implementation: Implementation = option(
         "auto", "MNM: compiled, fused (needs no compiler), plain (the oracle of both); auto takes the fastest"
     )
@@ -66,6 +70,8 @@ class CoreOptions:
             interaction_gain=self.interaction_gain,
             initial_weights=self.initial_weights,
             update_rate=self.update_rate,
+            written_layers=self.written_layers,
+            read_memory=self.read_memory,
             implementation=self.implementation,
             slots=self.slots,
             slot_value=self.slot_value,

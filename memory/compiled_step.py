@@ -96,7 +96,7 @@ def compiled_step(
     hv = tape.hv[0].clone()
     h, value_read = hv[:, :-size], hv[:, -size:]
     output = CoreOutput(
-        linear(hv, core.output.weight, core.output.bias),
+        linear(core.seen(hv), core.output.weight, core.output.bias),
         meta_loss[0].clone(),
         write_error[0].clone(),
         record_of(stage, value_read) if record else None,

@@ -45,6 +45,11 @@ class CoreConfig:
     """MNM: whether phi_0, the memory of a new episode, is trained."""
     update_rate: Literal["scalar", "per-layer"] = "scalar"
     """MNM: one update rate beta per step, or one per layer of the memory."""
+    written_layers: Literal["all", "last", "none"] = "all"
+    """MNM: which layers of the memory a write changes. "last": a linear memory over features that training
+    alone shapes, each layer with a rate of its own; "none": the memory stays phi_0."""
+    read_memory: bool = True
+    """MNM: whether anything sees the values read; if not, the controller's own state is all there is."""
     implementation: Implementation = "auto"
     """MNM: "compiled" is the fastest on a CPU, "fused" needs no compiler, "auto" takes the best there is;
     "plain" is the oracle under ordinary autograd, slow but twice differentiable. Same checkpoints."""
@@ -94,6 +99,8 @@ def make_core(config: CoreConfig, input_size: int) -> MemoryCore:
         rate_per_layer=config.update_rate == "per-layer",
         read_feedback=config.read_feedback,
         interaction_gain=config.interaction_gain,
+        written_layers=config.written_layers,
+        read_memory=config.read_memory,
     )
     if isinstance(core, FusedMNMCore):
         core.compiled = config.implementation != "fused"

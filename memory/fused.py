@@ -132,7 +132,7 @@ class FusedMNMCore(MNMCore):
         )
         h, value_read = last.split([self.output_size, self.memory_size], dim=-1)
         final = MNMState(h if self.spec.is_lstm else state.h, c, value_read, d1, d2, d3)
-        features = self.output(hv)
+        features = self.output(self.seen(hv))
         return CoreOutput(features, meta_loss, write_error), final
 
     def _parts(self, xs: Tensor) -> int:

@@ -39,7 +39,7 @@ def acting_step(core: MNMCore, x_t: Tensor, state: MNMState, record: bool) -> tu
     value_read = read_value.mean(dim=1)
 
     output = CoreOutput(
-        linear(torch.cat([hidden, value_read], dim=-1), core.output.weight, core.output.bias),
+        linear(core.seen(torch.cat([hidden, value_read], dim=-1)), core.output.weight, core.output.bias),
         (rewritten - target_value).square_().mean(dim=(1, 2)),
         (before.value - target_value).square_().mean(dim=(1, 2)),
         MemoryRecord(

@@ -20,11 +20,16 @@ from __future__ import annotations
 from typing import Literal, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from memory.core import CoreOutput, MemoryCore, MemoryRecord, map_state, reset_state
 from memory.neural import NeuralMemory, Weights, WriteFactors
 from memory.rules import GradientRule, LocalRule
+
+NEVER = -1000.0
+"""Bias of the rate of a layer that is never written: its sigmoid is exactly 0, and so is the gradient, so that
+training leaves it there."""
 
 
 class MNMState(NamedTuple):
@@ -67,6 +72,8 @@ class MNMCore(MemoryCore):
         rate_per_layer: bool = False,
         read_feedback: bool = True,
         interaction_gain: float = 1.0,
+        written_layers: Literal["all", "last", "none"] = "all",
+        read_memory: bool = True,
     ) -> None:
         super().__init__()
         if rule == "local" and memory_hidden != memory_size:
@@ -77,18 +84,28 @@ class MNMCore(MemoryCore):
             )
         self.input_size, self.output_size = input_size, hidden_size
         self.memory_size, self.heads, self.controller = memory_size, heads, controller
-        self.read_feedback = read_feedback
-        read_in = input_size + memory_size if read_feedback else input_size
+        self.read_feedback, self.read_memory = read_feedback and read_memory, read_memory
+        read_in = input_size + memory_size if self.read_feedback else input_size
         self.cell: nn.Module = (
             nn.LSTMCell(read_in, hidden_size) if controller == "lstm" else nn.Linear(read_in, hidden_size)
         )
         self.interaction = nn.Linear(hidden_size, (3 * heads + 1) * memory_size)
         with torch.no_grad():
             self.interaction.weight.mul_(interaction_gain)
-        self.rate = nn.Linear(memory_size, 3 if rate_per_layer else 1)
+        self.rate = nn.Linear(memory_size, 3 if rate_per_layer or written_layers == "last" else 1)
         write_rule = LocalRule(memory_size) if rule == "local" else GradientRule()
         self.memory = NeuralMemory(memory_size, memory_hidden, write_rule, learn_initial_weights)
         self.output = nn.Linear(hidden_size + memory_size, hidden_size)
+        self._switch_off(written_layers, read_memory)
+
+    @torch.no_grad()
+    def _switch_off(self, written_layers: str, read_memory: bool) -> None:
+        """For ablations: rates that stay 0, and an output layer that does not see the value read."""
+        if written_layers != "all":
+            unwritten = slice(0, 2 if written_layers == "last" else None)
+            self.rate.weight[unwritten], self.rate.bias[unwritten] = 0.0, NEVER
+        if not read_memory:
+            self.output.weight[:, self.output_size :] = 0.0
 
     def initial_state(self, batch_size: int) -> MNMState:
         width = self.output_size if self.controller == "lstm" else 0
@@ -187,7 +204,11 @@ class MNMCore(MemoryCore):
         return write_key, target_value, read_key, torch.sigmoid(self.rate(rate_in)).expand(-1, 3)
 
     def _mix(self, hidden: Tensor, value_read: Tensor) -> Tensor:
-        return self.output(torch.cat([hidden, value_read], dim=-1))
+        return self.output(self.seen(torch.cat([hidden, value_read], dim=-1)))
+
+    def seen(self, hv: Tensor) -> Tensor:
+        """[h ; v] as the output layer gets it: [h ; 0] where the memory is not read."""
+        return hv if self.read_memory else F.pad(hv[..., : self.output_size], (0, self.memory_size))
 
 
 class Moment(NamedTuple):

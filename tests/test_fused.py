@@ -33,6 +33,9 @@ VARIANTS = {
         name="mnm-g", memory_size=4, heads=1, controller="feedforward", read_feedback=False
     ),
     "p rate per layer": CoreConfig(name="mnm-p", memory_size=4, heads=3, update_rate="per-layer"),
+    "p writes its last layer alone": CoreConfig(name="mnm-p", memory_size=4, heads=2, written_layers="last"),
+    "p is not read": CoreConfig(name="mnm-p", memory_size=4, heads=2, read_memory=False),
+    "g writes nothing": CoreConfig(name="mnm-g", memory_size=4, heads=2, written_layers="none"),
     "p of several panels": CoreConfig(name="mnm-p", memory_size=37, heads=2),
     "p many heads": CoreConfig(name="mnm-p", memory_size=5, heads=7),
     "p fixed": CoreConfig(name="mnm-p", memory_size=4, heads=1, initial_weights="fixed"),

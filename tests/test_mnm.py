@@ -276,6 +276,53 @@ def test_without_read_feedback_what_was_written_is_the_only_path_through_time(im
     assert not torch.allclose(emptied, fresh)
 
 
+def trained_for_a_while(config: CoreConfig) -> tuple[Any, Any]:
+    """The core, its optimiser having taken some steps, and its state after ten further time steps."""
+    torch.manual_seed(0)
+    core = make_core(config, X)
+    optimiser = torch.optim.Adam(core.parameters(), lr=0.1)
+    is_first = torch.zeros(10, B, dtype=torch.bool)
+    for _ in range(5):
+        output, _ = core.unroll(torch.randn(10, B, X), core.initial_state(B), is_first)
+        optimiser.zero_grad()
+        (output.features.square().sum() + output.meta_loss.sum()).backward()
+        optimiser.step()
+    with torch.no_grad():
+        return core, core.unroll(torch.randn(10, B, X), core.initial_state(B), is_first)[1]
+
+
+@pytest.mark.parametrize("implementation", ["auto", "fused", "plain"])
+@pytest.mark.parametrize("name", ["mnm-g", "mnm-p"])
+def test_layers_that_are_not_written_stay_what_they_were_however_long_one_trains(
+    name: Any, implementation: Any
+) -> None:
+    config = CoreConfig(name, hidden_size=N, memory_size=D, implementation=implementation)
+    for written, changed in (("all", [True] * 3), ("last", [False, False, True]), ("none", [False] * 3)):
+        _, after = trained_for_a_while(replace(config, written_layers=written))
+        assert [bool(delta.any()) for delta in after.delta] == changed
+
+
+@pytest.mark.parametrize("implementation", ["auto", "fused", "plain"])
+def test_a_memory_that_is_not_read_changes_nothing_that_anyone_sees(implementation: Any) -> None:
+    config = CoreConfig(name="mnm-p", hidden_size=N, memory_size=D, implementation=implementation)
+    x_t = torch.randn(B, X)
+    for read in (True, False):
+        core, after = trained_for_a_while(replace(config, read_memory=read))
+        emptied = after._replace(
+            value_read=torch.zeros_like(after.value_read),
+            **{f"delta{layer}": torch.zeros_like(delta) for layer, delta in enumerate(after.delta, start=1)},
+        )
+        assert after.delta1.any()
+        assert after.value_read.any()
+        answers = [core.step(x_t, state)[0].features for state in (after, emptied)]
+        with torch.no_grad():
+            answers += [core.step(x_t, state)[0].features for state in (after, emptied)]
+        assert torch.equal(answers[0], answers[1]) == torch.equal(answers[2], answers[3]) == (not read)
+        torch.testing.assert_close(answers[0], answers[2])
+        # What no value reaches takes no part in training: its weights are where they began.
+        assert bool(core.output.weight[:, N:].any()) == read
+
+
 def test_the_interaction_gain_enlarges_the_first_keys_and_nothing_else() -> None:
     config = CoreConfig(name="mnm-p", hidden_size=N, memory_size=D)
     cores = []
