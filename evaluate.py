@@ -169,11 +169,8 @@ def render(agent: LoadedAgent, config: EvaluateConfig, console: Console) -> None
         console.print(f"The core {train.core} has no write memory, so there are no recalls to show.")
 
 
-def check(agent: LoadedAgent, config: EvaluateConfig, console: Console) -> None:
+def check(agent: LoadedAgent, control: LoadedAgent | None, config: EvaluateConfig, console: Console) -> None:
     """Make the experiments of the validity report and print it; --json then writes the report."""
-    control = None
-    if config.control is not None:
-        control = load_agent(Path(config.control), "latest", pick_device(config.device))
     found = check_recall(
         agent, config.episodes, config.seed, control, progress=lambda s: console.print(f"{s} ...")
     )
@@ -195,6 +192,9 @@ def main(argv: Sequence[str]) -> int:
         torch.set_num_threads(config.threads)
     console = Console(soft_wrap=True)
     agent = load_agent(Path(config.run_dir), config.checkpoint, pick_device(config.device))
+    control = None
+    if config.control is not None:
+        control = load_agent(Path(config.control), "latest", pick_device(config.device))
     if config.env is not None:
         agent = moved_to(agent, config.env)
     memory = agent.model.core
@@ -208,7 +208,7 @@ def main(argv: Sequence[str]) -> int:
     }
     print_table(console, "Evaluation", {**dataclasses.asdict(config), **extra})
     if config.check_recall:
-        check(agent, config, console)
+        check(agent, control, config, console)
         return 0
     result = play(agent, config, console)
     low, high = result["return_interval_95"]
