@@ -125,12 +125,13 @@ def repeat_previous(
     name: str = "",
     title: str = "Repeat-previous",
     per_core: dict[str, tuple[str, ...]] | None = None,
+    options: tuple[str, ...] = (),
     **more: Any,
 ) -> Study:
     """A study of repeat-previous: answer the symbol shown `lag` steps ago, 32 steps long."""
     kwargs = ("--env-kwargs", f'{{"lag": {lag}, "length": 32}}')
     # The answer must come from memory, not from the agent's own previous action.
-    options = ("--no-previous-inputs", "--rollout-steps", "32", "--gamma", "0", "--minibatches", "4", *kwargs)
+    options = ("--no-previous-inputs", "--rollout-steps", "32", "--gamma", "0", *options, *kwargs)
     return Study(
         name or f"repeat-previous-{lag}", f"{title}, lag {lag}", "popgym", "mnm/RepeatPrevious-v0", total_steps,
         options=options, per_core=per_core or {"hard": GENTLE}, episodes=200, figure="return", **more,
@@ -176,6 +177,8 @@ STUDIES: dict[str, Study] = {
             "Ablations in repeat-previous",
             cores=tuple(MORE_ABLATIONS),
             per_core=MORE_ABLATIONS,
+            # Half the preset's gradient steps: nothing is solved yet, and what helps shows.
+            options=("--minibatches", "4"),
         ),
         *(t_maze(length, 300_000, cores=ALL_CORES) for length in (6, 12, 24)),
         t_maze(

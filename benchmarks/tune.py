@@ -62,6 +62,7 @@ SPACES: dict[str, Space] = {
     "minigrid-memory": {
         **COMMON,
         "rollout_steps": lambda trial: trial.suggest_categorical("rollout_steps", [64, 128, 256]),
+        "epochs": lambda trial: trial.suggest_categorical("epochs", [4, 8]),
         "gamma": lambda trial: trial.suggest_categorical("gamma", [0.99, 0.995, 0.998]),
         "gae_lambda": lambda trial: trial.suggest_categorical("gae_lambda", [0.95, 0.97, 0.99]),
     },
