@@ -138,22 +138,28 @@ def repeat_previous(
     )  # fmt: skip
 
 
+SWITCHED_OFF: dict[str, tuple[str, ...]] = {
+    "mnm-p writes-off": ("--written-layers", "none"),
+    "mnm-p reads-off": ("--no-read-memory",),
+    "mnm-p last-layer": ("--written-layers", "last"),
+    "mnm-p memory-only": ("--controller", "feedforward", "--no-read-feedback"),
+}
+"""A part of mnm-p at a time, and with `memory-only` everything but what is written."""
 ABLATIONS: dict[str, tuple[str, ...]] = {
     "mnm-p": (),
     "mnm-p meta-0": ("--meta-coef", "0"),
     "mnm-p fixed-phi": ("--initial-weights", "fixed"),
     "mnm-p 4-heads": ("--heads", "4"),
     "mnm-p feedforward": ("--controller", "feedforward"),
-    "mnm-p memory-only": ("--controller", "feedforward", "--no-read-feedback"),
+    "mnm-p memory-only": SWITCHED_OFF["mnm-p memory-only"],
     "lstm": (),
 }
 MORE_ABLATIONS: dict[str, tuple[str, ...]] = {
     **ABLATIONS,
+    **SWITCHED_OFF,
     "mnm-p binding": BINDING,
-    "mnm-p binding memory-only": (*BINDING, "--controller", "feedforward", "--no-read-feedback"),
-    "mnm-p writes-off": ("--written-layers", "none"),
-    "mnm-p reads-off": ("--no-read-memory",),
-    "mnm-p last-layer": ("--written-layers", "last"),
+    "mnm-p binding memory-only": (*BINDING, *SWITCHED_OFF["mnm-p memory-only"]),
+    "mnm-p binding writes-off": (*BINDING, *SWITCHED_OFF["mnm-p writes-off"]),
     "mnm-p per-layer": ("--update-rate", "per-layer"),
     "mnm-g": (),
     "mnm-g binding": BINDING,
@@ -167,8 +173,8 @@ STUDIES: dict[str, Study] = {
         maze(9, 1_000_000, "maze-9-long"),
         maze(11, 4_000_000, "maze-11-long", options=WHOLE_EPISODES, per_core={"mnm-p": BINDING}, seeds=5),
         maze(13, 1_000_000, "maze-13-long", options=WHOLE_EPISODES, per_core={"mnm-p": BINDING}),
-        maze(9, 400_000, algo="a2c"),
-        maze(11, 400_000, algo="a2c"),
+        maze(9, 3_000_000, algo="a2c"),
+        maze(11, 4_000_000, algo="a2c"),
         *(repeat_previous(lag, 200_000, cores=ALL_CORES) for lag in (4, 8, 16)),
         repeat_previous(
             8,

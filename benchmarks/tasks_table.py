@@ -2,10 +2,12 @@
 
     python benchmarks/tasks_table.py                 train what is missing, test, write the CSVs and the figure
     python benchmarks/tasks_table.py --minutes 10    stop after 10 minutes; the same command continues
+    python benchmarks/tasks_table.py --cores mnm-p,"mnm-p writes-off"        train these alone
     python benchmarks/tasks_table.py --summary       print the table and draw the figure from the CSVs alone
 
 Runs are kept under runs/tasks-table, and continued where they stopped. Everything is the
-default of `train_task.py TASK`, the same for all cores; times are seconds of one core, whatever else ran.
+default of `train_task.py TASK`, the same for all cores, but for the ablations of mnm-p, whose rows lack a part
+(`SWITCHED_OFF` in studies.py). Times are seconds of one core, whatever else ran.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,8 +27,9 @@ from matplotlib.figure import Figure
 
 from agents.curves import save_figure
 from agents.files import read_csv, write_csv
-from agents.options import check_at_least, option, parse, run_command
+from agents.options import check_at_least, option, parse, run_command, suggestion
 from agents.run_dir import read_metrics
+from benchmarks.studies import SWITCHED_OFF
 from envs.errors import UserError
 from memory import CORE_NAMES
 
@@ -35,6 +38,7 @@ RUNS = ROOT / "runs" / "tasks-table"
 RESULTS = ROOT / "benchmarks" / "results"
 TABLE, ACCURACY, CURVES = (RESULTS / f"tasks{part}.csv" for part in ("", "_accuracy", "_curves"))
 FIGURE = RESULTS / "tasks.png"
+CORES = (*CORE_NAMES, *SWITCHED_OFF)
 TASKS = ("dictionary", "copy", "associative-recall")
 HARDEST = {"dictionary": ("4", "1"), "copy": ("10", "1"), "associative-recall": ("4", "2")}
 """Items and symbols per item of the largest trained size."""
@@ -47,6 +51,7 @@ COLOURS = dict(
 class TableConfig:
     """Options of the command."""
 
+    cores: str = option("", "only these cores, separated by commas", metavar="NAMES")
     seeds: int = option(1, "training seeds per row")
     steps: int = option(6_000, "updates of every run")
     workers: int = option(1, "runs at the same time, one thread each")
@@ -55,6 +60,13 @@ class TableConfig:
 
     def __post_init__(self) -> None:
         check_at_least(self, 1, "seeds", "steps", "workers")
+        for core in self.chosen():
+            if core not in CORES:
+                raise UserError(f"unknown core {core!r}{suggestion(core, CORES)}; valid: {', '.join(CORES)}")
+
+    def chosen(self) -> list[str]:
+        """The cores to train."""
+        return [core for core in self.cores.split(",") if core] or list(CORES)
 
 
 @dataclass(frozen=True)
@@ -68,7 +80,7 @@ class Run:
     @property
     def path(self) -> Path:
         """Where the run is kept."""
-        return RUNS / f"{self.task}-{self.core}-s{self.seed}"
+        return RUNS / f"{self.task}-{self.core.replace(' ', '-')}-s{self.seed}"
 
     def command(self, steps: int) -> list[str]:
         """The command that makes the run, or continues it."""
@@ -76,8 +88,8 @@ class Run:
         if (self.path / "checkpoints" / "latest.pt").exists():
             return [*start, "--run-dir", str(self.path), "--resume"]
         return [
-            *start, self.task, "--core", self.core, "--seed", str(self.seed), "--steps", str(steps),
-            "--run-dir", str(self.path),
+            *start, self.task, "--core", self.core.split()[0], *SWITCHED_OFF.get(self.core, ()),
+            "--seed", str(self.seed), "--steps", str(steps), "--run-dir", str(self.path),
         ]  # fmt: skip
 
     def result(self) -> dict[str, Any] | None:
@@ -104,7 +116,7 @@ def train(run: Run, steps: int, end: float | None) -> None:
 
 
 def collect(runs: Sequence[Run]) -> None:
-    """Write the three CSVs from the runs that reached their end."""
+    """Write the three CSVs from the runs that reached their end; what is known of other runs stays."""
     table, accuracy, curves = [], [], []
     for run in runs:
         result = run.result()
@@ -128,7 +140,14 @@ def collect(runs: Sequence[Run]) -> None:
             for row in read_metrics(run.path / "metrics.csv")
         ]
     for path, rows in ((TABLE, table), (ACCURACY, accuracy), (CURVES, curves)):
-        write_csv(path, rows)
+        renewed = {place(row) for row in rows}
+        kept = [row for row in read_csv(path) if place(row) not in renewed]
+        write_csv(path, sorted([*kept, *rows], key=place))
+
+
+def place(row: Mapping[str, Any]) -> tuple[int, int, int]:
+    """Where the rows of a run stand in a CSV: by task, core and seed."""
+    return TASKS.index(row["task"]), CORES.index(row["core"]), int(row["seed"])
 
 
 def mean(rows: Sequence[dict[str, str]], name: str) -> float:
@@ -150,7 +169,7 @@ def summarise() -> str:
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for task in TASKS:
-        for core in CORE_NAMES:
+        for core in CORES:
             found = chosen(rows, task=task, core=core)
             if not found:
                 continue
@@ -205,7 +224,10 @@ def main(argv: Sequence[str]) -> int:
     if not config.summary:
         # Seed by seed, so that an unfinished table has every row with fewer seeds.
         runs = [
-            Run(task, core, seed) for seed in range(config.seeds) for task in TASKS for core in CORE_NAMES
+            Run(task, core, seed)
+            for seed in range(config.seeds)
+            for task in TASKS
+            for core in config.chosen()
         ]
         end = None if config.minutes is None else time.monotonic() + 60 * config.minutes
         with ThreadPoolExecutor(config.workers) as pool:
