@@ -35,11 +35,9 @@ TEXT = ROOT / "benchmarks" / "results_text.md"
 COLOURS = {"none": "#7f7f7f", "lstm": "#0072b2", "gru": "#56b4e9", "mnm-g": "#e69f00", "mnm-p": "#d55e00",
            "hard": "#009e73"}  # fmt: skip
 """One colour per core in every figure (Okabe and Ito's palette, told apart by colour-blind readers too)."""
-VARIANT_COLOURS = (
-    "#d55e00", "#e69f00", "#f0e442", "#009e73", "#cc79a7", "#56b4e9", "#0072b2", "#882255", "#999933", "#44aa99",
-    "#000000", "#999999",
-)  # fmt: skip
-"""For studies that compare variants of one core, in their order."""
+VARIANT_COLOURS = ("#d55e00", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#0072b2", "#000000", "#999999")
+VARIANT_LINES = ("-", "--", ":")
+"""For studies that compare variants of one core, in their order: all colours with one line after the other."""
 
 TABLES = {"forgetting": forgetting.table, "maze-ceiling": maze_ceiling.table}
 """Tables of other benchmarks, from their own CSV files."""
@@ -149,23 +147,31 @@ def times(rows: Sequence[Row], column: str, unit: float, name: str, before: str 
     return f"{np.mean(found) / unit:.2f} {name}".strip() + (f" ({late} never)" if late else "")
 
 
+def look(study: Study, place: int) -> tuple[str, str]:
+    """Colour and line of the core at this place of the study."""
+    if set(study.cores) <= set(COLOURS):
+        return COLOURS[study.cores[place]], "-"
+    turn, number = divmod(place, len(VARIANT_COLOURS))
+    return VARIANT_COLOURS[number], VARIANT_LINES[turn]
+
+
 def draw(study: Study, rows: Sequence[Row], path: Path) -> None:
     """Learning curves: every seed thin, the mean over seeds thick; a run that ended keeps its last value there."""
     figure = Figure(figsize=(7.4, 3.4), layout="constrained")
     axes = figure.add_subplot()
     for place, core in enumerate(study.cores):
-        colour = COLOURS[core] if set(study.cores) <= set(COLOURS) else VARIANT_COLOURS[place]
+        colour, line = look(study, place)
         seeds = sorted({row["seed"] for row in rows if row["core"] == core})
         curves = []
         for seed in seeds:
             of_run = [row for row in rows if row["core"] == core and row["seed"] == seed]
             x, y = np.array(numbers(of_run, "frames")) / 1e6, np.array(numbers(of_run, study.figure))
-            axes.plot(x, y, color=colour, linewidth=0.7, alpha=0.5)
+            axes.plot(x, y, line, color=colour, linewidth=0.7, alpha=0.5)
             curves.append((x, y))
         if curves:
             grid = np.linspace(max(x[0] for x, _ in curves), max(x[-1] for x, _ in curves), 100)
             middle = np.mean([np.interp(grid, x, y) for x, y in curves], axis=0)
-            axes.plot(grid, middle, color=colour, linewidth=2.2, label=f"{core} ({len(seeds)})")
+            axes.plot(grid, middle, line, color=colour, linewidth=2.2, label=f"{core} ({len(seeds)})")
     axes.set_xlabel("frames (millions)")
     axes.set_ylabel("success of training episodes" if study.figure == "success" else "training return")
     axes.set_title(study.title, fontsize=10)
