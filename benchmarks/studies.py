@@ -164,6 +164,11 @@ MORE_ABLATIONS: dict[str, tuple[str, ...]] = {
     "mnm-g": (),
     "mnm-g binding": BINDING,
 }
+MAZE_ABLATIONS: dict[str, tuple[str, ...]] = {
+    "mnm-p": BINDING,
+    **{name: (*BINDING, *SWITCHED_OFF[name]) for name in ("mnm-p writes-off", "mnm-p reads-off")},
+    "lstm": (),
+}
 
 STUDIES: dict[str, Study] = {
     study.name: study
@@ -173,6 +178,14 @@ STUDIES: dict[str, Study] = {
         maze(9, 1_000_000, "maze-9-long"),
         maze(11, 4_000_000, "maze-11-long", options=WHOLE_EPISODES, per_core={"mnm-p": BINDING}, seeds=5),
         maze(13, 1_000_000, "maze-13-long", options=WHOLE_EPISODES, per_core={"mnm-p": BINDING}),
+        maze(
+            11,
+            1_000_000,
+            "ablation-maze",
+            options=WHOLE_EPISODES,
+            cores=tuple(MAZE_ABLATIONS),
+            per_core=MAZE_ABLATIONS,
+        ),
         maze(9, 3_000_000, algo="a2c"),
         maze(11, 4_000_000, algo="a2c"),
         *(repeat_previous(lag, 200_000, cores=ALL_CORES) for lag in (4, 8, 16)),
