@@ -11,6 +11,8 @@ import argparse
 import dataclasses
 import inspect
 import math
+import os
+import select
 import sys
 import types
 from collections.abc import Callable, Iterable, Sequence
@@ -106,13 +108,28 @@ def run_command(main: Callable[[Sequence[str]], int]) -> NoReturn:
     """Run a command and exit with its code; a UserError becomes one line on stderr and exit code 2."""
     try:
         code = main(sys.argv[1:])
+        sys.stdout.flush()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         code = 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         code = 130
+    except BrokenPipeError:
+        if not _reader_has_left():
+            raise
+        code = 141
     sys.exit(code)
+
+
+def _reader_has_left() -> bool:
+    """Whether nobody reads our output any more (`| head`); what is left of it then goes nowhere."""
+    output = select.poll()
+    output.register(sys.stdout, 0)
+    if not output.poll(0):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return True
 
 
 def _add_option(

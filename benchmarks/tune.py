@@ -206,12 +206,6 @@ def work(config: TuneConfig) -> None:
 def report(study: optuna.Study, path: Path) -> None:
     """Every finished trial, best first: printed, and as a CSV file at `path`."""
     ended = sorted(finished(study), key=lambda trial: -(trial.value or -np.inf))
-    complete = sum(trial.state == TrialState.COMPLETE for trial in ended)
-    print(f"{study.study_name}: {complete} trials ended, {len(ended) - complete} pruned")
-    for trial in ended:
-        if trial.value is not None:
-            drawn = ", ".join(f"{name} {_short(value)}" for name, value in trial.params.items())
-            print(f"  {trial.value:8.3f}  {trial.state.name.lower():8}  #{trial.number}  {drawn}")
     write_csv(
         path,
         [
@@ -220,6 +214,12 @@ def report(study: optuna.Study, path: Path) -> None:
             if t.value is not None
         ],
     )
+    complete = sum(trial.state == TrialState.COMPLETE for trial in ended)
+    print(f"{study.study_name}: {complete} trials ended, {len(ended) - complete} pruned")
+    for trial in ended:
+        if trial.value is not None:
+            drawn = ", ".join(f"{name} {_short(value)}" for name, value in trial.params.items())
+            print(f"  {trial.value:8.3f}  {trial.state.name.lower():8}  #{trial.number}  {drawn}")
 
 
 def _short(value: Any) -> str:

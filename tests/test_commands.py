@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from importlib.metadata import version
 from pathlib import Path
 
@@ -230,6 +232,29 @@ def test_a_user_error_is_one_line_and_exit_code_2(capsys: pytest.CaptureFixture[
         run_command(fail)
     assert caught.value.code == 2
     assert capsys.readouterr().err == "error: this is what was wrong\n"
+
+
+def test_a_reader_who_leaves_ends_a_command_without_a_traceback() -> None:
+    talk = """
+from agents.options import run_command
+run_command(lambda argv: print("word " * 100_000) or 0)
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", talk], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 141
+
+
+def test_any_other_broken_pipe_is_an_error_as_before() -> None:
+    def worker_died(argv: object) -> int:
+        raise BrokenPipeError("to a worker")
+
+    with pytest.raises(BrokenPipeError, match="to a worker"):
+        run_command(worker_died)
 
 
 @pytest.mark.slow
