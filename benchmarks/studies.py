@@ -170,6 +170,7 @@ MAZE_ABLATIONS: dict[str, tuple[str, ...]] = {
     "mnm-p": BINDING,
     **{name: (*BINDING, *SWITCHED_OFF[name]) for name in ("mnm-p writes-off", "mnm-p reads-off")},
     "lstm": (),
+    "gru": (),
 }
 
 STUDIES: dict[str, Study] = {
