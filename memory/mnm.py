@@ -28,8 +28,8 @@ from memory.neural import NeuralMemory, Weights, WriteFactors
 from memory.rules import GradientRule, LocalRule
 
 NEVER = -1000.0
-"""Bias of the rate of a layer that is never written: its sigmoid is exactly 0, and so is the gradient, so that
-training leaves it there."""
+"""Bias of the rate of a layer that is never written: its sigmoid is 0 (in the compiled kernel 4e-39, which no
+weight feels), and so is the gradient, so that training leaves it there."""
 
 
 class MNMState(NamedTuple):
@@ -96,16 +96,10 @@ class MNMCore(MemoryCore):
         write_rule = LocalRule(memory_size) if rule == "local" else GradientRule()
         self.memory = NeuralMemory(memory_size, memory_hidden, write_rule, learn_initial_weights)
         self.output = nn.Linear(hidden_size + memory_size, hidden_size)
-        self._switch_off(written_layers, read_memory)
-
-    @torch.no_grad()
-    def _switch_off(self, written_layers: str, read_memory: bool) -> None:
-        """For ablations: rates that stay 0, and an output layer that does not see the value read."""
-        if written_layers != "all":
-            unwritten = slice(0, 2 if written_layers == "last" else None)
-            self.rate.weight[unwritten], self.rate.bias[unwritten] = 0.0, NEVER
-        if not read_memory:
-            self.output.weight[:, self.output_size :] = 0.0
+        self.written_layers = written_layers
+        switch_off(self)
+        # Weights of an agent that writes and reads may be loaded to go on without.
+        self.register_load_state_dict_post_hook(switch_off)
 
     def initial_state(self, batch_size: int) -> MNMState:
         width = self.output_size if self.controller == "lstm" else 0
@@ -209,6 +203,16 @@ class MNMCore(MemoryCore):
     def seen(self, hv: Tensor) -> Tensor:
         """[h ; v] as the output layer gets it: [h ; 0] where the memory is not read."""
         return hv if self.read_memory else F.pad(hv[..., : self.output_size], (0, self.memory_size))
+
+
+@torch.no_grad()
+def switch_off(core: MNMCore, _: object = None) -> None:
+    """For ablations: rates that stay 0, and an output layer that does not see the value read."""
+    if core.written_layers != "all":
+        unwritten = slice(0, 2 if core.written_layers == "last" else None)
+        core.rate.weight[unwritten], core.rate.bias[unwritten] = 0.0, NEVER
+    if not core.read_memory:
+        core.output.weight[:, core.output_size :] = 0.0
 
 
 class Moment(NamedTuple):

@@ -302,6 +302,18 @@ def test_layers_that_are_not_written_stay_what_they_were_however_long_one_trains
         assert [bool(delta.any()) for delta in after.delta] == changed
 
 
+def test_weights_of_an_agent_that_writes_do_not_make_a_core_write_again() -> None:
+    config = CoreConfig("mnm-p", hidden_size=N, memory_size=D, read_feedback=False)
+    trained, _ = trained_for_a_while(config)
+    core = make_core(replace(config, written_layers="none", read_memory=False), X)
+    core.load_state_dict(trained.state_dict())
+    with torch.no_grad():
+        _, after = core.step(torch.randn(B, X), core.initial_state(B))
+    # The compiled kernel's sigmoid ends at 4e-39.
+    assert max(float(delta.abs().max()) for delta in after.delta) < 1e-37
+    assert not core.output.weight[:, N:].any()
+
+
 @pytest.mark.parametrize("implementation", ["auto", "fused", "plain"])
 def test_a_memory_that_is_not_read_changes_nothing_that_anyone_sees(implementation: Any) -> None:
     config = CoreConfig(name="mnm-p", hidden_size=N, memory_size=D, implementation=implementation)
