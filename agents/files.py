@@ -6,7 +6,7 @@ import csv
 import io
 import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -64,6 +64,25 @@ def read_csv(path: Path) -> list[Row]:
         return []
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
+
+
+def renew_csv(
+    path: Path,
+    rows: Sequence[Mapping[str, Any]],
+    key: Sequence[str],
+    order: Callable[[Mapping[str, Any]], Any] | None = None,
+) -> None:
+    """Put `rows` in the place of those that have the same values in the columns `key`; all other rows stay.
+
+    Sorted by `order`; without one the new rows are last.
+    """
+
+    def known_as(row: Mapping[str, Any]) -> tuple[str, ...]:
+        return tuple(str(row[name]) for name in key)
+
+    renewed = {known_as(row) for row in rows}
+    merged = [*(row for row in read_csv(path) if known_as(row) not in renewed), *rows]
+    write_csv(path, merged if order is None else sorted(merged, key=order))
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from agents.files import Row, read_csv, write_csv
+from agents.files import Row, read_csv, renew_csv
 from agents.options import option, parse, run_command
 from agents.run_dir import read_metrics
 from benchmarks.babi_runs import ROOT, BabiRunsConfig, train
@@ -88,9 +88,8 @@ class Run:
 
 def collect(runs: Sequence[Run]) -> None:
     """Replace the rows of `runs` in the CSV by what their directories hold; other rows stay."""
-    found = {(run.task, run.core, run.seed): row for run in runs if (row := run.row()) is not None}
-    kept = [row for row in read_results() if (int(row["task"]), row["core"], int(row["seed"])) not in found]
-    write_csv(RESULTS, sorted([*kept, *found.values()], key=lambda row: (row["core"], int(row["task"]))))
+    found = [row for run in runs if (row := run.row()) is not None]
+    renew_csv(RESULTS, found, ["task", "core", "seed"], lambda row: (row["core"], int(row["task"])))
 
 
 def read_results() -> list[Row]:

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from agents.evaluation import bootstrap_interval, load_agent, play_episodes
-from agents.files import Row, read_csv, write_csv
+from agents.files import Row, read_csv, renew_csv
 from agents.options import option, parse, run_command
 from benchmarks.machine import machine_columns
 from recall.intervene import FORGET, write_memory_of
@@ -97,9 +97,7 @@ def main(argv: Sequence[str]) -> int:
         named = [Path(name) for name in config.agents.split(",")]
         directories = sorted(PRETRAINED.glob("*-mnm-?")) if config.agents == PRETRAINED.name else named
         for directory in directories:
-            rows = measure(directory, config.episodes)
-            kept = [row for row in read_csv(RESULTS) if row["agent"] != directory.name]
-            write_csv(RESULTS, [*kept, *rows])
+            renew_csv(RESULTS, measure(directory, config.episodes), ["agent"])
     print(table())
     return 0
 

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from agents.evaluation import LoadedAgent, load_agent
-from agents.files import read_csv, write_csv
+from agents.files import read_csv, renew_csv
 from agents.options import check_at_least, option, parse, run_command
 from benchmarks.machine import machine_columns
 from envs.errors import UserError
@@ -119,8 +119,8 @@ def main(argv: Sequence[str]) -> int:
                     "episodes": config.episodes,
                     "control": config.control or "",
                 }
-                kept = [r for r in read_csv(RESULTS) if (r["agent"], r["block"]) != (name, str(block))]
-                write_csv(RESULTS, [*kept, {**about, **row_of(report), **machine_columns()}])
+                row = {**about, **row_of(report), **machine_columns()}
+                renew_csv(RESULTS, [row], ["agent", "block"])
     print(table())
     return 0
 

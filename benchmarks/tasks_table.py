@@ -26,7 +26,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from agents.curves import save_figure
-from agents.files import read_csv, write_csv
+from agents.files import read_csv, renew_csv
 from agents.options import check_at_least, option, parse, run_command, suggestion
 from agents.run_dir import read_metrics
 from benchmarks.studies import SWITCHED_OFF
@@ -140,12 +140,10 @@ def collect(runs: Sequence[Run]) -> None:
             for row in read_metrics(run.path / "metrics.csv")
         ]
     for path, rows in ((TABLE, table), (ACCURACY, accuracy), (CURVES, curves)):
-        renewed = {place(row) for row in rows}
-        kept = [row for row in read_csv(path) if place(row) not in renewed]
-        write_csv(path, sorted([*kept, *rows], key=place))
+        renew_csv(path, rows, ["task", "core", "seed"], order=place_of)
 
 
-def place(row: Mapping[str, Any]) -> tuple[int, int, int]:
+def place_of(row: Mapping[str, Any]) -> tuple[int, int, int]:
     """Where the rows of a run stand in a CSV: by task, core and seed."""
     return TASKS.index(row["task"]), CORES.index(row["core"]), int(row["seed"])
 

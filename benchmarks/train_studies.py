@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from agents.files import read_csv, write_csv
+from agents.files import renew_csv
 from agents.options import option, parse, run_command, suggestion
 from agents.run_dir import format_number, read_metrics
 from benchmarks.seed_statistics import first_reach
@@ -172,10 +172,9 @@ def collect(study: Study, seeds: int) -> None:
     rows = [row_of(run) for run in begun]
     curves = [row for run in begun for row in curve_of(run)]
     for path, found in ((study.rows_in(RESULTS), rows), (study.curves_in(RESULTS), curves)):
-        renewed = {(run.core, str(run.seed)) for run in begun}
-        kept = [row for row in read_csv(path) if (row["core"], row["seed"]) not in renewed]
-        order = {core: place for place, core in enumerate(study.cores)}
-        write_csv(path, sorted([*kept, *found], key=lambda row: (order[row["core"]], int(row["seed"]))))
+        renew_csv(
+            path, found, ["core", "seed"], lambda row: (study.cores.index(row["core"]), int(row["seed"]))
+        )
 
 
 def main(argv: Sequence[str]) -> int:
