@@ -37,6 +37,8 @@ class OneLineParser(argparse.ArgumentParser):
             names = [name for action in self._actions for name in action.option_strings]
             name = unknown.split()[0].split("=")[0]
             message = f"unknown option {name}{suggestion(name, names)}"
+            if not name.startswith("-"):
+                message = f"{name!r} belongs to no option; switches (--name / --no-name) take no value"
         raise UserError(message)
 
 

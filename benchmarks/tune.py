@@ -31,7 +31,7 @@ from optuna.trial import TrialState
 
 from agents.config import TrainConfig
 from agents.files import write_csv
-from agents.options import option, parse, run_command
+from agents.options import option, parse, run_command, suggestion
 from agents.presets import preset
 from agents.trainer import Trainer
 from envs.errors import UserError
@@ -230,7 +230,9 @@ def main(argv: Sequence[str]) -> int:
     """Run the command; returns the exit code."""
     config = parse(TuneConfig(), argv, description=__doc__ or "", positional="preset")
     if config.preset not in SPACES:
-        raise UserError(f"no search space for {config.preset!r}; valid: {', '.join(SPACES)}")
+        raise UserError(
+            f"no search space for {config.preset!r}{suggestion(config.preset, SPACES)}; valid: {', '.join(SPACES)}"
+        )
     quiet_optuna()
     study = open_study(config)
     if not config.report:

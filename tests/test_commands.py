@@ -59,6 +59,7 @@ def test_a_run_directory_holds_everything(run_dir: Path) -> None:
         (["--core", "mnmp"], "unknown core 'mnmp' (did you mean mnm-p"),
         (["--algo", "pppo"], "did you mean ppo"),
         (["--backend", "evnpool"], "did you mean envpool"),
+        (["--read-memory", "no"], "'no' belongs to no option; switches (--name / --no-name) take no value"),
         (["--lerning-rate", "1"], "unknown option --lerning-rate (did you mean --learning-rate"),
         (["--total-steps", "many"], "'many' is not a whole number"),
         (["--total-steps", "inf"], "'inf' is not a whole number"),
