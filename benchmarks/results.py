@@ -23,7 +23,7 @@ from agents.curves import save_figure
 from agents.evaluation import bootstrap_interval
 from agents.files import Row, read_csv, write_text
 from agents.options import option, parse, run_command, suggestion
-from benchmarks import forgetting, maze_ceiling
+from benchmarks import forgetting, maze_ceiling, memory_starts
 from benchmarks.seed_statistics import interquartile_mean, probability_of_improvement, wilson
 from benchmarks.studies import STUDIES, Study
 from envs.errors import UserError
@@ -39,7 +39,11 @@ VARIANT_COLOURS = ("#d55e00", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#0072
 VARIANT_LINES = ("-", "--", ":")
 """For studies that compare variants of one core, in their order: all colours with one line after the other."""
 
-TABLES = {"forgetting": forgetting.table, "maze-ceiling": maze_ceiling.table}
+TABLES = {
+    "forgetting": forgetting.table,
+    "maze-ceiling": maze_ceiling.table,
+    "memory-starts": memory_starts.table,
+}
 """Tables of other benchmarks, from their own CSV files."""
 
 

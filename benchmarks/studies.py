@@ -118,7 +118,7 @@ def t_maze(length: int, total_steps: int, name: str = "", title: str = "T-maze",
 
 
 GENTLE = ("--learning-rate", "1e-3")
-"""Half the preset's step: the hard core solves repeat-previous at once, and a seed may lose it again; fewer do so."""
+"""Half the preset's step, for the hard core: it solves repeat-previous at once, and a seed may lose it again."""
 
 
 def repeat_previous(
