@@ -8,7 +8,7 @@ from typing import Literal
 
 from agents.options import check_at_least, option
 from envs.errors import UserError
-from memory import CoreConfig, CoreName, Implementation
+from memory import Controller, CoreConfig, CoreName, Implementation
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class CoreOptions:
         64, "MNM and hard: size d of keys and values; MNM: also hidden width of the memory"
     )
     heads: int = option(1, "MNM: heads that write and read at every step; hard: heads that read")
-    controller: Literal["lstm", "feedforward"] = option("lstm", "MNM and hard: controller")
+    controller: Controller = option("lstm", "MNM and hard: controller")
     read_feedback: bool = option(
         True,
         "MNM: show the controller the value read last; without it and with the feedforward controller, what "

@@ -169,6 +169,8 @@ MORE_ABLATIONS: dict[str, tuple[str, ...]] = {
 MAZE_ABLATIONS: dict[str, tuple[str, ...]] = {
     "mnm-p": BINDING,
     **{name: (*BINDING, *SWITCHED_OFF[name]) for name in ("mnm-p writes-off", "mnm-p reads-off")},
+    "mnm-p gru": (*BINDING, "--controller", "gru"),
+    "mnm-g gru": ("--controller", "gru"),
     "lstm": (),
     "gru": (),
 }

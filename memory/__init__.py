@@ -4,6 +4,7 @@ from memory.bank import BankRead, MemoryBank
 from memory.config import CORE_NAMES, CoreConfig, CoreName, Implementation, make_core
 from memory.core import (
     AddressRecord,
+    Controller,
     CoreOutput,
     MemoryCore,
     MemoryRecord,
@@ -27,6 +28,7 @@ __all__ = [
     "Annealing",
     "BankRead",
     "Choice",
+    "Controller",
     "CoreConfig",
     "CoreName",
     "CoreOutput",

@@ -23,6 +23,8 @@ from memory.fused_gradients import STRETCH, WeightGradients
 from memory.fused_layout import InputGradients, Lease, OutputGradients, SlowWeights, Spec, Tape, empty_tape
 
 TYPES = {torch.float32: "float", torch.float64: "double"}
+CONTROLLERS = ("feedforward", "lstm", "gru")
+"""Numbered as in kernel/segment.h."""
 BLOCK_BYTES = 2**19
 """What W and G of the examples that a thread walks together may take of its cache."""
 
@@ -32,7 +34,7 @@ class Sizes(ctypes.Structure):
         (name, ctypes.c_int64)
         for name in (
             *("steps", "batch", "heads", "size", "hidden", "controller", "gates", "rates"),
-            *("is_lstm", "is_local", "threads", "block"),
+            *("kind", "is_local", "threads", "block"),
         )
     ]
 
@@ -157,7 +159,7 @@ def sizes_of(spec: Spec, batch: int, steps: int, gates: int, rates: int, element
     threads = torch.get_num_threads()
     live = 2 * element * sum(o * i for o, i in zip(spec.widths_out, spec.widths_in, strict=True))
     block = max(1, min(BLOCK_BYTES // live, -(-batch // threads), 12))
-    flags = int(spec.is_lstm), int(spec.is_local)
+    flags = CONTROLLERS.index(spec.controller), int(spec.is_local)
     return Sizes(
         steps,
         batch,
@@ -300,7 +302,7 @@ class CompiledBackward:
         panels = [
             self.kernel.panels(w) for w in (self.slow.cell_r, self.slow.interaction_w, self.slow.target_w)
         ]
-        gates = self.tape.gates if self.spec.is_lstm else None
+        gates = self.tape.gates if self.spec.is_recurrent else None
         arguments = BackwardArgs(
             self.sizes,
             tape_addresses(self.tape, gates, self.is_first, self.slot),

@@ -48,7 +48,7 @@ class Stage:
         like = self.input_b
         self.gates = like.new_empty(1, batch, len(like))
         self.start = like.new_zeros(batch, self.spec.controller_size + self.spec.size)
-        cell = like.new_zeros(batch, self.spec.controller_size if self.spec.is_lstm else 0)
+        cell = like.new_zeros(batch, self.spec.controller_size if self.spec.is_recurrent else 0)
         nobody = torch.zeros(1, batch, dtype=torch.bool)
         self.segment = CompiledForward(kernel, self.spec, weights, self.gates, self.start, cell, nobody)
         self._prepare_record()
@@ -89,9 +89,9 @@ def compiled_step(
     size, tape = core.memory_size, stage.segment.tape
     torch.addmm(stage.input_b, x_t, stage.input_w, out=stage.gates[0])
     stage.start[:, -size:] = state.value_read
-    if is_lstm:
+    if stage.spec.is_recurrent:
         stage.start[:, :-size] = state.h
-        tape.cells[0] = state.c
+        tape.cells[0] = state.c if is_lstm else state.h
     meta_loss, write_error, tape = stage.segment.run(state.delta, keep=False)
     hv = tape.hv[0].clone()
     h, value_read = hv[:, :-size], hv[:, -size:]
@@ -101,8 +101,8 @@ def compiled_step(
         write_error[0].clone(),
         record_of(stage, value_read) if record else None,
     )
-    h, c = (h, tape.cells[1].clone()) if is_lstm else (state.h, state.c)
-    return output, MNMState(h, c, value_read, *tape.delta)
+    c = tape.cells[1].clone() if is_lstm else state.c
+    return output, MNMState(h if stage.spec.is_recurrent else state.h, c, value_read, *tape.delta)
 
 
 def record_of(stage: Stage, value_read: Tensor) -> MemoryRecord:

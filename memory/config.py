@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from memory.compiler import require_kernel
-from memory.core import MemoryCore
+from memory.core import Controller, MemoryCore
 from memory.fused import FusedMNMCore
 from memory.hard import Annealing
 from memory.hard_core import HardCore
@@ -32,7 +32,7 @@ class CoreConfig:
     """MNM: hidden width u of the memory; None means d, the only choice of mnm-p."""
     heads: int = 1
     """MNM: heads H that write and read at every step; hard: heads that read a slot each."""
-    controller: Literal["lstm", "feedforward"] = "lstm"
+    controller: Controller = "lstm"
     """MNM and hard: "feedforward" keeps no state; time passes through the memory, and with MNM through the
     value read last."""
     read_feedback: bool = True

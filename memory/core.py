@@ -18,12 +18,14 @@ acting can be replayed while learning: `noise_shape` per step and example, None 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 StateT = TypeVar("StateT", bound=tuple[Tensor, ...])
+Controller = Literal["lstm", "gru", "feedforward"]
+"""What computes h_t in front of a memory; the feed-forward one keeps no state."""
 
 
 class MemoryRecord(NamedTuple):

@@ -116,12 +116,14 @@ class FusedMNMCore(MNMCore):
         slow, keep = self.slow_weights(), torch.is_grad_enabled()
         if keep:
             self.stage = None
-        h = state.h if self.spec.is_lstm else xs.new_zeros(xs.shape[1], self.output_size)
+        h = state.h if self.spec.is_recurrent else xs.new_zeros(xs.shape[1], self.output_size)
         start = torch.cat([h, state.value_read], dim=-1)
+        # The GRU mixes its own h into the next one, as the LSTM does with c.
+        carried = state.h if self.controller == "gru" else state.c
         parts = self._parts(xs)
         pieces = zip(
             *(x.chunk(parts, dim=1) for x in (is_first, xs)),
-            *(x.chunk(parts) for x in (start, state.c, *state.delta)),
+            *(x.chunk(parts) for x in (start, carried, *state.delta)),
             strict=True,
         )
         results = [Segment.apply(self.spec, first, keep, *piece, *slow) for first, *piece in pieces]
@@ -131,7 +133,8 @@ class FusedMNMCore(MNMCore):
             for x, axis in zip(zip(*results, strict=True), axes, strict=True)
         )
         h, value_read = last.split([self.output_size, self.memory_size], dim=-1)
-        final = MNMState(h if self.spec.is_lstm else state.h, c, value_read, d1, d2, d3)
+        h, c = (h if self.spec.is_recurrent else state.h), (c if self.controller == "lstm" else state.c)
+        final = MNMState(h, c, value_read, d1, d2, d3)
         features = self.output(self.seen(hv))
         return CoreOutput(features, meta_loss, write_error), final
 
@@ -163,7 +166,7 @@ class FusedMNMCore(MNMCore):
             self.memory_size,
             self.memory.shapes[0][0],
             self.output_size,
-            self.controller == "lstm",
+            self.controller,
             isinstance(self.memory.rule, LocalRule),
             self.compiled and self.reset_capacity is None,
             self.reset_capacity,
@@ -175,7 +178,7 @@ class FusedMNMCore(MNMCore):
         layers = (
             (interaction, rate, rule.predict_targets) if isinstance(rule, LocalRule) else (interaction, rate)
         )
-        if isinstance(cell, nn.LSTMCell):
+        if isinstance(cell, nn.LSTMCell | nn.GRUCell):
             controller = [cell.weight_ih, cell.weight_hh, cell.bias_ih, cell.bias_hh]
         else:
             assert isinstance(cell, nn.Linear)
@@ -195,6 +198,8 @@ class FusedMNMCore(MNMCore):
                 controller.bias_ih + controller.bias_hh,
             )
             cell = [torch.cat([i, f, o, g]) for i, f, g, o in (part.chunk(4) for part in whole)]
+        elif isinstance(controller, nn.GRUCell):
+            cell = self._gru_rows(controller)
         else:
             assert isinstance(controller, nn.Linear)
             cell = [*self._by_origin(controller.weight), controller.bias]
@@ -220,6 +225,17 @@ class FusedMNMCore(MNMCore):
                 *targets,
             )
         )
+
+    def _gru_rows(self, cell: nn.GRUCell) -> list[Tensor]:
+        """Rows [r, z, a, p]: a sees h alone, p everything but h, so that each has a block of zeros."""
+        r, z, p = (self._by_origin(w) for w in cell.weight_ih.chunk(3))
+        h_r, h_z, h_a = cell.weight_hh.chunk(3)
+        (b_r, b_z, b_p), (c_r, c_z, b_a) = cell.bias_ih.chunk(3), cell.bias_hh.chunk(3)
+        from_input = torch.cat([r[0], z[0], torch.zeros_like(p[0]), p[0]])
+        from_h = torch.cat([h_r, h_z, h_a, torch.zeros_like(h_a)])
+        from_value = torch.cat([r[1], z[1], torch.zeros_like(p[1]), p[1]])
+        bias = torch.cat([b_r + c_r, b_z + c_z, b_a, b_p])
+        return [from_input, torch.cat([from_h, from_value], dim=1), bias]
 
     def _by_origin(self, weight: Tensor) -> tuple[Tensor, Tensor]:
         """The controller's columns from the input and from the value read; zeros without read feedback."""

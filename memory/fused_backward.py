@@ -105,9 +105,9 @@ class BackwardPass:
         self.miss_t, self.target_t = tape.miss.unbind(0), tape.target_value.unbind(0)
         self.rate_in_t, self.beta_t = tape.rate_in.unbind(0), tape.beta.unbind(0)
         self.hidden_t = tape.hv[..., :n].unbind(0)
-        if spec.is_lstm:
-            self.i_t, self.f_t, self.o_t, self.g_t = (x.unbind(0) for x in tape.gates.chunk(4, dim=-1))
-            self.sigmoids_t = tape.gates[..., : 3 * n].unbind(0)
+        if spec.is_recurrent:
+            self.gate_t = [x.unbind(0) for x in tape.gates.chunk(4, dim=-1)]
+            self.sigmoids_t = tape.gates[..., : (3 if spec.controller == "lstm" else 2) * n].unbind(0)
             self.c_t, self.tanh_c_t = tape.cells.unbind(0), tape.tanh_c.unbind(0)
         self.da_read, self.da_post, self.da_write = zip(
             *(layer.split(heads, dim=1) for layer in self.da.layers), strict=True
@@ -250,20 +250,12 @@ class BackwardPass:
         """dh, dc -> the gates, and from them [h ; v] of the step before."""
         dgates, first = self.dgates[at], self.is_first[t][:, None]
         reset = self.resets.at(t)
-        if self.spec.is_lstm:
-            n = self.spec.controller_size
+        if self.spec.is_recurrent:
             before = self.c_t[t].masked_fill(first, 0.0) if reset else self.c_t[t]
-            di, df, do, dg = dgates.split(n, dim=1)
-            through = torch.mul(self.dh, self.o_t[t], out=self.dcell_part)
-            self.dc.add_(tanh_backward(through, self.tanh_c_t[t], grad_input=through))
-            torch.mul(self.dc, self.g_t[t], out=di)
-            torch.mul(self.dc, before, out=df)
-            torch.mul(self.dh, self.tanh_c_t[t], out=do)
-            torch.mul(self.dc, self.i_t[t], out=dg)
-            sigmoids = dgates[:, : 3 * n]
+            through_gates = self._lstm if self.spec.controller == "lstm" else self._gru
+            through_gates(t, dgates, before)
+            sigmoids = dgates[:, : self.sigmoids_t[t].shape[1]]
             sigmoid_backward(sigmoids, self.sigmoids_t[t], grad_input=sigmoids)
-            tanh_backward(dg, self.g_t[t], grad_input=dg)
-            self.dc.mul_(self.f_t[t])
             if reset:
                 self.dc.masked_fill_(first, 0.0)
         else:
@@ -271,6 +263,31 @@ class BackwardPass:
         self.dhv.copy_(self.dhv_t[t - 1] if t > 0 else self.zeros)
         passed = dgates.masked_fill(first, 0.0) if reset else dgates
         self.dhv[:, self.spec.kept :].add_(linear(passed, self.cell_r))
+
+    def _lstm(self, t: int, dgates: Tensor, c_tm1: Tensor) -> None:
+        """Of c_t = f c_{t-1} + i g and h_t = o tanh(c_t); the sigmoids' slopes are left to the caller."""
+        (i, f, o, g), tanh_c = (gate[t] for gate in self.gate_t), self.tanh_c_t[t]
+        di, df, do, dg = dgates.chunk(4, dim=1)
+        through = torch.mul(self.dh, o, out=self.dcell_part)
+        self.dc.add_(tanh_backward(through, tanh_c, grad_input=through))
+        torch.mul(self.dc, g, out=di)
+        torch.mul(self.dc, c_tm1, out=df)
+        torch.mul(self.dh, tanh_c, out=do)
+        torch.mul(self.dc, i, out=dg)
+        tanh_backward(dg, g, grad_input=dg)
+        self.dc.mul_(f)
+
+    def _gru(self, t: int, dgates: Tensor, h_tm1: Tensor) -> None:
+        """Of h_t = e + z (h_{t-1} - e), e = tanh(p + r a); dc is what h_t gets straight from h_{t+1}."""
+        r, z, a, e = (gate[t] for gate in self.gate_t)
+        dr, dz, da, dp = dgates.chunk(4, dim=1)
+        self.dc.add_(self.dh)
+        torch.mul(self.dc, torch.sub(h_tm1, e, out=self.dcell_part), out=dz)
+        self.dcell_part.copy_(self.dc)
+        self.dc.mul_(z)
+        tanh_backward(self.dcell_part.sub_(self.dc), e, grad_input=dp)
+        torch.mul(dp, a, out=dr)
+        torch.mul(dp, r, out=da)
 
     def recovered_weights(self) -> list[Tensor]:
         """W before the segment [B, out, in] as the walk found it, for the test of its drift."""

@@ -52,7 +52,8 @@ class ForwardPass:
         spec, slow = self.spec, self.slow
         n, (x, r, b) = spec.controller_size, (slow.cell_x, slow.cell_r, slow.cell_b)
         double = x.new_ones(len(b))
-        double[3 * n if spec.is_lstm else 0 :] = 2.0
+        if spec.controller != "gru":
+            double[3 * n if spec.is_recurrent else 0 :] = 2.0
         gates = linear(xs.flatten(0, 1), double[:, None] * x, double * b)
         self.gates = gates.view(*xs.shape[:2], -1)
         self.cell_r = double[:, None] * r
@@ -81,8 +82,9 @@ class ForwardPass:
         self.v_t = tape.hv[..., n:].unbind(0)
         self.previous = (tape.start, *tape.hv.unbind(0))
         self.gates_t = self.gates.unbind(0)
-        if self.spec.is_lstm:
-            self.i_t, self.f_t, self.o_t, self.g_t = (g.unbind(0) for g in self.gates.chunk(4, dim=-1))
+        if self.spec.is_recurrent:
+            self.gate_t = [g.unbind(0) for g in self.gates.chunk(4, dim=-1)]
+            self.sigmoids_t = self.gates[..., : (3 if self.spec.controller == "lstm" else 2) * n].unbind(0)
         self.c_t, self.tanh_c_t = tape.cells.unbind(0), tape.tanh_c.unbind(0)
         self.target_t, self.rate_in_t = tape.target_value.unbind(0), tape.rate_in.unbind(0)
         self.beta_t, self.miss_t = tape.beta.unbind(0), tape.miss.unbind(0)
@@ -125,15 +127,30 @@ class ForwardPass:
         if reset:
             previous = previous.masked_fill(self.is_first[t][:, None], 0.0)
         gates.add_(linear(previous[:, self.spec.kept :], self.cell_r))
-        if not self.spec.is_lstm:
+        if not self.spec.is_recurrent:
             return tanh_of_half(gates, out=self.h_t[t])
-        gates.sigmoid_()
-        g, c, tanh_c = self.g_t[t], self.c_t[t + 1], self.tanh_c_t[t]
-        g.mul_(2.0).sub_(1.0)
         before = self.c_t[t].masked_fill(self.is_first[t][:, None], 0.0) if reset else self.c_t[t]
-        torch.mul(self.f_t[t], before, out=c).addcmul_(self.i_t[t], g)
+        if self.spec.controller == "lstm":
+            return self._lstm(t, before)
+        self._gru(t, before)
+
+    def _lstm(self, t: int, c_tm1: Tensor) -> None:
+        """c_t = f c_{t-1} + i g and h_t = o tanh(c_t)."""
+        i, f, o, g = (gate[t] for gate in self.gate_t)
+        c, tanh_c = self.c_t[t + 1], self.tanh_c_t[t]
+        self.gates_t[t].sigmoid_()
+        g.mul_(2.0).sub_(1.0)
+        torch.mul(f, c_tm1, out=c).addcmul_(i, g)
         tanh_of_half(torch.mul(c, 2.0, out=tanh_c), out=tanh_c)
-        torch.mul(self.o_t[t], tanh_c, out=self.h_t[t])
+        torch.mul(o, tanh_c, out=self.h_t[t])
+
+    def _gru(self, t: int, h_tm1: Tensor) -> None:
+        """h_t = e + z (h_{t-1} - e) with the candidate e = tanh(p + r a)."""
+        r, z, a, e = (gate[t] for gate in self.gate_t)
+        self.gates_t[t][:, : 2 * self.spec.controller_size].sigmoid_()
+        tanh_of_half(e.addcmul_(r, a).mul_(2.0), out=e)
+        torch.lerp(e, h_tm1, z, out=self.c_t[t + 1])
+        self.h_t[t].copy_(self.c_t[t + 1])
 
     def _interact(self, t: int) -> None:
         """h_t -> keys, target value and rate, each written to where it is used."""

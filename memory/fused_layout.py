@@ -1,11 +1,12 @@
 """What the fused memory keeps in which order: slow weights, layered buffers and the tape.
 
 Legend: T time, B batch, X input size, n controller size, H heads, d key and value size, u hidden width of
-the memory, G rows of the controller's gates (4n for the LSTM, n without it).
+the memory, G rows of the controller's gates (4n for LSTM and GRU, n for the feed-forward controller).
 
-The order of rows is chosen so that no step of the recurrence has to copy: the gates as [i, f, o, g] (three
-sigmoids in one stretch) and the interaction vector as [k^r, k^w, v^w, beta'] (read keys and write keys
-adjoin, because the read and the meta loss pass through the memory together).
+The order of rows is chosen so that no step of the recurrence has to copy: the LSTM's gates as [i, f, o, g] (three
+sigmoids in one stretch) and the interaction vector as [k^r, k^w, v^w, beta'] (read keys and write keys adjoin,
+because the read and the meta loss pass through the memory together). The GRU's candidate tanh(p + r a) has two
+rows, a from h alone and p from all else: its gates are [r, z, a, p].
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
+from memory.core import Controller
+
 
 class Spec(NamedTuple):
     """The sizes and choices of a core that no tensor shape tells."""
@@ -26,7 +29,7 @@ class Spec(NamedTuple):
     size: int
     hidden: int
     controller_size: int
-    is_lstm: bool
+    controller: Controller
     is_local: bool
     """The write rule: local (MNM-p) or gradient (MNM-g)."""
     compiled: bool = False
@@ -37,7 +40,12 @@ class Spec(NamedTuple):
     @property
     def kept(self) -> int:
         """First column of [h ; v] that the controller sees again: the feed-forward one only sees v."""
-        return 0 if self.is_lstm else self.controller_size
+        return 0 if self.is_recurrent else self.controller_size
+
+    @property
+    def is_recurrent(self) -> bool:
+        """Whether the controller has a state: the LSTM's h and c, the GRU's h, which takes the place of c."""
+        return self.controller != "feedforward"
 
     @property
     def scale(self) -> float:
@@ -94,11 +102,12 @@ class Tape(NamedTuple):
     hv: Tensor
     """[h ; v] of every step, [T, B, n + d]."""
     gates: Tensor
-    """Activations i, f, o, g, [T, B, 4n]; empty without LSTM."""
+    """[T, B, 4n]: the LSTM's i, f, o, g after their activations, or the GRU's r, z, a and candidate; empty for
+    the feed-forward controller."""
     cells: Tensor
-    """c, the initial one first, [T + 1, B, n]."""
+    """c, or h of the GRU, the initial one first, [T + 1, B, n]."""
     tanh_c: Tensor
-    """[T, B, n]."""
+    """[T, B, n], for the LSTM alone."""
     target_value: Tensor
     """v^w [T, B, H, d]."""
     rate_in: Tensor
@@ -235,7 +244,7 @@ def empty_tape(spec: Spec, lease: Lease, start: Tensor, cell: Tensor, gates: Ten
     return Tape(
         start=start,
         hv=gates.new_empty(steps, batch, spec.controller_size + size),
-        gates=gates if spec.is_lstm else gates.new_empty(0),
+        gates=gates if spec.is_recurrent else gates.new_empty(0),
         cells=cells,
         tanh_c=empty(steps, *cell.shape),
         target_value=empty(steps, batch, heads, size),

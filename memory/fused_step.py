@@ -70,6 +70,9 @@ def control(core: MNMCore, read_in: Tensor, h: Tensor, c: Tensor) -> tuple[Tenso
         c = (f * c).addcmul_(i, g)
         h = tanh_(c.clone()).mul_(o)
         return h, h, c
+    if isinstance(cell, nn.GRUCell):
+        h = cell(read_in, h)
+        return h, h, c
     assert isinstance(cell, nn.Linear)
     return tanh_(linear(read_in, cell.weight, cell.bias)), h, c
 

@@ -30,9 +30,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from memory.core import AddressRecord, CoreOutput, MemoryCore, output_without_writes
+from memory.core import AddressRecord, Controller, CoreOutput, MemoryCore, output_without_writes
 from memory.hard import Annealing, straight_through
-from memory.recurrent import LSTMCore, LSTMState
+from memory.recurrent import GRUCore, GRUState, LSTMCore, LSTMState
 
 BLOCK = 64
 """Rows that are read together: N + 63 keys are compared with each, of which N are its window."""
@@ -44,7 +44,7 @@ class HardState(NamedTuple):
     h: Tensor
     """[B, n]; width 0 with the feed-forward controller, which keeps nothing."""
     c: Tensor
-    """[B, n]; width 0 with the feed-forward controller."""
+    """[B, n]; width 0 with any controller but the LSTM."""
     keys: Tensor
     """[B, N, d], the newest last."""
     values: Tensor
@@ -122,7 +122,7 @@ def read_slots(logits: Tensor, noise: Tensor, temperature: float, values: Tensor
 
 
 class HardCore(MemoryCore):
-    """A bank of N slots read by H hard addresses, with an LSTM or a feed-forward controller."""
+    """A bank of N slots read by H hard addresses, with an LSTM, GRU or feed-forward controller."""
 
     addresses = True
 
@@ -133,7 +133,7 @@ class HardCore(MemoryCore):
         memory_size: int,
         slots: int,
         heads: int = 1,
-        controller: Literal["lstm", "feedforward"] = "lstm",
+        controller: Controller = "lstm",
         slot_value: Literal["input", "controller"] = "input",
         annealing: Annealing | None = None,
     ) -> None:
@@ -146,9 +146,8 @@ class HardCore(MemoryCore):
         self.annealing = annealing or Annealing()
         self.temperature = self.annealing.start
         self.noise_shape = (heads, slots + 1)
-        self.cell: nn.Module = (
-            LSTMCore(input_size, hidden_size) if controller == "lstm" else nn.Linear(input_size, hidden_size)
-        )
+        layers = {"lstm": LSTMCore, "gru": GRUCore, "feedforward": nn.Linear}
+        self.cell: nn.Module = layers[controller](input_size, hidden_size)
         self.query = nn.Linear(hidden_size, heads * memory_size)
         self.age_logits = nn.Linear(hidden_size, heads * (slots + 1))
         self.key = nn.Linear(hidden_size, memory_size)
@@ -160,12 +159,10 @@ class HardCore(MemoryCore):
         nn.init.zeros_(self.age_logits.bias)
 
     def initial_state(self, batch_size: int) -> HardState:
-        width = self.output_size if self.controller == "lstm" else 0
-        h, bank = (
-            self._zeros(batch_size, width),
-            self._zeros(batch_size, self.slots, self.memory_size),
-        )
-        return HardState(h, h, bank, bank, self._zeros(batch_size))
+        h = self._zeros(batch_size, 0 if self.controller == "feedforward" else self.output_size)
+        c = self._zeros(batch_size, self.output_size if self.controller == "lstm" else 0)
+        bank = self._zeros(batch_size, self.slots, self.memory_size)
+        return HardState(h, c, bank, bank, self._zeros(batch_size))
 
     def set_progress(self, progress: float) -> None:
         """Set the temperature of the gradients to come; what is chosen does not depend on it."""
@@ -219,6 +216,9 @@ class HardCore(MemoryCore):
         if isinstance(self.cell, LSTMCore):
             output, (h, c) = self.cell.unroll(xs, LSTMState(state.h, state.c), is_first)
             return output.features, h, c
+        if isinstance(self.cell, GRUCore):
+            output, (h,) = self.cell.unroll(xs, GRUState(state.h), is_first)
+            return output.features, h, state.c
         return torch.tanh(self.cell(xs)), state.h, state.c
 
     def _logits(self, hidden: Tensor, keys: Tensor, filled: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from memory.core import CoreOutput, MemoryCore, MemoryRecord, map_state, reset_state
+from memory.core import Controller, CoreOutput, MemoryCore, MemoryRecord, map_state, reset_state
 from memory.neural import NeuralMemory, Weights, WriteFactors
 from memory.rules import GradientRule, LocalRule
 
@@ -38,7 +38,7 @@ class MNMState(NamedTuple):
     h: Tensor
     """[B, n]; width 0 with the feed-forward controller, which keeps nothing."""
     c: Tensor
-    """[B, n]; width 0 with the feed-forward controller."""
+    """[B, n]; width 0 with any controller but the LSTM."""
     value_read: Tensor
     """v_{t-1} [B, d]; without read feedback nothing looks at it again."""
     delta1: Tensor
@@ -55,7 +55,7 @@ class MNMState(NamedTuple):
 
 
 class MNMCore(MemoryCore):
-    """MNM-g (`rule="gradient"`) and MNM-p (`rule="local"`) with an LSTM or a feed-forward controller."""
+    """MNM-g (`rule="gradient"`) and MNM-p (`rule="local"`) with an LSTM, GRU or feed-forward controller."""
 
     writes = True
 
@@ -67,7 +67,7 @@ class MNMCore(MemoryCore):
         memory_hidden: int,
         heads: int,
         rule: Literal["gradient", "local"],
-        controller: Literal["lstm", "feedforward"] = "lstm",
+        controller: Controller = "lstm",
         learn_initial_weights: bool = True,
         rate_per_layer: bool = False,
         read_feedback: bool = True,
@@ -86,9 +86,8 @@ class MNMCore(MemoryCore):
         self.memory_size, self.heads, self.controller = memory_size, heads, controller
         self.read_feedback, self.read_memory = read_feedback and read_memory, read_memory
         read_in = input_size + memory_size if self.read_feedback else input_size
-        self.cell: nn.Module = (
-            nn.LSTMCell(read_in, hidden_size) if controller == "lstm" else nn.Linear(read_in, hidden_size)
-        )
+        layers = {"lstm": nn.LSTMCell, "gru": nn.GRUCell, "feedforward": nn.Linear}
+        self.cell: nn.Module = layers[controller](read_in, hidden_size)
         self.interaction = nn.Linear(hidden_size, (3 * heads + 1) * memory_size)
         with torch.no_grad():
             self.interaction.weight.mul_(interaction_gain)
@@ -102,8 +101,8 @@ class MNMCore(MemoryCore):
         self.register_load_state_dict_post_hook(switch_off)
 
     def initial_state(self, batch_size: int) -> MNMState:
-        width = self.output_size if self.controller == "lstm" else 0
-        h, c = self._zeros(batch_size, width), self._zeros(batch_size, width)
+        h = self._zeros(batch_size, 0 if self.controller == "feedforward" else self.output_size)
+        c = self._zeros(batch_size, self.output_size if self.controller == "lstm" else 0)
         deltas = [self._zeros(batch_size, *shape) for shape in self.memory.shapes]
         return MNMState(h, c, self._zeros(batch_size, self.memory_size), *deltas)
 
@@ -187,6 +186,9 @@ class MNMCore(MemoryCore):
         """Hidden vector of the step and the controller's next state."""
         if self.controller == "lstm":
             h, c = self.cell(read_in, (h, c))
+            return h, h, c
+        if self.controller == "gru":
+            h = self.cell(read_in, h)
             return h, h, c
         return torch.tanh(self.cell(read_in)), h, c
 

@@ -30,11 +30,14 @@ VARIANTS = [
     CoreConfig(name="mnm-p", hidden_size=N, memory_size=D, controller="feedforward", update_rate="per-layer"),
     CoreConfig(name="mnm-p", hidden_size=N, memory_size=D, controller="feedforward", read_feedback=False),
     CoreConfig(name="mnm-p", hidden_size=N, memory_size=D, initial_weights="fixed"),
+    CoreConfig(name="mnm-p", hidden_size=N, memory_size=D, heads=H, controller="gru"),
+    CoreConfig(name="mnm-g", hidden_size=N, memory_size=D, controller="gru", implementation="plain"),
     CoreConfig(name="mnm-p", hidden_size=N, memory_size=D, written_layers="last", read_memory=False),
     CoreConfig(name="mnm-p", hidden_size=N, memory_size=D, heads=H, implementation="plain"),
     CoreConfig(name="mnm-g", hidden_size=N, memory_size=D, memory_hidden=D + 2, implementation="plain"),
     CoreConfig(name="hard", hidden_size=N, memory_size=D, slots=4, heads=2, slot_value="controller"),
     CoreConfig(name="hard", hidden_size=N, memory_size=D, slots=2, controller="feedforward"),
+    CoreConfig(name="hard", hidden_size=N, memory_size=D, slots=3, controller="gru"),
 ]
 RESETS = {
     "none": lambda: torch.zeros(T, B, dtype=torch.bool),

@@ -28,6 +28,11 @@ VARIANTS = {
     "p": CoreConfig(name="mnm-p", memory_size=4, heads=3),
     "p one head": CoreConfig(name="mnm-p", memory_size=4, heads=1),
     "p feed-forward": CoreConfig(name="mnm-p", memory_size=3, heads=2, controller="feedforward"),
+    "p GRU": CoreConfig(name="mnm-p", memory_size=4, heads=2, controller="gru"),
+    "g GRU": CoreConfig(name="mnm-g", memory_size=4, memory_hidden=5, heads=1, controller="gru"),
+    "p GRU without read feedback": CoreConfig(
+        name="mnm-p", memory_size=3, heads=1, controller="gru", read_feedback=False
+    ),
     "p without read feedback": CoreConfig(name="mnm-p", memory_size=4, heads=2, read_feedback=False),
     "g, the memory alone": CoreConfig(
         name="mnm-g", memory_size=4, heads=1, controller="feedforward", read_feedback=False

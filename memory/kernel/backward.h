@@ -366,34 +366,9 @@ template <class T> class Backward {
 
     // dh, dc -> the gates, and from them [h ; v] of the step before
     void control(int64_t t) {
-        const int64_t n = s_.controller, hv = s_.hv(), fed = hv - s_.kept(), pitch = padded<T>(fed);
-        for (int64_t i = 0; i < rows_; ++i) {
-            const int64_t b = begin_ + i;
-            T *dgates = delta_row(args_.dgates, t, i, s_.gates), *dc = static_cast<T*>(args_.dc) + b * n;
-            const T *gates = v_.gates(t, b), *above = static_cast<T*>(args_.dhv) + b * hv;
-            const T* inner = dh_ + i * padded<T>(n);
-            if (!s_.is_lstm) {
-                each<T>(n, [&](int64_t j, auto count) {
-                    const Vec<T> dh = load(above + j, count) + load(inner + j, count), h = load(v_.hv(t, b) + j, count);
-                    store(dgates + j, dh * (T(1) - h * h), count);
-                });
-                continue;
-            }
-            const T *before = v_.cells(t, b), *tanh_c = v_.tanh_c(t, b);
-            const bool first = v_.is_first(t, b);
-            each<T>(n, [&](int64_t j, auto count) {
-                const Vec<T> dh = load(above + j, count) + load(inner + j, count), squashed = load(tanh_c + j, count);
-                const Vec<T> in = load(gates + j, count), forget = load(gates + n + j, count);
-                const Vec<T> out = load(gates + 2 * n + j, count), cell = load(gates + 3 * n + j, count);
-                const Vec<T> total = load(dc + j, count) + dh * out * (T(1) - squashed * squashed);
-                const Vec<T> earlier = first ? Vec<T>{} : load(before + j, count);
-                store(dgates + j, total * cell * in * (T(1) - in), count);
-                store(dgates + n + j, total * earlier * forget * (T(1) - forget), count);
-                store(dgates + 2 * n + j, dh * squashed * out * (T(1) - out), count);
-                store(dgates + 3 * n + j, total * in * (T(1) - cell * cell), count);
-                store(dc + j, first ? Vec<T>{} : total * forget, count);
-            });
-        }
+        const int64_t hv = s_.hv(), fed = hv - s_.kept(), pitch = padded<T>(fed);
+        for (int64_t i = 0; i < rows_; ++i)
+            s_.kind == LSTM ? lstm(t, i) : s_.kind == GRU ? gru(t, i) : feedforward(t, i);
         product<T>(
             rows_, delta_row(args_.dgates, t, 0, s_.gates), s_.gates, static_cast<T*>(args_.cell_r), s_.gates, fed,
             dprevious_, pitch);
@@ -411,6 +386,65 @@ template <class T> class Backward {
                 store(to, load(to, count) + load(dprevious_ + i * pitch + j, count), count);
             });
         }
+    }
+
+    // dL/dh_t, units j and on: from above and from the step after, and through the interaction
+    auto dh_of(int64_t i) const {
+        const T* above = static_cast<T*>(args_.dhv) + (begin_ + i) * s_.hv();
+        const T* inner = dh_ + i * padded<T>(s_.controller);
+        return [=](int64_t j, auto count) { return load(above + j, count) + load(inner + j, count); };
+    }
+
+    void feedforward(int64_t t, int64_t i) {
+        const T* hidden = v_.hv(t, begin_ + i);
+        T* dgates = delta_row(args_.dgates, t, i, s_.gates);
+        const auto dh = dh_of(i);
+        each<T>(s_.controller, [&](int64_t j, auto count) {
+            const Vec<T> h = load(hidden + j, count);
+            store(dgates + j, dh(j, count) * (T(1) - h * h), count);
+        });
+    }
+
+    // of c_t = f c_{t-1} + i g,  h_t = o tanh(c_t)
+    void lstm(int64_t t, int64_t i) {
+        const int64_t b = begin_ + i, n = s_.controller;
+        const T *gates = v_.gates(t, b), *before = v_.cells(t, b), *tanh_c = v_.tanh_c(t, b);
+        T *dgates = delta_row(args_.dgates, t, i, s_.gates), *dc = static_cast<T*>(args_.dc) + b * n;
+        const bool first = v_.is_first(t, b);
+        const auto dh_at = dh_of(i);
+        each<T>(n, [&](int64_t j, auto count) {
+            const Vec<T> dh = dh_at(j, count), squashed = load(tanh_c + j, count);
+            const Vec<T> in = load(gates + j, count), forget = load(gates + n + j, count);
+            const Vec<T> out = load(gates + 2 * n + j, count), cell = load(gates + 3 * n + j, count);
+            const Vec<T> total = load(dc + j, count) + dh * out * (T(1) - squashed * squashed);
+            const Vec<T> earlier = first ? Vec<T>{} : load(before + j, count);
+            store(dgates + j, total * cell * in * (T(1) - in), count);
+            store(dgates + n + j, total * earlier * forget * (T(1) - forget), count);
+            store(dgates + 2 * n + j, dh * squashed * out * (T(1) - out), count);
+            store(dgates + 3 * n + j, total * in * (T(1) - cell * cell), count);
+            store(dc + j, first ? Vec<T>{} : total * forget, count);
+        });
+    }
+
+    // of h_t = e + z (h_{t-1} - e), e = tanh(p + r a); dc is what h_t gets straight from h_{t+1}
+    void gru(int64_t t, int64_t i) {
+        const int64_t b = begin_ + i, n = s_.controller;
+        const T *gates = v_.gates(t, b), *before = v_.cells(t, b);
+        T *dgates = delta_row(args_.dgates, t, i, s_.gates), *dc = static_cast<T*>(args_.dc) + b * n;
+        const bool first = v_.is_first(t, b);
+        const auto dh = dh_of(i);
+        each<T>(n, [&](int64_t j, auto count) {
+            const Vec<T> r = load(gates + j, count), z = load(gates + n + j, count);
+            const Vec<T> a = load(gates + 2 * n + j, count), candidate = load(gates + 3 * n + j, count);
+            const Vec<T> total = load(dc + j, count) + dh(j, count);
+            const Vec<T> earlier = first ? Vec<T>{} : load(before + j, count);
+            const Vec<T> dp = total * (T(1) - z) * (T(1) - candidate * candidate);
+            store(dgates + j, dp * a * r * (T(1) - r), count);
+            store(dgates + n + j, total * (earlier - candidate) * z * (T(1) - z), count);
+            store(dgates + 2 * n + j, dp * r, count);
+            store(dgates + 3 * n + j, dp, count);
+            store(dc + j, first ? Vec<T>{} : total * z, count);
+        });
     }
 
     const BackwardArgs& args_;

@@ -91,7 +91,7 @@ template <class T> class Forward {
 
     // [h ; v]_{t-1} and the input's part of the gates -> h_t
     void control(int64_t t) {
-        const int64_t hv = s_.hv(), n = s_.controller, wide = padded<T>(s_.gates);
+        const int64_t hv = s_.hv(), wide = padded<T>(s_.gates);
         for (int64_t i = 0; i < rows_; ++i) {
             const T* from = v_.before(t, begin_ + i);
             T* to = previous_ + i * hv;
@@ -99,33 +99,65 @@ template <class T> class Forward {
         }
         product<T>(
             rows_, previous_ + s_.kept(), hv, static_cast<T*>(args_.cell_r), hv - s_.kept(), s_.gates, gates_, wide);
-        for (int64_t i = 0; i < rows_; ++i) {
-            const int64_t b = begin_ + i;
-            T *gates = v_.gates(t, b), *h = v_.hv(t, b);
-            const T* recurrent = gates_ + i * wide;
-            if (!s_.is_lstm) {
-                each<T>(n, [&](int64_t j, auto count) {
-                    store(h + j, tanh(load(gates + j, count) + load(recurrent + j, count)), count);
-                });
-                continue;
-            }
-            T *before = v_.cells(t, b), *after = v_.cells(t + 1, b), *tanh_c = v_.tanh_c(t, b);
-            const bool first = v_.is_first(t, b);
-            each<T>(n, [&](int64_t j, auto count) {
-                auto gate = [&](int k) { return load(gates + k * n + j, count) + load(recurrent + k * n + j, count); };
-                const Vec<T> in = sigmoid(gate(0)), forget = sigmoid(gate(1)), out = sigmoid(gate(2));
-                const Vec<T> cell = tanh(gate(3));
-                const Vec<T> kept = first ? Vec<T>{} : forget * load(before + j, count);
-                const Vec<T> c = kept + in * cell, squashed = tanh(c);
-                store(gates + j, in, count);
-                store(gates + n + j, forget, count);
-                store(gates + 2 * n + j, out, count);
-                store(gates + 3 * n + j, cell, count);
-                store(after + j, c, count);
-                store(tanh_c + j, squashed, count);
-                store(h + j, out * squashed, count);
-            });
-        }
+        for (int64_t i = 0; i < rows_; ++i)
+            s_.kind == LSTM ? lstm(t, i) : s_.kind == GRU ? gru(t, i) : feedforward(t, i);
+    }
+
+    // The sum of gate k's two parts, units j and on
+    auto gate_of(int64_t t, int64_t i) const {
+        const T *given = v_.gates(t, begin_ + i), *recurrent = gates_ + i * padded<T>(s_.gates);
+        return [=, n = s_.controller](int k, int64_t j, auto count) {
+            return load(given + k * n + j, count) + load(recurrent + k * n + j, count);
+        };
+    }
+
+    void feedforward(int64_t t, int64_t i) {
+        const auto gate = gate_of(t, i);
+        T* h = v_.hv(t, begin_ + i);
+        each<T>(s_.controller, [&](int64_t j, auto count) { store(h + j, tanh(gate(0, j, count)), count); });
+    }
+
+    // c_t = f c_{t-1} + i g,  h_t = o tanh(c_t)
+    void lstm(int64_t t, int64_t i) {
+        const int64_t b = begin_ + i, n = s_.controller;
+        const auto gate = gate_of(t, i);
+        const T* before = v_.cells(t, b);
+        T *gates = v_.gates(t, b), *after = v_.cells(t + 1, b), *tanh_c = v_.tanh_c(t, b), *h = v_.hv(t, b);
+        const bool first = v_.is_first(t, b);
+        each<T>(n, [&](int64_t j, auto count) {
+            const Vec<T> in = sigmoid(gate(0, j, count)), forget = sigmoid(gate(1, j, count));
+            const Vec<T> out = sigmoid(gate(2, j, count)), cell = tanh(gate(3, j, count));
+            const Vec<T> kept = first ? Vec<T>{} : forget * load(before + j, count);
+            const Vec<T> c = kept + in * cell, squashed = tanh(c);
+            store(gates + j, in, count);
+            store(gates + n + j, forget, count);
+            store(gates + 2 * n + j, out, count);
+            store(gates + 3 * n + j, cell, count);
+            store(after + j, c, count);
+            store(tanh_c + j, squashed, count);
+            store(h + j, out * squashed, count);
+        });
+    }
+
+    // h_t = e + z (h_{t-1} - e) with the candidate e = tanh(p + r a); h is what the cells hold
+    void gru(int64_t t, int64_t i) {
+        const int64_t b = begin_ + i, n = s_.controller;
+        const auto gate = gate_of(t, i);
+        const T* before = v_.cells(t, b);
+        T *gates = v_.gates(t, b), *after = v_.cells(t + 1, b), *h = v_.hv(t, b);
+        const bool first = v_.is_first(t, b);
+        each<T>(n, [&](int64_t j, auto count) {
+            const Vec<T> r = sigmoid(gate(0, j, count)), z = sigmoid(gate(1, j, count)), a = gate(2, j, count);
+            const Vec<T> candidate = tanh(gate(3, j, count) + r * a);
+            const Vec<T> kept = first ? Vec<T>{} : load(before + j, count);
+            const Vec<T> next = candidate + z * (kept - candidate);
+            store(gates + j, r, count);
+            store(gates + n + j, z, count);
+            store(gates + 2 * n + j, a, count);
+            store(gates + 3 * n + j, candidate, count);
+            store(after + j, next, count);
+            store(h + j, next, count);
+        });
     }
 
     // h_t -> keys, target values and rate; then the BFPF of all target values

@@ -2,7 +2,7 @@
 //
 // The structs are mirrored field by field in memory/compiled.py. All tensors are contiguous unless a stride is
 // given; "panels" is the layout of matrix.h. Letters: T time, B batch, H heads, d key and value size, u hidden
-// width of the memory, n controller size, G gates (4n, or n without LSTM).
+// width of the memory, n controller size, G gates (4n, or n with the feed-forward controller).
 
 #pragma once
 
@@ -16,13 +16,15 @@
 
 namespace mnm {
 
+enum Controller : int64_t { FEEDFORWARD, LSTM, GRU };
+
 struct Sizes {
-    int64_t steps, batch, heads, size, hidden, controller, gates, rates, is_lstm, is_local, threads, block;
+    int64_t steps, batch, heads, size, hidden, controller, gates, rates, kind, is_local, threads, block;
 
     int64_t in(int l) const { return l == 0 ? size : hidden; }
     int64_t out(int l) const { return l == 2 ? size : hidden; }
     int64_t hv() const { return controller + size; }
-    int64_t kept() const { return is_lstm ? 0 : controller; }  // first column of [h ; v] that is fed back
+    int64_t kept() const { return kind == FEEDFORWARD ? controller : 0; }  // first column of [h ; v] that is fed back
     int64_t interaction() const { return (3 * heads + 1) * size; }
     double scale() const { return 2.0 / double(heads * size); }
 };
