@@ -102,8 +102,7 @@ def memory(size: str, total_steps: int, after: str = "", options: tuple[str, ...
 
 T_MAZE = (
     "--embedding-size", "64", "--hidden-size", "64", "--memory-size", "32", "--learning-rate", "3e-3",
-    "--num-envs", "256", "--rollout-steps", "32", "--gamma", "0.98", "--gae-lambda", "1.0",
-    "--no-normalize-advantages", "--minibatches", "4",
+    "--num-envs", "128", "--gamma", "0.98", "--gae-lambda", "1.0", "--no-normalize-advantages",
 )  # fmt: skip
 """The T-maze pays once, at the end: full returns, and raw advantages, which vanish when it is solved."""
 
@@ -113,7 +112,7 @@ def t_maze(length: int, total_steps: int, name: str = "", title: str = "T-maze",
     kwargs = ("--env-kwargs", f'{{"length": {length}}}')
     return Study(
         name or f"t-maze-{length}", f"{title}, corridor of {length}", "popgym", "mnm/TMaze-v0", total_steps,
-        options=(*T_MAZE, *kwargs), episodes=200, **more,
+        options=(*T_MAZE, *kwargs), **more,
     )  # fmt: skip
 
 
@@ -136,7 +135,7 @@ def repeat_previous(
     options = ("--no-previous-inputs", "--rollout-steps", "32", "--gamma", "0", *options, *kwargs)
     return Study(
         name or f"repeat-previous-{lag}", f"{title}, lag {lag}", "popgym", "mnm/RepeatPrevious-v0", total_steps,
-        options=options, per_core=per_core or {"hard": GENTLE}, episodes=200, figure="return", **more,
+        options=options, per_core=per_core or {"hard": GENTLE}, figure="return", **more,
     )  # fmt: skip
 
 
@@ -204,9 +203,11 @@ STUDIES: dict[str, Study] = {
             # Half the preset's gradient steps: nothing is solved yet, and what helps shows.
             options=("--minibatches", "4"),
         ),
-        *(t_maze(length, 300_000, cores=ALL_CORES) for length in (6, 12, 24)),
+        t_maze(6, 300_000, cores=ALL_CORES),
+        t_maze(12, 600_000, cores=ALL_CORES),
+        t_maze(24, 1_500_000, cores=ALL_CORES),
         t_maze(
-            12, 300_000, "ablation", "Ablations in the T-maze", cores=tuple(ABLATIONS), per_core=ABLATIONS
+            12, 600_000, "ablation", "Ablations in the T-maze", cores=tuple(ABLATIONS), per_core=ABLATIONS
         ),
         Study(
             "memory-s7-view3",
@@ -215,10 +216,11 @@ STUDIES: dict[str, Study] = {
             "MiniGrid-MemoryS7-v0",
             2_000_000,
             options=(*STAGE, *VIEW_3, *MORE_UPDATES),
+            seeds=5,
         ),
-        memory("S9", 2_000_000, options=STAGE),
-        memory("S11", 2_000_000, after="memory-s9", options=LATER_STAGE),
-        memory("S13", 800_000, after="memory-s11-staged", options=LATER_STAGE),
-        memory("S17Random", 800_000, after="memory-s13-staged", options=LAST_STAGE),
+        memory("S9", 2_000_000, options=STAGE, seeds=5),
+        memory("S11", 2_000_000, after="memory-s9", options=LATER_STAGE, seeds=5),
+        memory("S13", 800_000, after="memory-s11-staged", options=LATER_STAGE, seeds=5),
+        memory("S17Random", 800_000, after="memory-s13-staged", options=LAST_STAGE, seeds=5),
     )
 }
