@@ -21,7 +21,10 @@ class CoreOptions:
         64, "MNM and hard: size d of keys and values; MNM: also hidden width of the memory"
     )
     heads: int = option(1, "MNM: heads that write and read at every step; hard: heads that read")
-    controller: Controller = option("lstm", "MNM and hard: controller")
+    controller: Controller = option(
+        "lstm",
+        "MNM and hard: what stands in front of the memory: lstm, gru, or feedforward, which keeps no state",
+    )
     read_feedback: bool = option(
         True,
         "MNM: show the controller the value read last; without it and with the feedforward controller, what "

@@ -168,7 +168,10 @@ MORE_ABLATIONS: dict[str, tuple[str, ...]] = {
 MAZE_ABLATIONS: dict[str, tuple[str, ...]] = {
     "mnm-p": BINDING,
     **{name: (*BINDING, *SWITCHED_OFF[name]) for name in ("mnm-p writes-off", "mnm-p reads-off")},
+    "mnm-p no-feedback": (*BINDING, "--no-read-feedback"),
     "mnm-p gru": (*BINDING, "--controller", "gru"),
+    "mnm-p gru no-feedback": (*BINDING, "--controller", "gru", "--no-read-feedback"),
+    "mnm-p gru reads-off": (*BINDING, "--controller", "gru", *SWITCHED_OFF["mnm-p reads-off"]),
     "mnm-g gru": ("--controller", "gru"),
     "lstm": (),
     "gru": (),

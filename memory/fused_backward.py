@@ -107,7 +107,7 @@ class BackwardPass:
         self.hidden_t = tape.hv[..., :n].unbind(0)
         if spec.is_recurrent:
             self.gate_t = [x.unbind(0) for x in tape.gates.chunk(4, dim=-1)]
-            self.sigmoids_t = tape.gates[..., : (3 if spec.controller == "lstm" else 2) * n].unbind(0)
+            self.sigmoids_t = tape.gates[..., : spec.sigmoids * n].unbind(0)
             self.c_t, self.tanh_c_t = tape.cells.unbind(0), tape.tanh_c.unbind(0)
         self.da_read, self.da_post, self.da_write = zip(
             *(layer.split(heads, dim=1) for layer in self.da.layers), strict=True

@@ -52,7 +52,7 @@ class ForwardPass:
         spec, slow = self.spec, self.slow
         n, (x, r, b) = spec.controller_size, (slow.cell_x, slow.cell_r, slow.cell_b)
         double = x.new_ones(len(b))
-        if spec.controller != "gru":
+        if spec.controller != "gru":  # Its tanh follows a sum that the step forms.
             double[3 * n if spec.is_recurrent else 0 :] = 2.0
         gates = linear(xs.flatten(0, 1), double[:, None] * x, double * b)
         self.gates = gates.view(*xs.shape[:2], -1)
@@ -84,7 +84,7 @@ class ForwardPass:
         self.gates_t = self.gates.unbind(0)
         if self.spec.is_recurrent:
             self.gate_t = [g.unbind(0) for g in self.gates.chunk(4, dim=-1)]
-            self.sigmoids_t = self.gates[..., : (3 if self.spec.controller == "lstm" else 2) * n].unbind(0)
+            self.sigmoids_t = self.gates[..., : self.spec.sigmoids * n].unbind(0)
         self.c_t, self.tanh_c_t = tape.cells.unbind(0), tape.tanh_c.unbind(0)
         self.target_t, self.rate_in_t = tape.target_value.unbind(0), tape.rate_in.unbind(0)
         self.beta_t, self.miss_t = tape.beta.unbind(0), tape.miss.unbind(0)
@@ -147,7 +147,7 @@ class ForwardPass:
     def _gru(self, t: int, h_tm1: Tensor) -> None:
         """h_t = e + z (h_{t-1} - e) with the candidate e = tanh(p + r a)."""
         r, z, a, e = (gate[t] for gate in self.gate_t)
-        self.gates_t[t][:, : 2 * self.spec.controller_size].sigmoid_()
+        self.sigmoids_t[t].sigmoid_()
         tanh_of_half(e.addcmul_(r, a).mul_(2.0), out=e)
         torch.lerp(e, h_tm1, z, out=self.c_t[t + 1])
         self.h_t[t].copy_(self.c_t[t + 1])

@@ -48,6 +48,11 @@ class Spec(NamedTuple):
         return self.controller != "feedforward"
 
     @property
+    def sigmoids(self) -> int:
+        """How many of a recurrent controller's gates are sigmoids; they come first."""
+        return 3 if self.controller == "lstm" else 2
+
+    @property
     def scale(self) -> float:
         """2 / (H d): of a squared error averaged over the heads and units of one example."""
         return 2.0 / (self.heads * self.size)
@@ -246,7 +251,7 @@ def empty_tape(spec: Spec, lease: Lease, start: Tensor, cell: Tensor, gates: Ten
         hv=gates.new_empty(steps, batch, spec.controller_size + size),
         gates=gates if spec.is_recurrent else gates.new_empty(0),
         cells=cells,
-        tanh_c=empty(steps, *cell.shape),
+        tanh_c=empty(steps, batch, cell.shape[1] if spec.controller == "lstm" else 0),
         target_value=empty(steps, batch, heads, size),
         rate_in=empty(steps, batch, size),
         beta=empty(steps, batch, rates),
