@@ -178,6 +178,13 @@ class MNMCore(MemoryCore):
             read_hidden=(after.hidden1[:, : self.heads], after.hidden2[:, : self.heads]),
         )
 
+    @property
+    def control_weight(self) -> Tensor:
+        """The weights [G, X + d] through which the controller sees `control_input`, G rows for its gates."""
+        weight = self.cell.weight if isinstance(self.cell, nn.Linear) else self.cell.weight_ih
+        assert isinstance(weight, Tensor)
+        return weight
+
     def control_input(self, x_t: Tensor, value_read: Tensor) -> Tensor:
         """What the controller sees in a step: [x_t ; v_{t-1}], or x_t alone without read feedback."""
         return torch.cat([x_t, value_read], dim=-1) if self.read_feedback else x_t

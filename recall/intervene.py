@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from agents.model import ActorCritic, AgentState
 from envs.errors import UserError
@@ -119,10 +119,7 @@ def without_read(model: ActorCritic) -> ActorCritic:
     twin = copy.deepcopy(model)
     core = write_memory_of(twin)
     core.output.weight[:, core.output_size :] = 0.0
-    cell = core.cell
-    from_input = cell.weight_ih if isinstance(cell, nn.LSTMCell) else cell.weight
-    assert isinstance(from_input, Tensor)
-    from_input[:, core.input_size :] = 0.0  # no columns are left without read feedback
+    core.control_weight[:, core.input_size :] = 0.0  # no columns are left without read feedback
     return twin
 
 

@@ -43,6 +43,7 @@ def random_agent(core, controller, heads=1, **more):
         ("mnm-p", "feedforward", 3),
         ("mnm-g", "lstm", 3),
         ("mnm-g", "feedforward", 1),
+        ("mnm-p", "gru", 2),
     ],
     ids=str,
 )

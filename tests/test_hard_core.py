@@ -11,7 +11,7 @@ from torch import Tensor
 
 from memory import CoreConfig, HardCore, gumbel_noise, make_core, map_state
 from memory.hard_core import BLOCK, banded, slot_ages, unbanded, writes_before
-from memory.recurrent import LSTMState
+from memory.recurrent import GRUState, LSTMState
 
 T, B, X, N, D, H, S = 9, 4, 6, 7, 5, 2, 3
 
@@ -51,6 +51,9 @@ def by_hand(core: HardCore, xs: Tensor, is_first: Tensor, noise: Tensor, soft: b
             if core.controller == "lstm":
                 _, (h, c) = core.cell.step(x_t, LSTMState(h, c))
                 hidden = h
+            elif core.controller == "gru":
+                _, (hidden,) = core.cell.step(x_t, GRUState(h))
+                h = hidden
             else:
                 hidden = torch.tanh(core.cell(x_t))
             reads = []
@@ -82,7 +85,7 @@ def by_hand(core: HardCore, xs: Tensor, is_first: Tensor, noise: Tensor, soft: b
 
 @pytest.mark.parametrize(
     ("controller", "slot_value", "slots"),
-    [("lstm", "input", S), ("lstm", "controller", 2 * T), ("feedforward", "input", 1)],
+    [("lstm", "input", S), ("lstm", "controller", 2 * T), ("gru", "input", S), ("feedforward", "input", 1)],
 )
 def test_the_core_equals_a_ring_buffer_written_by_hand(controller: str, slot_value: str, slots: int) -> None:
     """Values and every gradient, over resets, with fewer and with more slots than steps."""
