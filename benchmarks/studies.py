@@ -114,12 +114,12 @@ T_MAZE = (
 """The T-maze pays once, at the end: full returns, and raw advantages, which vanish when it is solved."""
 
 
-def t_maze(length: int, total_steps: int, name: str = "", title: str = "T-maze", **more: Any) -> Study:
+def t_maze(length: int, total_steps: int) -> Study:
     """A study of the T-maze: the cue at the start decides the turn `length` steps later."""
     kwargs = ("--env-kwargs", f'{{"length": {length}}}')
     return Study(
-        name or f"t-maze-{length}", f"{title}, corridor of {length}", "popgym", "mnm/TMaze-v0", total_steps,
-        options=(*T_MAZE, *kwargs), **more,
+        f"t-maze-{length}", f"T-maze, corridor of {length}", "popgym", "mnm/TMaze-v0", total_steps, ALL_CORES,
+        options=(*T_MAZE, *kwargs),
     )  # fmt: skip
 
 
@@ -159,11 +159,6 @@ ABLATIONS: dict[str, tuple[str, ...]] = {
     "mnm-p fixed-phi": ("--initial-weights", "fixed"),
     "mnm-p 4-heads": ("--heads", "4"),
     "mnm-p feedforward": ("--controller", "feedforward"),
-    "mnm-p memory-only": SWITCHED_OFF["mnm-p memory-only"],
-    "lstm": (),
-}
-MORE_ABLATIONS: dict[str, tuple[str, ...]] = {
-    **ABLATIONS,
     **SWITCHED_OFF,
     "mnm-p binding": BINDING,
     "mnm-p binding memory-only": (*BINDING, *SWITCHED_OFF["mnm-p memory-only"]),
@@ -171,6 +166,7 @@ MORE_ABLATIONS: dict[str, tuple[str, ...]] = {
     "mnm-p per-layer": ("--update-rate", "per-layer"),
     "mnm-g": (),
     "mnm-g binding": BINDING,
+    "lstm": (),
 }
 MAZE_ABLATIONS: dict[str, tuple[str, ...]] = {
     "mnm-p": BINDING,
@@ -207,17 +203,14 @@ STUDIES: dict[str, Study] = {
             200_000,
             "ablation-repeat",
             "Ablations in repeat-previous",
-            cores=tuple(MORE_ABLATIONS),
-            per_core=MORE_ABLATIONS,
+            cores=tuple(ABLATIONS),
+            per_core=ABLATIONS,
             # Half the preset's gradient steps: nothing is solved yet, and what helps shows.
             options=("--minibatches", "4"),
         ),
-        t_maze(6, 300_000, cores=ALL_CORES),
-        t_maze(12, 600_000, cores=ALL_CORES),
-        t_maze(24, 1_500_000, cores=ALL_CORES),
-        t_maze(
-            12, 600_000, "ablation", "Ablations in the T-maze", cores=tuple(ABLATIONS), per_core=ABLATIONS
-        ),
+        t_maze(6, 300_000),
+        t_maze(12, 600_000),
+        t_maze(24, 1_500_000),
         Study(
             "memory-s7-view3",
             "MiniGrid-MemoryS7-v0, view 3, Python backend",
