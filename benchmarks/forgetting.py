@@ -1,7 +1,7 @@
 """What does an agent remember with: its written memory, or what its controller carries?
 
     python benchmarks/forgetting.py                            every published agent that writes
-    python benchmarks/forgetting.py --agents pretrained/maze-mnm-p,runs/studies/maze-11-long-mnm-p-s0
+    python benchmarks/forgetting.py --agents pretrained/maze-mnm-p,runs/studies/maze-11-ppo-mnm-p-s0
     python benchmarks/forgetting.py --summary                  print the table from the committed CSV
 
 Every agent plays the same held-out episodes four times (sampled policy): whole, and losing after every step

@@ -182,11 +182,9 @@ MAZE_ABLATIONS: dict[str, tuple[str, ...]] = {
 STUDIES: dict[str, Study] = {
     study.name: study
     for study in (
-        maze(9, 400_000),
-        maze(11, 400_000),
-        maze(9, 1_000_000, "maze-9-long"),
-        maze(11, 4_000_000, "maze-11-long", options=WHOLE_EPISODES, per_core={"mnm-p": BINDING}, seeds=5),
-        maze(13, 1_000_000, "maze-13-long", options=WHOLE_EPISODES, per_core={"mnm-p": BINDING}),
+        maze(9, 1_000_000),
+        maze(11, 4_000_000, options=WHOLE_EPISODES, per_core={"mnm-p": BINDING}, seeds=5),
+        maze(13, 1_000_000, options=WHOLE_EPISODES, per_core={"mnm-p": BINDING}),
         maze(
             11,
             1_000_000,
