@@ -103,7 +103,8 @@ def main(argv: Sequence[str]) -> int:
     if not config.summary:
         torch.set_num_threads(1)
         for directory in config.directories():
-            renew_csv(RESULTS, measure(directory, config.episodes), ["agent"])
+            rows = measure(directory, config.episodes)
+            renew_csv(RESULTS, rows, ["agent"], lambda row: (row["agent"], int(row["column"])))
     print(table())
     return 0
 
