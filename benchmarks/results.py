@@ -110,12 +110,14 @@ def return_row(core: str, rows: Sequence[Row], all_rows: Sequence[Row]) -> str:
     lstm = numbers([row for row in all_rows if row["core"] == "lstm"], "return_sample")
     better = f"{probability_of_improvement(sampled, lstm):.2f}" if sampled and lstm else "-"
     low, high = bootstrap_interval(np.array(sampled)) if sampled else (math.nan, math.nan)
-    interval = f"{low:.1f} to {high:.1f}" if len(sampled) > 1 else "-"
-    middle = f"{interquartile_mean(sampled):.1f}" if sampled else "-"
-    digits = 0 if max(map(abs, sampled), default=0.0) >= 10.0 else 2
+    of_seed, of_mean = (
+        (0, 1) if max(map(abs, numbers(all_rows, "return_sample")), default=0.0) >= 10.0 else (2, 2)
+    )
+    interval = f"{low:.{of_mean}f} to {high:.{of_mean}f}" if len(sampled) > 1 else "-"
+    middle = f"{interquartile_mean(sampled):.{of_mean}f}" if sampled else "-"
     return (
-        f"| {core} | {frames(rows)} | {mean(sampled, 1)} | {each(rows, 'return_sample', digits)} | "
-        f"{interval} | {middle} | {mean(numbers(rows, 'return_greedy'), 1)} | "
+        f"| {core} | {frames(rows)} | {mean(sampled, of_mean)} | {each(rows, 'return_sample', of_seed)} | "
+        f"{interval} | {middle} | {mean(numbers(rows, 'return_greedy'), of_mean)} | "
         f"{'-' if core == 'lstm' else better} | {mean([s / 60.0 for s in numbers(rows, 'wall_s')], 0)} |"
     )
 
