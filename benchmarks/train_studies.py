@@ -82,6 +82,13 @@ class Run:
         """Whether it was trained to its end and evaluated."""
         return all(self.evaluation(policy).exists() for policy in POLICIES)
 
+    def is_trained(self) -> bool:
+        """Whether its training is over: it has all its frames, or was evaluated, which comes afterwards."""
+        log = self.path / "metrics.csv"
+        rows = read_metrics(log) if log.exists() else []
+        whole = bool(rows) and rows[-1]["frames"] >= self.study.total_steps
+        return whole or any(self.evaluation(policy).exists() for policy in POLICIES)
+
     def commands(self) -> list[list[str]]:
         """What is still to be done: the training, or the rest of it, and the evaluations."""
         python = [sys.executable]
@@ -92,7 +99,7 @@ class Run:
             train += self.study.command(self.core, self.seed)
             if self.before is not None:
                 train += ["--warm-start", str(self.before.path.relative_to(ROOT))]
-        todo = [] if self.is_done() else [train]
+        todo = [] if self.is_trained() else [train]
         for policy in POLICIES:
             if not self.evaluation(policy).exists():
                 todo.append(

@@ -107,6 +107,28 @@ def test_an_unknown_study_or_core_gives_the_nearest() -> None:
         train_studies.main(["maze-9-ppo", "--cores", "lstmm", "--collect"])
 
 
+def test_a_run_that_has_all_its_frames_is_evaluated_and_not_trained_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second training command would write its own commit and date over those of the training."""
+    monkeypatch.setattr(train_studies, "RUNS", tmp_path)
+    run = train_studies.Run(STUDIES["t-maze-6"], "lstm", 0)
+
+    def scripts() -> list[str]:
+        return [command[1] for command in run.commands()]
+
+    assert scripts() == ["train_rl.py", "evaluate.py", "evaluate.py"]
+    run.path.mkdir(parents=True)
+    (run.path / "metrics.csv").write_text(f"frames\n{run.study.total_steps - 1}\n")
+    assert scripts() == ["train_rl.py", "evaluate.py", "evaluate.py"]
+    (run.path / "metrics.csv").write_text(f"frames\n{run.study.total_steps}\n")
+    assert scripts() == ["evaluate.py", "evaluate.py"]
+    # A stage may end before its frames do, with enough success; an evaluation shows that it did.
+    (run.path / "metrics.csv").write_text("frames\n1000\n")
+    run.evaluation("greedy").write_text("{}")
+    assert scripts() == ["evaluate.py"]
+
+
 def test_commas_in_options_survive_the_csv(tmp_path: Path) -> None:
     write_csv(tmp_path / "x.csv", [{"a": 1, "options": "--env-kwargs '{\"actions\": [0, 1]}'"}])
     assert read_csv(tmp_path / "x.csv") == [{"a": "1", "options": "--env-kwargs '{\"actions\": [0, 1]}'"}]
