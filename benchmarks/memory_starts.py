@@ -51,6 +51,11 @@ class StartsConfig:
 def start_columns(agent: LoadedAgent, seeds: Sequence[int]) -> list[int]:
     """The column of the agent's first cell in the levels of `seeds`."""
     env = make_single(agent.config.env, agent.config.env_arguments())
+    if not env.has_wrapper_attr("agent_pos"):
+        raise UserError(
+            f"levels of {agent.config.env} have no column in which they begin; expected an agent of a MiniGrid "
+            "task, such as pretrained/memory-s13-lstm"
+        )
     columns = []
     for seed in seeds:
         env.reset(seed=seed)

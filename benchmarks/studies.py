@@ -6,7 +6,7 @@ the same for all cores but for what `per_core` says.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -60,12 +60,10 @@ BINDING = ("--meta-coef", "0", "--interaction-gain", "3")
 """The setting of the symbol tasks: large keys at once, and no reward for small target values."""
 
 
-A2C = (
-    "--algo", "a2c", "--rollout-steps", "20", "--learning-rate", "2e-3",
-    "--entropy-coef", "0.03", "--entropy-coef-final", "0.01",
-)  # fmt: skip
-"""One update per rollout: short rollouts give as many updates as A2C can use. At the preset's learning rate and
-entropy bonus, made for PPO, some policies of MNM became certain within a million frames and earned nothing."""
+A2C = ("--algo", "a2c", "--rollout-steps", "20")
+"""One update per rollout: short rollouts give as many updates as A2C can use."""
+CALMER = ("--learning-rate", "2e-3", "--entropy-coef", "0.03", "--entropy-coef-final", "0.01")
+"""At the preset's step and entropy bonus, made for PPO, some policies of MNM became certain and earned nothing."""
 
 
 def maze(
@@ -114,13 +112,29 @@ T_MAZE = (
 """The T-maze pays once, at the end: full returns, and raw advantages, which vanish when it is solved."""
 
 
-def t_maze(length: int, total_steps: int) -> Study:
+T_MAZE_SHORT = (
+    "--embedding-size", "64", "--hidden-size", "64", "--memory-size", "32", "--learning-rate", "3e-3",
+    "--num-envs", "256", "--rollout-steps", "32", "--gamma", "0.98", "--gae-lambda", "1.0",
+    "--no-normalize-advantages", "--minibatches", "4",
+)  # fmt: skip
+"""What the T-maze was first tried with: half the gradient steps per frame, over shorter stretches."""
+
+
+def t_maze(length: int, total_steps: int, episodes: int = 1_000) -> Study:
     """A study of the T-maze: the cue at the start decides the turn `length` steps later."""
     kwargs = ("--env-kwargs", f'{{"length": {length}}}')
     return Study(
         f"t-maze-{length}", f"T-maze, corridor of {length}", "popgym", "mnm/TMaze-v0", total_steps, ALL_CORES,
-        options=(*T_MAZE, *kwargs),
+        options=(*T_MAZE, *kwargs), episodes=episodes,
     )  # fmt: skip
+
+
+def t_maze_short(length: int, **more: Any) -> Study:
+    """The same with the options and the budget that were tried first."""
+    study = t_maze(length, 300_000, episodes=200)
+    options = (*T_MAZE_SHORT, *study.options[len(T_MAZE) :])
+    title = f"{study.title}, 0.3 M frames"
+    return replace(study, **{"name": f"{study.name}-short", "title": title, "options": options, **more})
 
 
 GENTLE = ("--learning-rate", "1e-3")
@@ -168,6 +182,9 @@ ABLATIONS: dict[str, tuple[str, ...]] = {
     "mnm-g binding": BINDING,
     "lstm": (),
 }
+T_MAZE_ABLATIONS = (
+    "mnm-p", "mnm-p meta-0", "mnm-p fixed-phi", "mnm-p 4-heads", "mnm-p feedforward", "mnm-p memory-only", "lstm",
+)  # fmt: skip
 MAZE_ABLATIONS: dict[str, tuple[str, ...]] = {
     "mnm-p": BINDING,
     **{name: (*BINDING, *SWITCHED_OFF[name]) for name in ("mnm-p writes-off", "mnm-p reads-off")},
@@ -193,8 +210,10 @@ STUDIES: dict[str, Study] = {
             cores=tuple(MAZE_ABLATIONS),
             per_core=MAZE_ABLATIONS,
         ),
-        maze(9, 3_000_000, algo="a2c"),
-        maze(11, 4_000_000, algo="a2c"),
+        maze(9, 3_000_000, algo="a2c", options=CALMER),
+        maze(11, 4_000_000, algo="a2c", options=CALMER),
+        maze(9, 3_000_000, "maze-9-a2c-preset", algo="a2c"),
+        maze(11, 4_000_000, "maze-11-a2c-preset", algo="a2c"),
         *(repeat_previous(lag, 200_000, cores=ALL_CORES) for lag in (4, 8, 16)),
         repeat_previous(
             8,
@@ -209,6 +228,14 @@ STUDIES: dict[str, Study] = {
         t_maze(6, 300_000),
         t_maze(12, 600_000),
         t_maze(24, 1_500_000),
+        *(t_maze_short(length) for length in (6, 12, 24)),
+        t_maze_short(
+            12,
+            name="ablation-t-maze",
+            title="Ablations in the T-maze, corridor of 12",
+            cores=T_MAZE_ABLATIONS,
+            per_core=ABLATIONS,
+        ),
         Study(
             "memory-s7-view3",
             "MiniGrid-MemoryS7-v0, view 3, Python backend",

@@ -27,6 +27,11 @@ def test_every_level_is_counted_where_it_begins(tmp_path: Path, monkeypatch: pyt
     assert "begins in column" in memory_starts.table()
 
 
+def test_an_agent_of_another_task_is_refused() -> None:
+    with pytest.raises(UserError, match="GridMaze9-v0 have no column"):
+        memory_starts.main(["--agents", str(AGENT.parent / "maze-lstm"), "--episodes", "2"])
+
+
 def test_without_runs_it_says_how_to_make_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory_starts, "RUNS", tmp_path)
     with pytest.raises(UserError, match=r"train_studies.py memory-s7-view3"):
