@@ -32,7 +32,7 @@ from agents.trainer import Trainer, build_model, make_generator
 from envs import make_vec
 from envs.errors import UserError
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 MAZE: dict[str, Any] = {**SMALL, "env": "mnm/GridMaze9-v0", "env_kwargs": '{"max_steps": 13}', "core": "lstm"}
 """Episodes of 13 steps in rollouts of 9: they end inside rollouts and reach across them."""
 

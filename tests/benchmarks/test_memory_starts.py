@@ -10,7 +10,7 @@ from agents.files import read_csv
 from benchmarks import memory_starts
 from envs.errors import UserError
 
-AGENT = Path(__file__).parent.parent / "pretrained" / "memory-s13-lstm"
+AGENT = Path(__file__).resolve().parents[2] / "pretrained" / "memory-s13-lstm"
 
 
 def test_every_level_is_counted_where_it_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,7 +22,7 @@ from agents.presets import PRESETS, preset
 from agents.run_dir import read_metrics
 from envs.errors import UserError
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 TINY = ["--env", "mnm/GridMaze9-v0", "--core", "lstm", "--num-envs", "4", "--rollout-steps", "25",
         "--hidden-size", "16", "--embedding-size", "16", "--minibatches", "2", "--threads", "1"]  # fmt: skip
 

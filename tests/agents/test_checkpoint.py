@@ -15,7 +15,7 @@ from agents.checkpoint import load_checkpoint, load_weights, save_checkpoint
 from agents.files import atomic_file
 from envs.errors import UserError
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_round_trip_of_everything_a_checkpoint_may_hold(tmp_path: Path) -> None:

@@ -79,7 +79,7 @@ def test_a_resume_in_a_new_process_equals_no_interruption_bit_for_bit(case: str,
     """Weights, optimiser, random streams, environments, recurrent state and counters, all at once."""
     train(case, tmp_path / "whole")
     train(case, tmp_path / "parts", stop_after=FIRST)
-    root = Path(__file__).parent.parent
+    root = Path(__file__).resolve().parents[2]
     command = [sys.executable, "train_rl.py", "--run-dir", str(tmp_path / "parts"), "--resume"]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -19,7 +19,7 @@ from agents.run_dir import read_metrics
 from tasks import TASKS
 from tasks.trainer import TaskTrainer
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 TINY = ["dictionary", "--core", "mnm-p", "--symbols", "5", "--hidden-size", "12", "--memory-size", "8",
         "--embedding-size", "8", "--batch-size", "8", "--valid-examples", "20", "--test-examples", "30",
         "--log-every", "4", "--checkpoint-every", "5", "--device", "cpu"]  # fmt: skip

@@ -1,6 +1,6 @@
 """The compiled kernel itself: how it is built and found, what happens without it, its activations, its state.
 
-That it computes what the plain memory computes is tests/test_fused.py.
+That it computes what the plain memory computes is tests/memory/test_fused.py.
 """
 
 from __future__ import annotations

@@ -11,9 +11,7 @@ import pytest
 from tasks.babi.reader import BLANK, SPLITS, Story, read_split
 from tasks.babi.sequences import OVERHANG, WINDOW, cut
 
-ARCHIVE = (
-    Path(__file__).resolve().parent.parent.parent / "shared" / "data" / "babi" / "babi-en-valid-10k.tar.xz"
-)
+ARCHIVE = Path(__file__).resolve().parents[3] / "shared" / "data" / "babi" / "babi-en-valid-10k.tar.xz"
 
 
 @pytest.fixture(scope="module")
