@@ -28,7 +28,7 @@ MINIGRID_MEMORY: dict[str, Any] = {
     "env_kwargs": '{"actions": [0, 1, 2]}',
     "num_envs": 128,
     "rollout_steps": 128,
-    # The five best trials of the search (benchmarks/tune.py) have eight passes; four were the start.
+    # The five best trials of the search (benchmarks/studies/tune.py) have eight passes; four were the start.
     "epochs": 8,
     "minibatches": 8,
     "learning_rate": 1.5e-3,

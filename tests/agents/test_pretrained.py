@@ -14,8 +14,8 @@ from agents.config import TrainConfig
 from agents.evaluation import load_agent, moved_to, play_episodes
 from agents.pretrained import WEIGHTS, save_weights
 from agents.trainer import Trainer
-from benchmarks import publish
-from benchmarks.seed_statistics import wilson
+from benchmarks.report.seed_statistics import wilson
+from benchmarks.tools import publish
 from envs.errors import UserError
 from recall.validity import check_recall
 from train_rl import read_command

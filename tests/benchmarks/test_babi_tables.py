@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from agents.files import read_csv
-from benchmarks import babi_joint, babi_table
+from benchmarks.studies import babi_by_task, babi_joint
 from envs.errors import UserError
 
 SMALL = ["--tasks", "1,6", "--hidden-size", "8", "--memory-size", "8", "--embedding-size", "8", "--batch-size", "4",
@@ -70,7 +70,7 @@ def test_a_run_that_went_on_has_no_test_error_until_it_ends(places: Path) -> Non
     assert (places / "writes.csv").read_text() == "first"
 
 
-@pytest.mark.parametrize("benchmark", [babi_joint, babi_table])
+@pytest.mark.parametrize("benchmark", [babi_joint, babi_by_task])
 def test_training_needs_the_files(benchmark: object) -> None:
     with pytest.raises(UserError, match="--data is needed"):
         benchmark.main([])  # type: ignore[attr-defined]
@@ -78,4 +78,4 @@ def test_training_needs_the_files(benchmark: object) -> None:
 
 def test_tasks_of_the_table_are_numbers() -> None:
     with pytest.raises(UserError, match="numbers such as"):
-        babi_table.main(["--data", "generated", "--tasks", "1,x"])
+        babi_by_task.main(["--data", "generated", "--tasks", "1,x"])

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import maze_ceiling
-from benchmarks.maze_ceiling import Player, after_teleport, plan, play, tour
+from benchmarks.studies import maze_ceiling
+from benchmarks.studies.maze_ceiling import Player, after_teleport, plan, play, tour
 from envs import held_out_seed
 from envs.maze import GridMaze
 from envs.maze_layout import Layout, layout

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from agents.files import read_csv, write_csv
-from benchmarks import results, train_studies
-from benchmarks.studies import STUDIES, Study
+from benchmarks.report import results
+from benchmarks.studies import train_studies
+from benchmarks.studies.studies import STUDIES, Study
 from envs.errors import UserError
 
 STUDY = Study(

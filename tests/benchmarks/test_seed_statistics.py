@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from agents.evaluation import bootstrap_interval
-from benchmarks.seed_statistics import (
+from benchmarks.report.seed_statistics import (
     first_reach,
     interquartile_mean,
     probability_of_improvement,

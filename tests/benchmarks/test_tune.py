@@ -18,8 +18,8 @@ import pytest
 from agents.config import TrainConfig
 from agents.files import read_csv
 from agents.presets import preset
-from benchmarks import tune
-from benchmarks.tune import SPACES, TuneConfig
+from benchmarks.studies import tune
+from benchmarks.studies.tune import SPACES, TuneConfig
 from memory.config import CoreName
 
 SMALL = dataclasses.replace(TuneConfig(), core="none", total_steps=60_000, trials=3)
@@ -60,7 +60,7 @@ def test_the_first_trial_is_the_preset_as_it_stands(name: str, core: CoreName, t
 
 def tuner(directory: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "benchmarks.tune", "maze", "--core", "none", "--total-steps", "60000",
+        [sys.executable, "-m", "benchmarks.studies.tune", "maze", "--core", "none", "--total-steps", "60000",
          "--trials", "3", "--directory", str(directory)],
         cwd=tune.ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
     )  # fmt: skip

@@ -11,7 +11,7 @@ import torch
 import evaluate
 import train_rl
 from agents.evaluation import LoadedAgent, load_agent
-from benchmarks import forgetting
+from benchmarks.studies import memory_deletion
 from envs import held_out_seed, make_single
 from envs.errors import UserError
 
@@ -77,9 +77,9 @@ def test_forgetting_is_refused_where_it_means_nothing(run_dir: Path, tmp_path: P
 def test_the_table_names_every_agent_and_what_it_lost(
     run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(forgetting, "RESULTS", tmp_path / "forgetting.csv")
-    assert forgetting.main(["--agents", str(run_dir), "--episodes", "2"]) == 0
-    line = next(line for line in forgetting.table().splitlines() if line.startswith("| writer |"))
+    monkeypatch.setattr(memory_deletion, "RESULTS", tmp_path / "forgetting.csv")
+    assert memory_deletion.main(["--agents", str(run_dir), "--episodes", "2"]) == 0
+    line = next(line for line in memory_deletion.table().splitlines() if line.startswith("| writer |"))
     assert line.count("(") == len(LOST), "four figures, each with its interval"
-    assert forgetting.main(["--agents", str(run_dir), "--episodes", "2"]) == 0
-    assert forgetting.table().count("| writer |") == 1, "measured again, it replaces its row"
+    assert memory_deletion.main(["--agents", str(run_dir), "--episodes", "2"]) == 0
+    assert memory_deletion.table().count("| writer |") == 1, "measured again, it replaces its row"

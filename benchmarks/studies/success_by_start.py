@@ -1,8 +1,8 @@
 """Who turns back to look at the cue? Success in MiniGrid's memory task by the column in which a level begins.
 
-    python benchmarks/memory_starts.py                         every run of the study memory-s7-view3
-    python benchmarks/memory_starts.py --agents runs/studies/memory-s7-view3-gru-s0,pretrained/memory-s13-lstm
-    python benchmarks/memory_starts.py --summary               print the table from the committed CSV
+    python -m benchmarks.studies.success_by_start                         every run of the study memory-s7-view3
+    python -m benchmarks.studies.success_by_start --agents pretrained/memory-s13-lstm
+    python -m benchmarks.studies.success_by_start --summary                print the table from the committed CSV
 
 With view 3 the cue is in view at once from column 1 alone; from every other one the agent must turn back, which
 takes steps and pays only if what was seen is remembered. Greedy policy, held-out levels; the rows of agents that
@@ -22,13 +22,13 @@ import torch
 from agents.evaluation import LoadedAgent, load_agent, play_episodes
 from agents.files import Row, read_csv, renew_csv
 from agents.options import option, parse, run_command
-from benchmarks.machine import machine_columns
+from benchmarks.common import RESULTS_DIR, RUNS_DIR, machine_columns
 from envs import make_single
 from envs.errors import UserError
 
-RUNS = Path(__file__).resolve().parent.parent / "runs" / "studies"
+RUNS = RUNS_DIR / "studies"
 STUDY = "memory-s7-view3"
-RESULTS = Path(__file__).resolve().parent / "results" / "memory_starts.csv"
+RESULTS = RESULTS_DIR / "memory_starts.csv"
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,9 @@ class StartsConfig:
         found = sorted(RUNS.glob(f"{STUDY}-*")) if self.agents == STUDY else map(Path, self.agents.split(","))
         directories = list(found)
         if not directories:
-            raise UserError(f"no run of {STUDY}; make them with python benchmarks/train_studies.py {STUDY}")
+            raise UserError(
+                f"no run of {STUDY}; make them with python -m benchmarks.studies.train_studies {STUDY}"
+            )
         return directories
 
 

@@ -1,8 +1,8 @@
 """The bAbI table: one model per task, on the official files, with the checkpoint chosen by validation.
 
-    python benchmarks/babi_table.py --data DIR                  train what is missing, test, write the CSV
-    python benchmarks/babi_table.py --data DIR --minutes 10     stop every run after 10 minutes; continue later
-    python benchmarks/babi_table.py --summary                   print the table from the committed CSV alone
+    python -m benchmarks.studies.babi_by_task --data DIR                  train what is missing, test, write the CSV
+    python -m benchmarks.studies.babi_by_task --data DIR --minutes 10     stop every run after 10 minutes
+    python -m benchmarks.studies.babi_by_task --summary                   print the table from the committed CSV alone
 
 Runs are kept under runs/babi-table, one after the other, and continued where they stopped. All tasks have the
 defaults of `train_task.py babi` but for SETTINGS. A run that was stopped early has a row without test error.
@@ -21,14 +21,38 @@ from typing import Any
 from agents.files import Row, read_csv, renew_csv
 from agents.options import option, parse, run_command
 from agents.run_dir import read_metrics
-from benchmarks.babi_runs import ROOT, BabiRunsConfig, train
+from benchmarks.common import RESULTS_DIR, RUNS_DIR, run_in_pieces
+from envs.errors import UserError
 from tasks.babi.scores import TASK_NAMES
-from tasks.babi.task import parse_tasks
+from tasks.babi.task import GENERATED, parse_tasks
 
-RUNS = ROOT / "runs" / "babi-table"
-RESULTS = ROOT / "benchmarks" / "results" / "babi.csv"
+RUNS = RUNS_DIR / "babi-table"
+RESULTS = RESULTS_DIR / "babi.csv"
 SETTINGS = ["--stop-at", "0.999"]
 """A run ends once at most 0.1 % of the validation questions are wrong."""
+
+
+@dataclass(frozen=True)
+class BabiRunsConfig:
+    """Options that every command of the bAbI benchmarks has."""
+
+    data: str | None = option(None, "directory with the official files; needed to train", metavar="DIR")
+    core: str = option("mnm-p", "memory core")
+    seed: int = option(0, "training seed")
+    minutes: float | None = option(
+        None, "stop a run after this time; the same command continues it", metavar="X"
+    )
+    summary: bool = option(False, "train nothing: print and draw from the committed CSV", switch=True)
+
+    def seconds(self) -> float | None:
+        """--minutes in seconds."""
+        return None if self.minutes is None else 60 * self.minutes
+
+    def data_argument(self) -> str:
+        """--data as a run takes it, whose working directory is the repository; raises UserError."""
+        if self.data is None:
+            raise UserError("--data is needed to train: the directory that holds qa1_train.txt")
+        return self.data if self.data == GENERATED else str(Path(self.data).resolve())
 
 
 @dataclass(frozen=True)
@@ -120,7 +144,7 @@ def main(argv: Sequence[str]) -> int:
         runs = [Run(task, config.core, config.seed) for task in parse_tasks(config.tasks)]
         for run in runs:
             if not (run.path / "result.json").is_file():
-                train(run.path, run.command(data, config.steps), config.minutes)
+                run_in_pieces(run.path, run.command(data, config.steps), config.seconds())
             collect(runs)
     print(summarise())
     return 0

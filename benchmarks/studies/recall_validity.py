@@ -1,7 +1,7 @@
 """The validity report of trained agents: what recall scores find, and what fails.
 
-    python benchmarks/recall_validity.py                train what is missing, check it, write the CSV
-    python benchmarks/recall_validity.py --summary      print the table from the committed CSV alone
+    python -m benchmarks.studies.recall_validity                train what is missing, check it, write the CSV
+    python -m benchmarks.studies.recall_validity --summary      print the table from the committed CSV alone
 
 T-maze (with two and with three arms) and cue maze, mnm-p and mnm-g, `--seeds` seeds each, with three controllers:
 
@@ -32,11 +32,11 @@ from agents.evaluation import load_agent
 from agents.files import read_csv, write_csv, write_text
 from agents.options import option, parse, run_command
 from agents.trainer import Trainer
+from benchmarks.common import RESULTS_DIR, RUNS_DIR
 from recall.validity import check_recall
 
-ROOT = Path(__file__).resolve().parent.parent
-RUNS = ROOT / "runs" / "recall-validity"
-RESULTS = ROOT / "benchmarks" / "results" / "recall_validity.csv"
+RUNS = RUNS_DIR / "recall-validity"
+RESULTS = RESULTS_DIR / "recall_validity.csv"
 CORES = ("mnm-p", "mnm-g")
 CONTROLLERS = ("memory-only", "lstm", "feedforward")
 TASKS: dict[str, dict[str, Any]] = {

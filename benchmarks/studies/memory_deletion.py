@@ -1,8 +1,8 @@
 """What does an agent remember with: its written memory, or what its controller carries?
 
-    python benchmarks/forgetting.py                            every published agent that writes
-    python benchmarks/forgetting.py --agents pretrained/maze-mnm-p,runs/studies/maze-11-ppo-mnm-p-s0
-    python benchmarks/forgetting.py --summary                  print the table from the committed CSV
+    python -m benchmarks.studies.memory_deletion                            every published agent that writes
+    python -m benchmarks.studies.memory_deletion --agents pretrained/maze-mnm-p,runs/studies/maze-11-ppo-mnm-p-s0
+    python -m benchmarks.studies.memory_deletion --summary                  print the table from the committed CSV
 
 Every agent plays the same held-out episodes four times (sampled policy): whole, and losing after every step
 what it wrote, what its controller carries, or both. That is `evaluate.py --forget`. The rows of agents that
@@ -22,11 +22,11 @@ import torch
 from agents.evaluation import bootstrap_interval, load_agent, play_episodes
 from agents.files import Row, read_csv, renew_csv
 from agents.options import option, parse, run_command
-from benchmarks.machine import machine_columns
+from benchmarks.common import RESULTS_DIR, ROOT, machine_columns
 from recall.intervene import FORGET, write_memory_of
 
-PRETRAINED = Path(__file__).resolve().parent.parent / "pretrained"
-RESULTS = Path(__file__).resolve().parent / "results" / "forgetting.csv"
+PRETRAINED = ROOT / "pretrained"
+RESULTS = RESULTS_DIR / "forgetting.csv"
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """LSTM and GRU over a segment with resets: frames/s, forward and backward.
 
-    python benchmarks/recurrent_speed.py            the table, benchmarks/results/recurrent_speed.csv and .png
-    python benchmarks/recurrent_speed.py --quick    one round; writes nothing
+    python -m benchmarks.speed.recurrent_speed            the table, benchmarks/results/recurrent_speed.csv and .png
+    python -m benchmarks.speed.recurrent_speed --quick    one round; writes nothing
 
 Three ways over the same segment take turns on one thread, and the best round of each counts:
 
@@ -17,7 +17,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,12 +24,11 @@ from torch import Tensor
 
 from agents.files import read_csv, write_csv
 from agents.options import option, parse, run_command
-from benchmarks.machine import machine_columns
-from benchmarks.plots import plot_bars
-from benchmarks.speed_page import put_table
+from benchmarks.common import RESULTS_DIR, machine_columns
+from benchmarks.report.speed_page import plot_bars, put_table
 from memory import GRUCore, LSTMCore, MemoryCore
 
-RESULTS = Path(__file__).resolve().parent / "results" / "recurrent_speed.csv"
+RESULTS = RESULTS_DIR / "recurrent_speed.csv"
 SIZE = 128
 SHAPES = ((8, 128), (16, 50), (64, 128))
 RATES = (0.02, 0.1)

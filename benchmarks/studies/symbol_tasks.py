@@ -1,9 +1,9 @@
 """Dictionary inference, copy and associative recall: every core side by side, at equal updates.
 
-    python benchmarks/tasks_table.py                 train what is missing, test, write the CSVs and the figure
-    python benchmarks/tasks_table.py --minutes 10    stop after 10 minutes; the same command continues
-    python benchmarks/tasks_table.py --cores mnm-p,"mnm-p writes-off"        train these alone
-    python benchmarks/tasks_table.py --summary       print the table and draw the figure from the CSVs alone
+    python -m benchmarks.studies.symbol_tasks                 train what is missing, test, write the CSVs and the figure
+    python -m benchmarks.studies.symbol_tasks --minutes 10    stop after 10 minutes; the same command continues
+    python -m benchmarks.studies.symbol_tasks --cores mnm-p,"mnm-p writes-off"        train these alone
+    python -m benchmarks.studies.symbol_tasks --summary       print the table and draw the figure from the CSVs alone
 
 Runs are kept under runs/tasks-table, and continued where they stopped. Everything is the
 default of `train_task.py TASK`, the same for all cores, but for the ablations of mnm-p, whose rows lack a part
@@ -13,8 +13,6 @@ default of `train_task.py TASK`, the same for all cores, but for the ablations o
 from __future__ import annotations
 
 import json
-import signal
-import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -29,15 +27,14 @@ from agents.curves import save_figure
 from agents.files import read_csv, renew_csv
 from agents.options import check_at_least, option, parse, run_command, suggestion
 from agents.run_dir import read_metrics
-from benchmarks.studies import SWITCHED_OFF
+from benchmarks.common import RESULTS_DIR, RUNS_DIR, run_in_pieces
+from benchmarks.studies.studies import SWITCHED_OFF
 from envs.errors import UserError
 from memory import CORE_NAMES
 
-ROOT = Path(__file__).resolve().parent.parent
-RUNS = ROOT / "runs" / "tasks-table"
-RESULTS = ROOT / "benchmarks" / "results"
-TABLE, ACCURACY, CURVES = (RESULTS / f"tasks{part}.csv" for part in ("", "_accuracy", "_curves"))
-FIGURE = RESULTS / "tasks.png"
+RUNS = RUNS_DIR / "tasks-table"
+TABLE, ACCURACY, CURVES = (RESULTS_DIR / f"tasks{part}.csv" for part in ("", "_accuracy", "_curves"))
+FIGURE = RESULTS_DIR / "tasks.png"
 CORES = (*CORE_NAMES, *SWITCHED_OFF)
 TASKS = ("dictionary", "copy", "associative-recall")
 HARDEST = {"dictionary": ("4", "1"), "copy": ("10", "1"), "associative-recall": ("4", "2")}
@@ -103,16 +100,7 @@ def train(run: Run, steps: int, end: float | None) -> None:
     left = None if end is None else end - time.monotonic()
     if run.result() is not None or (left is not None and left <= 0):
         return
-    process = subprocess.Popen(
-        run.command(steps), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    )
-    try:
-        _, errors = process.communicate(timeout=left)
-    except subprocess.TimeoutExpired:
-        process.send_signal(signal.SIGINT)  # It finishes its update and writes a checkpoint.
-        _, errors = process.communicate()
-    if process.returncode not in (0, 130):
-        raise UserError(f"{run.path.name} failed: {' '.join(errors.strip().splitlines()[-1:])}")
+    run_in_pieces(run.path, run.command(steps), left)
 
 
 def collect(runs: Sequence[Run]) -> None:

@@ -1,7 +1,7 @@
-"""Training speed over ranks: two processes on two cores against one process on one core.
+"""Training speed over processes (ranks): two processes on two cores against one process on one core.
 
-    python benchmarks/scaling.py                                 write benchmarks/results/scaling.csv
-    python benchmarks/scaling.py --cores lstm --rounds 20        one core, more rounds
+    python -m benchmarks.speed.multi_process                                 write benchmarks/results/scaling.csv
+    python -m benchmarks.speed.multi_process --cores lstm --rounds 20        one core, more rounds
 
 One torchrun job does all of it: in every round rank 0 first trains alone while the others wait, then all
 ranks train together, every rank with one thread on a core of its own. Two questions, each with its own ratio:
@@ -16,10 +16,7 @@ what is lost to exchange and unequal shares, without the waiting, which only a q
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import datetime
-import io
 import os
 import statistics
 import subprocess
@@ -36,13 +33,14 @@ import torch.distributed as dist
 
 from agents.config import TrainConfig
 from agents.distributed import ALONE, Ranks, join, leave
-from agents.files import write_text
+from agents.files import write_csv
 from agents.options import option, parse, run_command
 from agents.presets import preset
-from agents.run_dir import cpu_model, source_commit
+from agents.run_dir import cpu_model
 from agents.trainer import Trainer
+from benchmarks.common import RESULTS_DIR, machine_columns
 
-RESULTS = Path(__file__).resolve().parent / "results" / "scaling.csv"
+RESULTS = RESULTS_DIR / "scaling.csv"
 
 
 @dataclass(frozen=True)
@@ -103,9 +101,9 @@ def measure(config: ScalingConfig, ranks: Ranks, core: str, kind: str, folder: P
 
 
 def launch(config: ScalingConfig, argv: Sequence[str]) -> int:
-    """Run this file again under torchrun."""
+    """Run this module again under torchrun."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone",
-               f"--nproc-per-node={config.ranks}", __file__, *argv]  # fmt: skip
+               f"--nproc-per-node={config.ranks}", "-m", __spec__.name, *argv]  # fmt: skip
     return subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False).returncode
 
 
@@ -133,19 +131,8 @@ def main(argv: Sequence[str]) -> int:
 
 def write_table(config: ScalingConfig, rows: list[dict[str, Any]]) -> None:
     """Print the table and write it as CSV."""
-    machine = {
-        "preset": config.preset,
-        "rounds": config.rounds,
-        "date": datetime.date.today().isoformat(),
-        "cpu": cpu_model(),
-        "torch": torch.__version__,
-        "commit": source_commit(),
-    }
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, [*rows[0], *machine], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(row | machine for row in rows)
-    write_text(RESULTS, text.getvalue())
+    about = {"preset": config.preset, "rounds": config.rounds, **machine_columns()}
+    write_csv(RESULTS, [row | about for row in rows])
     print(f"torch {torch.__version__}, {cpu_model()}, preset {config.preset}, one thread per rank")
     print("| core | environments | one rank | ranks together | ratio |\n|---|---|---|---|---|")
     for row in rows:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from agents.files import read_csv, renew_csv, write_csv
-from benchmarks import tasks_table
+from benchmarks.studies import symbol_tasks
 from envs.errors import UserError
 
 
@@ -23,20 +23,20 @@ def test_rows_take_the_place_of_those_with_the_same_key(tmp_path: Path) -> None:
 
 
 def test_an_ablation_is_its_core_without_a_part() -> None:
-    command = tasks_table.Run("copy", "mnm-p writes-off", 1).command(10)
+    command = symbol_tasks.Run("copy", "mnm-p writes-off", 1).command(10)
     assert command[2:7] == ["copy", "--core", "mnm-p", "--written-layers", "none"]
     with pytest.raises(UserError, match=r"unknown core 'mnm-p writesoff' \(did you mean mnm-p writes-off"):
-        tasks_table.TableConfig(cores="lstm,mnm-p writesoff")
+        symbol_tasks.TableConfig(cores="lstm,mnm-p writesoff")
 
 
 def test_some_cores_alone_leave_the_rows_of_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("TABLE", "ACCURACY", "CURVES"):
-        monkeypatch.setattr(tasks_table, name, tmp_path / f"{name}.csv")
-    monkeypatch.setattr(tasks_table, "RUNS", tmp_path)
+        monkeypatch.setattr(symbol_tasks, name, tmp_path / f"{name}.csv")
+    monkeypatch.setattr(symbol_tasks, "RUNS", tmp_path)
     write_csv(tmp_path / "TABLE.csv", [{"task": "copy", "core": "mnm-p last-layer", "seed": 0, "updates": 7}])
-    run = tasks_table.Run("copy", "lstm", 0)
+    run = symbol_tasks.Run("copy", "lstm", 0)
     run.path.mkdir()
     (run.path / "metrics.csv").write_text("updates,score\n3,0.5\n")
     result = {
@@ -45,7 +45,7 @@ def test_some_cores_alone_leave_the_rows_of_the_others(
     }  # fmt: skip
     (run.path / "result.json").write_text(json.dumps(result))
     for _ in range(2):
-        tasks_table.collect([run])
+        symbol_tasks.collect([run])
     rows = [(row["core"], row["updates"]) for row in read_csv(tmp_path / "TABLE.csv")]
     assert rows == [("lstm", "3"), ("mnm-p last-layer", "7")]
     assert len(read_csv(tmp_path / "CURVES.csv")) == 1

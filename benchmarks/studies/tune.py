@@ -1,8 +1,8 @@
 """Search the options of a preset with Optuna: resumable, pruned, with as many workers as there are cores.
 
-    python benchmarks/tune.py maze --trials 40 --workers 2
-    python benchmarks/tune.py minigrid-memory --core lstm --env MiniGrid-MemoryS11-v0 --total-steps 2_000_000
-    python benchmarks/tune.py maze --report                      print what was found, write NAME.csv, run nothing
+    python -m benchmarks.studies.tune maze --trials 40 --workers 2
+    python -m benchmarks.studies.tune minigrid-memory --core lstm --env MiniGrid-MemoryS11-v0 --total-steps 2_000_000
+    python -m benchmarks.studies.tune maze --report                      print what was found and write NAME.csv
 
 The study is a database, the file runs/tune/NAME.db: every finished trial is in it as soon as it ends, so a
 worker may be killed at any time and the command called again. On a cluster the same command runs on every
@@ -34,10 +34,10 @@ from agents.files import write_csv
 from agents.options import option, parse, run_command, suggestion
 from agents.presets import preset
 from agents.trainer import Trainer
+from benchmarks.common import ROOT, RUNS_DIR
 from envs.errors import UserError
 from memory.config import CoreName
 
-ROOT = Path(__file__).resolve().parent.parent
 FIRST_SEED = 100_000
 REPORTS = 20
 """Times per trial at which the pruner may stop it."""
@@ -93,9 +93,7 @@ class TuneConfig:
     total_steps: int = option(400_000, "frames of a trial that is not pruned")
     trials: int = option(40, "trials of the study, all workers and all calls together")
     workers: int = option(1, "processes that run trials at the same time, one thread each")
-    directory: str = option(
-        str(ROOT / "runs" / "tune"), "where the study and its runs are kept", metavar="DIR"
-    )
+    directory: str = option(str(RUNS_DIR / "tune"), "where the study and its runs are kept", metavar="DIR")
     storage: str | None = option(
         None,
         "database of the study, as SQLAlchemy writes it; a file in --directory if not given",
@@ -251,7 +249,10 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-WORKER = "import json, sys; from benchmarks.tune import TuneConfig, work; work(TuneConfig(**json.loads(sys.argv[1])))"
+WORKER = (
+    "import json, sys; from benchmarks.studies.tune import TuneConfig, work; "
+    "work(TuneConfig(**json.loads(sys.argv[1])))"
+)
 """What a worker process runs."""
 
 

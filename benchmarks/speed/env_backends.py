@@ -1,7 +1,7 @@
 """Environment backends alone: steps per second without learning.
 
-    python benchmarks/backends.py            the table, benchmarks/results/backends.csv and .png
-    python benchmarks/backends.py --quick    a fifth of a second each; writes nothing
+    python -m benchmarks.speed.env_backends            the table, benchmarks/results/backends.csv and .png
+    python -m benchmarks.speed.env_backends --quick    a fifth of a second each; writes nothing
 
 Random actions drawn beforehand; a step is one environment answering one action. The backends of a task take turns,
 and the fastest round of each counts. async uses one process per environment, envpool one thread per 32.
@@ -21,12 +21,11 @@ from numpy.typing import NDArray
 
 from agents.files import read_csv, write_csv
 from agents.options import option, parse, run_command
-from benchmarks.machine import machine_columns
-from benchmarks.plots import plot_bars
-from benchmarks.speed_page import put_table
+from benchmarks.common import RESULTS_DIR, machine_columns
+from benchmarks.report.speed_page import plot_bars, put_table
 from envs import VecEnv, make_vec
 
-RESULTS = Path(__file__).resolve().parent / "results" / "backends.csv"
+RESULTS = RESULTS_DIR / "backends.csv"
 TASKS = {
     "mnm/GridMaze9-v0": ("native", "sync", "async"),
     "MiniGrid-MemoryS7-v0": ("envpool", "sync", "async"),

@@ -1,7 +1,7 @@
 """The neural memory alone: frames/s of the fused and the compiled against the plain one, and memory kept.
 
-    python benchmarks/memory_speed.py                  print the table, write benchmarks/results/memory_speed.csv, .png
-    python benchmarks/memory_speed.py --rounds 12      more rounds, for a busy machine
+    python -m benchmarks.speed.memory_speed                the table, benchmarks/results/memory_speed.csv and .png
+    python -m benchmarks.speed.memory_speed --rounds 12    more rounds, for a busy machine
 
 The implementations run in ONE process on one thread, in turn, and the best round of each counts. Without a C++
 compiler the compiled one is left out. Time is CPU time of the process, so that a neighbour's share of the
@@ -16,7 +16,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,12 +24,12 @@ from torch import Tensor
 from agents.files import read_csv, write_csv
 from agents.options import option, parse, run_command
 from agents.run_dir import cpu_model
-from benchmarks.machine import machine_columns
-from benchmarks.plots import plot_bars
+from benchmarks.common import RESULTS_DIR, machine_columns
+from benchmarks.report.speed_page import plot_bars
 from memory import CoreConfig, MemoryCore, make_core
 from memory.compiler import KernelUnavailable, find_kernel
 
-RESULTS = Path(__file__).resolve().parent / "results" / "memory_speed.csv"
+RESULTS = RESULTS_DIR / "memory_speed.csv"
 SHAPES = (
     (64, 4, 64, 64), (64, 1, 64, 64), (128, 1, 64, 64),
     (64, 1, 16, 64),  # a minibatch as the presets train on

@@ -1,8 +1,8 @@
 """Does the verdict of the recall check hold on other episodes? Several agents, several blocks of held-out episodes.
 
-    python benchmarks/recall_blocks.py --agents pretrained/three-arms-mnm-p --control pretrained/visible-mnm-p
-    python benchmarks/recall_blocks.py --agents pretrained/memory-s13-mnm-p --blocks 0 --episodes 100
-    python benchmarks/recall_blocks.py --summary               print the table from the committed CSV
+    python -m benchmarks.studies.recall_repeated --agents pretrained/three-arms-mnm-p --control pretrained/visible-mnm-p
+    python -m benchmarks.studies.recall_repeated --agents pretrained/memory-s13-mnm-p --blocks 0 --episodes 100
+    python -m benchmarks.studies.recall_repeated --summary               print the table from the committed CSV
 
 Writes benchmarks/results/recall_blocks.csv, a row per agent and block (`evaluate.py --seed`); rows that are
 measured again are replaced, all others stay.
@@ -20,13 +20,13 @@ import torch
 from agents.evaluation import LoadedAgent, load_agent
 from agents.files import read_csv, renew_csv
 from agents.options import check_at_least, option, parse, run_command
-from benchmarks.machine import machine_columns
+from benchmarks.common import RESULTS_DIR, machine_columns
 from envs.errors import UserError
 from recall.checks import ValidityReport
 from recall.ranking import BLIND_BASELINES, R2
 from recall.validity import check_recall
 
-RESULTS = Path(__file__).resolve().parent / "results" / "recall_blocks.csv"
+RESULTS = RESULTS_DIR / "recall_blocks.csv"
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Training speed end to end: every core and both algorithms, against RecurrentPPO of sb3-contrib (and skrl's).
 
-    python benchmarks/end_to_end.py            the table, benchmarks/results/end_to_end.csv and .png
-    python benchmarks/end_to_end.py --quick    small rollouts, one round: to see that it works; writes nothing
+    python -m benchmarks.speed.end_to_end            the table, benchmarks/results/end_to_end.csv and .png
+    python -m benchmarks.speed.end_to_end --quick    small rollouts, one round: to see that it works; writes nothing
 
 MiniGrid-MemoryS7-v0 (left, right, forward), the same number of environments, rollout, epochs and minibatches,
 embedding 128, LSTM 128, one thread of PyTorch, all in ONE process. Every contestant makes one update to warm up; then
@@ -29,14 +29,12 @@ from agents.files import read_csv, write_csv
 from agents.options import option, parse, run_command
 from agents.presets import preset
 from agents.trainer import Trainer
-from benchmarks.machine import machine_columns
-from benchmarks.plots import plot_bars
-from benchmarks.sb3_peer import Sb3Run
-from benchmarks.skrl_peer import SkrlRun
-from benchmarks.speed_page import put_table
+from benchmarks.common import RESULTS_DIR, machine_columns
+from benchmarks.report.speed_page import plot_bars, put_table
+from benchmarks.speed.peers import Sb3Run, SkrlRun
 from memory import CORE_NAMES
 
-RESULTS = Path(__file__).resolve().parent / "results" / "end_to_end.csv"
+RESULTS = RESULTS_DIR / "end_to_end.csv"
 PEER = "sb3-contrib"
 SECOND_PEER = "skrl"
 BARS = {"lstm": 10.0, "mnm-p": 4.0}

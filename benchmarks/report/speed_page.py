@@ -1,13 +1,32 @@
-"""The one kind of plot that the timing benchmarks draw: horizontal bars with their numbers."""
+"""Tables and plots of docs/speed.md: every benchmark puts its own table where the page has a mark for it.
+
+<!-- table end_to_end -->
+...
+<!-- end -->
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure
 
 from agents.curves import save_figure
+from agents.files import write_text
+from benchmarks.common import ROOT
+
+PAGE = ROOT / "docs" / "speed.md"
+
+
+def put_table(name: str, text: str, page: Path = PAGE) -> None:
+    """Replace what stands between the marks of `name`; raises ValueError if the page has none."""
+    marks = re.compile(rf"(<!-- table {re.escape(name)} -->\n).*?(<!-- end -->)", re.DOTALL)
+    content, found = marks.subn(lambda match: f"{match[1]}{text}\n{match[2]}", page.read_text())
+    if found != 1:
+        raise ValueError(f"{page} must have one place for the table {name!r}, found {found}")
+    write_text(page, content)
 
 
 def plot_bars(

@@ -1,6 +1,6 @@
 """What the tape and the scores cost.
 
-    python benchmarks/recall_cost.py
+    python -m benchmarks.speed.recall_cost
 
 Acting: episodes of the Grid World maze, 200 steps, played alternately with and without the tape (one
 environment, one thread, untrained agents). Scores: all scores of one such episode. Processor time, medians, so
@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,7 +23,7 @@ from agents.evaluation import choose
 from agents.files import write_csv
 from agents.options import option, parse, run_command
 from agents.trainer import build_model
-from benchmarks.machine import machine_columns
+from benchmarks.common import RESULTS_DIR, machine_columns
 from envs import make_single
 from recall.decision import decision_effect
 from recall.planted import as_batch
@@ -33,7 +32,7 @@ from recall.reapply import reapplied_removal
 from recall.scores import keep_only_one, key_match, last_layer_contribution, leave_one_write_out
 from recall.tape import Tape, TapeRecorder, walk_weights, write_rule_of
 
-RESULTS = Path(__file__).resolve().parent / "results" / "recall_cost.csv"
+RESULTS = RESULTS_DIR / "recall_cost.csv"
 SLOWER = 0.15
 """Acting with the tape may be slower by this share."""
 ALL_SCORES_S, REMOVAL_S = 1.0, 0.2

@@ -1,7 +1,7 @@
 """Training speed by phase: frames per second of acting, stepping environments and learning, per core.
 
-    python benchmarks/phases.py                          Grid World maze, PPO and A2C, every core
-    python benchmarks/phases.py --preset minigrid-memory
+    python -m benchmarks.speed.training_phases                          Grid World maze, PPO and A2C, every core
+    python -m benchmarks.speed.training_phases --preset minigrid-memory
 
 Every core is trained for a few updates, in turn and `--repeats` times, and the fastest repeat counts, so
 that a busy moment of the machine does not fall on one core alone. Writes benchmarks/results/phases-PRESET.csv.
@@ -14,7 +14,6 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,11 +22,10 @@ from agents.files import write_csv
 from agents.options import option, parse, run_command
 from agents.presets import preset
 from agents.trainer import Trainer
-from benchmarks.machine import machine_columns
+from benchmarks.common import RESULTS_DIR, machine_columns
 from memory import CORE_NAMES
 from memory.compiler import KernelUnavailable, find_kernel
 
-RESULTS = Path(__file__).resolve().parent / "results"
 PHASES = ("act", "env", "learn", "all")
 NEURAL = ("mnm-g", "mnm-p")
 """Cores that have more than one implementation."""
@@ -88,7 +86,7 @@ def main(argv: Sequence[str]) -> int:
     names = ["algo", "core", "implementation", *(f"{phase}_fps" for phase in PHASES)]
     machine = machine_columns()
     write_csv(
-        RESULTS / f"phases-{config.preset}.csv",
+        RESULTS_DIR / f"phases-{config.preset}.csv",
         [{**dict(zip(names, row, strict=True)), **machine} for row in rows],
     )
     print(f"torch {torch.__version__}, {config.threads} thread(s), preset {config.preset}")

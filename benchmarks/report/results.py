@@ -1,10 +1,10 @@
 """Every table and curve of the results page, from the committed CSV files alone.
 
-    python benchmarks/results.py            writes docs/results.md and docs/results/*.png
+    python -m benchmarks.report.results            writes docs/results.md and docs/results/*.png
 
 It trains nothing and loads no agent: benchmarks/results/studies/NAME.csv has a row per run and
-NAME_curves.csv its learning curve; benchmarks/train_studies.py makes both. Failed and unfinished runs are
-rows like all others. The prose of the page is in benchmarks/results_text.md, where `{{NAME}}` stands for the
+NAME_curves.csv its learning curve; benchmarks/studies/train_studies.py makes both. Failed and unfinished runs are
+rows like all others. The prose of the page is in benchmarks/report/results_text.md, where `{{NAME}}` stands for the
 table and figure of a study, or for the table of another benchmark (TABLES).
 """
 
@@ -23,14 +23,14 @@ from agents.curves import save_figure
 from agents.evaluation import bootstrap_interval
 from agents.files import Row, read_csv, write_text
 from agents.options import option, parse, run_command, suggestion
-from benchmarks import forgetting, maze_ceiling, memory_starts
-from benchmarks.seed_statistics import interquartile_mean, probability_of_improvement, wilson
-from benchmarks.studies import STUDIES, Study
+from benchmarks.common import RESULTS_DIR, ROOT
+from benchmarks.report.seed_statistics import interquartile_mean, probability_of_improvement, wilson
+from benchmarks.studies import maze_ceiling, memory_deletion, success_by_start
+from benchmarks.studies.studies import STUDIES, Study
 from envs.errors import UserError
 
-ROOT = Path(__file__).resolve().parent.parent
-STUDY_FILES = ROOT / "benchmarks" / "results" / "studies"
-TEXT = ROOT / "benchmarks" / "results_text.md"
+STUDY_FILES = RESULTS_DIR / "studies"
+TEXT = Path(__file__).with_name("results_text.md")
 
 COLOURS = {"none": "#7f7f7f", "lstm": "#0072b2", "gru": "#56b4e9", "mnm-g": "#e69f00", "mnm-p": "#d55e00",
            "hard": "#009e73"}  # fmt: skip
@@ -40,9 +40,9 @@ VARIANT_LINES = ("-", "--", ":")
 """For studies that compare variants of one core, in their order: all colours with one line after the other."""
 
 TABLES = {
-    "forgetting": forgetting.table,
+    "forgetting": memory_deletion.table,
     "maze-ceiling": maze_ceiling.table,
-    "memory-starts": memory_starts.table,
+    "memory-starts": success_by_start.table,
 }
 """Tables of other benchmarks, from their own CSV files."""
 
@@ -208,7 +208,7 @@ def block(study: Study, data: Path, pictures: Path) -> str:
         (
             table(study, rows),
             f"![{study.title}: learning curves]({pictures.name}/{study.name}.png)",
-            f"`python benchmarks/train_studies.py {study.name}`; one run of it: `python train_rl.py "
+            f"`python -m benchmarks.studies.train_studies {study.name}`; one run of it: `python train_rl.py "
             f"{rows[0]['options']}`. Commits of the runs: {commits}.",
         )
     )

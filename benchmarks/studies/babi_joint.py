@@ -1,8 +1,8 @@
 """One model for all twenty bAbI tasks, trained in pieces: its curve, and the error per task.
 
-    python benchmarks/babi_joint.py --data DIR --minutes 30     30 minutes of training; the same command goes on
-    python benchmarks/babi_joint.py --data DIR --steps 90000    go on beyond the steps of the first run
-    python benchmarks/babi_joint.py --summary                   print and draw from the committed CSV alone
+    python -m benchmarks.studies.babi_joint --data DIR --minutes 30     30 minutes of training; the same command goes on
+    python -m benchmarks.studies.babi_joint --data DIR --steps 90000    go on beyond the steps of the first run
+    python -m benchmarks.studies.babi_joint --summary                   print and draw from the committed CSV alone
 
 The run is kept under runs/babi-joint. Writes benchmarks/results/babi_joint.csv (error per task at the best
 validation so far, and on the test files once the run has ended), babi_joint_curve.csv and docs/babi_joint.png.
@@ -24,12 +24,13 @@ from agents.curves import save_figure
 from agents.files import atomic_file, read_csv, write_csv
 from agents.options import option, parse, run_command
 from agents.run_dir import format_number, read_metrics
-from benchmarks.babi_runs import ROOT, BabiRunsConfig, train
+from benchmarks.common import RESULTS_DIR, ROOT, RUNS_DIR, run_in_pieces
+from benchmarks.studies.babi_by_task import BabiRunsConfig
 from tasks.babi.scores import FAILED_ABOVE, TASK_NAMES
 from tasks.babi.task import GENERATED
 
-RUNS = ROOT / "runs" / "babi-joint"
-RESULTS = ROOT / "benchmarks" / "results" / "babi_joint.csv"
+RUNS = RUNS_DIR / "babi-joint"
+RESULTS = RESULTS_DIR / "babi_joint.csv"
 CURVE = RESULTS.with_name("babi_joint_curve.csv")
 FIGURE = ROOT / "docs" / "babi_joint.png"
 WRITES = RESULTS.with_name("babi_writes.csv")
@@ -148,7 +149,7 @@ def main(argv: Sequence[str]) -> int:
     config = parse(JointConfig(), argv, description=__doc__ or "")
     if not config.summary:
         path = RUNS / f"{config.core}-s{config.seed}"
-        train(path, command(config, path), config.minutes)
+        run_in_pieces(path, command(config, path), config.seconds())
         collect(config, path)
     draw(FIGURE)
     print(summarise())

@@ -1,12 +1,12 @@
 """Train and evaluate the studies of the results table, and keep what they found as CSV.
 
-    python benchmarks/train_studies.py maze-11 --workers 2          one study, everything that is missing
-    python benchmarks/train_studies.py all --seeds 3                all of them
-    python benchmarks/train_studies.py maze-11 --cores lstm,mnm-p   some of its cores
+    python -m benchmarks.studies.train_studies maze-11 --workers 2          one study, everything that is missing
+    python -m benchmarks.studies.train_studies all --seeds 3                all of them
+    python -m benchmarks.studies.train_studies maze-11 --cores lstm,mnm-p   some of its cores
 
 Runs are kept under runs/studies and continued where they stopped, so the command can be interrupted at any
 time and called again. Whatever exists is collected, unfinished runs too: benchmarks/results/studies holds one
-row per run and its learning curve. `python benchmarks/results.py` makes tables and figures of them.
+row per run and its learning curve. `python -m benchmarks.report.results` makes tables and figures of them.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ import numpy as np
 from agents.files import renew_csv
 from agents.options import option, parse, run_command, suggestion
 from agents.run_dir import format_number, read_metrics
-from benchmarks.seed_statistics import first_reach
-from benchmarks.studies import STUDIES, Study
+from benchmarks.common import RESULTS_DIR, ROOT, RUNS_DIR
+from benchmarks.report.seed_statistics import first_reach
+from benchmarks.studies.studies import STUDIES, Study
 from envs.errors import UserError
 
-ROOT = Path(__file__).resolve().parent.parent
-RUNS = ROOT / "runs" / "studies"
-RESULTS = ROOT / "benchmarks" / "results" / "studies"
+RUNS = RUNS_DIR / "studies"
+RESULTS = RESULTS_DIR / "studies"
 POLICIES = ("greedy", "sample")
 THRESHOLDS = (0.5, 0.9, 0.98)
 """Training success rates (last 100 episodes) of which the frames and the wall time are reported."""

@@ -1,7 +1,7 @@
 """Make a published agent of a training run: weights, configuration, and a card with what it was measured to do.
 
-    python benchmarks/publish.py runs/studies/maze-9-mnm-p-s0 --name maze-mnm-p --checkpoint best
-    python benchmarks/publish.py runs/s17 --name memory-s17-mnm-p --also MiniGrid-MemoryS11-v0,MiniGrid-MemoryS13-v0
+    python -m benchmarks.tools.publish runs/studies/maze-9-mnm-p-s0 --name maze-mnm-p --checkpoint best
+    python -m benchmarks.tools.publish runs/s17 --name memory-s17-mnm-p --also MiniGrid-MemoryS11-v0
 
 The card's figures come from held-out levels, played here and now. `pretrained/NAME` is what evaluate.py takes.
 """
@@ -23,11 +23,11 @@ from agents.evaluation import LoadedAgent, load_agent, moved_to, play_episodes, 
 from agents.files import write_text
 from agents.options import option, parse, run_command
 from agents.pretrained import save_weights
-from benchmarks.seed_statistics import wilson
+from benchmarks.common import ROOT
+from benchmarks.report.seed_statistics import wilson
 from envs.errors import UserError
 from recall.validity import check_recall
 
-ROOT = Path(__file__).resolve().parent.parent
 WARM_STARTED = (
     "Begun with the weights of an earlier stage, not counted here: [results](../../docs/results.md)."
 )
@@ -140,7 +140,7 @@ def card(
         "",
         *([WARM_STARTED, ""] if agent.config.warm_start else []),
         *([seeds, ""] if seeds else []),
-        f"On held-out levels (`benchmarks/publish.py`, evaluation seed {EVALUATION_SEED}):",
+        f"On held-out levels (`benchmarks/tools/publish.py`, evaluation seed {EVALUATION_SEED}):",
         "",
         "| environment | policy | episodes | success (95 %) | return (95 %) | length |",
         "|---|---|---|---|---|---|",

@@ -1,7 +1,7 @@
 """How much can any memory earn in the Grid World maze? A player with a perfect one, written by hand.
 
-    python benchmarks/maze_ceiling.py                 play, write benchmarks/results/maze_ceiling.csv
-    python benchmarks/maze_ceiling.py --summary       print the table from the committed CSV
+    python -m benchmarks.studies.maze_ceiling                 play, write benchmarks/results/maze_ceiling.csv
+    python -m benchmarks.studies.maze_ceiling --summary       print the table from the committed CSV
 
 The oracle of the results page is told where the goal is, and sees where it is teleported to; no agent can know
 either. This player gets the agents' observations. It knows the layout, as a trained agent does, and it
@@ -21,7 +21,6 @@ from __future__ import annotations
 from collections import defaultdict, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,12 +29,12 @@ from numpy.typing import NDArray
 from agents.evaluation import bootstrap_interval
 from agents.files import read_csv, write_csv
 from agents.options import check_at_least, option, parse, run_command
-from benchmarks.machine import machine_columns
+from benchmarks.common import RESULTS_DIR, machine_columns
 from envs import held_out_seed
 from envs.maze import GridMaze
 from envs.maze_layout import ACTIONS, VIEW_SIZE, Layout, layout
 
-RESULTS = Path(__file__).resolve().parent / "results" / "maze_ceiling.csv"
+RESULTS = RESULTS_DIR / "maze_ceiling.csv"
 PREVIOUS_REWARD = 12
 """Entry of the observation that is above 0 after a goal."""
 TOURS = 300

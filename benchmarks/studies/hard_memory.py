@@ -1,15 +1,14 @@
 """The tables of docs/hard_memory.md: estimators and temperatures on the tasks with a hard-addressed bank.
 
-    python benchmarks/hard_memory.py                    train what is missing, write the CSV files
-    python benchmarks/hard_memory.py --task curve-fit   one of the tasks alone
-    python benchmarks/hard_memory.py --summary          print the tables from the committed CSV files alone
+    python -m benchmarks.studies.hard_memory                    train what is missing, write the CSV files
+    python -m benchmarks.studies.hard_memory --task curve-fit   one of the tasks alone
+    python -m benchmarks.studies.hard_memory --summary          print the tables from the committed CSV files alone
 
 Every run is `train_task.py TASK` with the options of SETTINGS; runs are kept under runs/hard-memory.
 """
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,13 +18,12 @@ from typing import Any, Literal
 import numpy as np
 
 import train_task
-from agents.files import write_csv
+from agents.files import read_csv, write_csv
 from agents.options import option, parse, run_command
+from benchmarks.common import RESULTS_DIR, RUNS_DIR
 from tasks.trainer import TaskTrainer
 
-ROOT = Path(__file__).resolve().parent.parent
-RUNS = ROOT / "runs" / "hard-memory"
-RESULTS = ROOT / "benchmarks" / "results"
+RUNS = RUNS_DIR / "hard-memory"
 
 
 def fixed(temperature: float) -> list[str]:
@@ -144,13 +142,12 @@ def rounded(value: Any) -> Any:
 
 def csv_of(task: str) -> Path:
     """Where the rows of a task are committed."""
-    return RESULTS / f"{task.replace('-', '_')}.csv"
+    return RESULTS_DIR / f"{task.replace('-', '_')}.csv"
 
 
 def summarise(task: str) -> str:
     """The table in Markdown: smallest to largest value over the seeds."""
-    with csv_of(task).open(newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = read_csv(csv_of(task))
     titles = [title for _, title, _ in SUMMARY[task]]
     lines = [f"| setting | {' | '.join(titles)} |", "|---" * (1 + len(titles)) + "|"]
     for setting in dict.fromkeys(row["setting"] for row in rows):

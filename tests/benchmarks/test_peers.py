@@ -11,8 +11,8 @@ from torch import nn
 from torch.distributions import Distribution
 
 from agents.presets import preset
-from benchmarks.end_to_end import PEER, peers_at_hand
-from benchmarks.skrl_peer import SkrlRun, lstm_over_episodes
+from benchmarks.speed.end_to_end import PEER, peers_at_hand
+from benchmarks.speed.peers import SkrlRun, lstm_over_episodes
 
 
 def test_pieces_equal_the_loop_of_steps_and_resets() -> None:

@@ -1,0 +1,54 @@
+"""What every benchmark shares: where things are kept, where and when it was measured, and runs in pieces."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import signal
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from agents.run_dir import cpu_model, source_commit
+from envs.errors import UserError
+
+ROOT = Path(__file__).resolve().parent.parent
+RUNS_DIR = ROOT / "runs"
+RESULTS_DIR = ROOT / "benchmarks" / "results"
+STOPPED = 130
+"""Exit code of a run that was asked to stop and can be continued."""
+
+
+def usable_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def machine_columns() -> dict[str, str | int]:
+    """Date, processor, cores, PyTorch and commit: columns that every table of measurements carries."""
+    return {
+        "date": datetime.date.today().isoformat(),
+        "cpu": cpu_model(),
+        "cores": usable_cores(),
+        "torch": torch.__version__,
+        "commit": source_commit(),
+    }
+
+
+def run_in_pieces(path: Path, command: Sequence[str], seconds: float | None) -> None:
+    """Bring the run at `path` to its end with the command, or on for `seconds`; raises UserError if it fails."""
+    process = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        _, errors = process.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGINT)  # it finishes its update and writes a checkpoint
+        _, errors = process.communicate()
+    except KeyboardInterrupt:
+        process.communicate()  # Ctrl-C reached it too; a second signal would stop it without a checkpoint
+        raise
+    if process.returncode not in (0, STOPPED):
+        raise UserError(f"{path.name} failed: {' '.join(errors.strip().splitlines()[-1:])}")
