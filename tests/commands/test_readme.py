@@ -1,26 +1,91 @@
-"""The README tells the truth about the options: every one is listed with its default and its description."""
+"""README and docs tell the truth: every option is listed, every link, path, module and test they name exists."""
 
 from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from agents.config import TrainConfig
+from docs.options import PAGE as OPTIONS
+from docs.options import page
 
 ROOT = Path(__file__).resolve().parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+FOLDERS = "agents|benchmarks|docs|envs|examples|memory|pretrained|recall|tasks|tests"
+ENDINGS = "py|md|csv|png|gif|svg|h|cpp|js|css|html|json|txt"
+WRITTEN_BY_THE_READER = {"my_envs.py", "my_module.py"}
+
+
+def names_in(text: str) -> Iterator[str]:
+    """Paths named in `text`: files, folders with a final /, published agents, scripts, modules to run."""
+    yield from re.findall(rf"(?<![\w/.~-])((?:{FOLDERS})/[\w./*-]*(?:\.(?:{ENDINGS})\b|/(?![\w*.])))", text)
+    yield from re.findall(r"(?<![\w/])(pretrained/[a-z0-9-]+)", text)
+    yield from re.findall(r"\bpython ([\w/]+\.py)\b", text)
+    modules = re.findall(rf"python -m ((?:{FOLDERS})[\w.]*\w)", text)
+    yield from (module.replace(".", "/") for module in modules)
+
+
+def exists(name: str) -> bool:
+    """Whether a name from `names_in` is a file, a folder or a module; patterns must match at least one."""
+    return name in WRITTEN_BY_THE_READER or any(
+        any(ROOT.glob(name + suffix)) for suffix in ("", ".py", "/__init__.py")
+    )
 
 
 @pytest.mark.parametrize("field", dataclasses.fields(TrainConfig), ids=lambda field: field.name)
-def test_every_option_is_in_the_readme(field: dataclasses.Field[object]) -> None:
+def test_every_option_is_in_the_table(field: dataclasses.Field[object]) -> None:
     row = f"| `--{field.name.replace('_', '-')}` | `{field.default}` | {field.metadata['help']} |"
-    assert row in (ROOT / "README.md").read_text()
+    assert row in OPTIONS.read_text(), "run `python -m docs.options`"
 
 
-def test_every_local_link_of_the_readme_exists() -> None:
-    links = re.findall(r"\]\(([^)#:]+)\)", (ROOT / "README.md").read_text())
-    assert links
-    missing = [link for link in links if not (ROOT / link).exists()]
-    assert not missing
+def test_the_page_of_options_is_the_generated_one() -> None:
+    assert OPTIONS.read_text() == page(), "run `python -m docs.options`"
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_every_local_link_exists(path: Path) -> None:
+    targets = re.findall(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)", path.read_text())
+    assert [target for target in targets if not (path.parent / target).exists()] == []
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_every_heading_that_is_linked_to_exists(path: Path) -> None:
+    missing = []
+    for target, anchor in re.findall(r"\]\(([^)#:\s]*)#([^)]+)\)", path.read_text()):
+        page_text = (path.parent / target if target else path).read_text()
+        headings = re.findall(r"^#+ (.+)$", page_text, re.MULTILINE)
+        slugs = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+        missing += [f"{target}#{anchor}"] if anchor not in slugs else []
+    assert missing == []
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_every_repository_path_that_is_named_exists(path: Path) -> None:
+    text = path.read_text()
+    missing = [name for name in names_in(text) if not exists(name)]
+    for file, test in re.findall(r"(?:tests/\w+/)?(test_\w+\.py)::(test_\w+)", text):
+        defined = "".join(found.read_text() for found in (ROOT / "tests").rglob(file))
+        missing += [f"{file}::{test}"] if f"def {test}(" not in defined else []
+    assert missing == []
+
+
+def test_a_path_that_does_not_exist_is_noticed() -> None:
+    text = "`agents/nowhere.py`, `python nothing.py`, `python -m benchmarks.nowhere` and `agents/learner.py`"
+    assert [name for name in names_in(text) if not exists(name)] == [
+        "agents/nowhere.py", "nothing.py", "benchmarks/nowhere",
+    ]  # fmt: skip
+
+
+def test_every_page_is_in_the_index() -> None:
+    index = (ROOT / "docs" / "README.md").read_text()
+    assert [
+        path.name for path in PAGES[1:] if path.name != "README.md" and f"({path.name})" not in index
+    ] == []
+
+
+def test_the_readme_stays_short() -> None:
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 200
