@@ -26,7 +26,7 @@ from agents.episodes import EpisodeLog
 from agents.model import ActorCritic, ActOutput, AgentState
 from envs import VecEnv, VecStep
 from memory import detach_state, select_state
-from memory.hard import gumbel_noise
+from memory.hard.straight_through import gumbel_noise
 
 
 @dataclass

@@ -1,6 +1,5 @@
 """Memory: the neural memory rewritten at every step, the cores it is compared with, hard-addressed banks."""
 
-from memory.bank import BankRead, MemoryBank
 from memory.config import CORE_NAMES, CoreConfig, CoreName, Implementation, make_core
 from memory.core import (
     AddressRecord,
@@ -13,13 +12,14 @@ from memory.core import (
     reset_state,
     select_state,
 )
-from memory.estimators import ESTIMATORS, Choice, EstimatorName, choice_noise, choose, choose_best
-from memory.fused import FusedMNMCore
-from memory.hard import Annealing, gumbel_noise, straight_through
-from memory.hard_core import HardCore, HardState
-from memory.mnm import MNMCore, MNMState
-from memory.neural import NeuralMemory, WriteFactors
-from memory.recurrent import GRUCore, LSTMCore, NoMemory
+from memory.hard.bank import BankRead, MemoryBank
+from memory.hard.core import HardCore, HardState
+from memory.hard.estimators import ESTIMATORS, Choice, EstimatorName, choice_noise, choose, choose_best
+from memory.hard.straight_through import Annealing, gumbel_noise, straight_through
+from memory.mnm.fast import FusedMNMCore
+from memory.mnm.neural import NeuralMemory, WriteFactors
+from memory.mnm.reference import MNMCore, MNMState
+from memory.recurrent.cores import GRUCore, LSTMCore, NoMemory
 
 __all__ = [
     "CORE_NAMES",

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from memory.compiler import require_kernel
 from memory.core import Controller, MemoryCore
-from memory.fused import FusedMNMCore
-from memory.hard import Annealing
-from memory.hard_core import HardCore
-from memory.mnm import MNMCore
-from memory.recurrent import GRUCore, LSTMCore, NoMemory
+from memory.hard.core import HardCore
+from memory.hard.straight_through import Annealing
+from memory.mnm.cpp_backend.build import require_kernel
+from memory.mnm.fast import FusedMNMCore
+from memory.mnm.reference import MNMCore
+from memory.recurrent.cores import GRUCore, LSTMCore, NoMemory
 
 CoreName = Literal["none", "lstm", "gru", "mnm-g", "mnm-p", "hard"]
 CORE_NAMES: tuple[str, ...] = get_args(CoreName)

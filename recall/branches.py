@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from memory import MNMCore
-from memory.fused_layout import add_outer
-from memory.fused_step import control, interact, pass_through
+from memory.mnm.tape import add_outer
+from memory.mnm.torch_backend.step import control, interact, pass_through
 from recall.reapply import memories_in_cache
 
 

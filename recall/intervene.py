@@ -1,6 +1,6 @@
 """One step of an agent with a hand in its memory: reads answered by the unwritten memory, memories edited.
 
-The step is that of `memory/mnm.py`, put together from its parts, with a row-wise switch; without it, it gives
+The step is that of `memory/mnm/reference.py`, put together from its parts, with a row-wise switch; without it, it gives
 the same numbers (tested). Rows of a batch are variants of one run, so that many "what if" questions
 share one pass. Legend: B batch, H heads, d key and value size.
 """
@@ -17,7 +17,7 @@ from torch import Tensor
 from agents.model import ActorCritic, AgentState
 from envs.errors import UserError
 from memory import MNMCore, MNMState, reset_state
-from memory.neural import forward
+from memory.mnm.neural import forward
 
 
 class StepAnswer(NamedTuple):

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from agents.options import check_at_least, option
 from envs.errors import UserError
-from memory.estimators import Choice, EstimatorName, expected_loss, score_function
-from memory.hard import Annealing
+from memory.hard.estimators import Choice, EstimatorName, expected_loss, score_function
+from memory.hard.straight_through import Annealing
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from agents.curves import save_figure
-from memory.hard import gumbel_noise
+from memory.hard.straight_through import gumbel_noise
 from tasks.curve import HIGH, LOW, Fit
 
 BLUE, GREEN, ORANGE, GREY = "#0072b2", "#009e73", "#d55e00", "#8a8f98"

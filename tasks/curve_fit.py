@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from agents.device import make_generator
 from agents.files import write_csv
 from agents.options import check_at_least, option
-from memory.bank import BankRead, MemoryBank
+from memory.hard.bank import BankRead, MemoryBank
 from tasks.addressing import AddressOptions, finite_logits, read_figures, read_loss, squared_errors
 from tasks.config import TaskConfig
 from tasks.curve import Fit, best_cell, grid, noisy_quadratic, optimal_cells, optimal_error, uniform_cells

@@ -23,8 +23,8 @@ from agents.device import make_generator
 from agents.files import write_csv
 from agents.options import check_at_least, option
 from envs.errors import UserError
-from memory.bank import MemoryBank
-from memory.estimators import Choice, choose_best
+from memory.hard.bank import MemoryBank
+from memory.hard.estimators import Choice, choose_best
 from tasks.addressing import AddressOptions, finite_logits, read_figures, read_loss, squared_errors
 from tasks.config import TaskConfig
 from tasks.prototype_figures import Answers, Example, plot_addresses, plot_examples, plot_replacement

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from agents.losses import masked_mean
 from memory import CoreConfig, make_core
-from memory.hard import gumbel_noise
+from memory.hard.straight_through import gumbel_noise
 
 
 class SequenceBatch(NamedTuple):

@@ -27,7 +27,7 @@ from agents.run_dir import cpu_model
 from benchmarks.common import RESULTS_DIR, machine_columns
 from benchmarks.report.speed_page import plot_bars
 from memory import CoreConfig, MemoryCore, make_core
-from memory.compiler import KernelUnavailable, find_kernel
+from memory.mnm.cpp_backend.build import KernelUnavailable, find_kernel
 
 RESULTS = RESULTS_DIR / "memory_speed.csv"
 SHAPES = (

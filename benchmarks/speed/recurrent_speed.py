@@ -6,7 +6,7 @@
 Three ways over the same segment take turns on one thread, and the best round of each counts:
 
     steps      the definition, a loop of reset and step
-    segment    `unroll`: one kernel call, resets as extra rows (memory/reset_rows.py)
+    segment    `unroll`: one kernel call, resets as extra rows (memory/recurrent/reset_rows.py)
     library    the library's module on the same segment as if it had no resets: what it costs without the problem
 
 Time is processor time, so that a neighbour's share of the machine is not counted; only the ratios are results.

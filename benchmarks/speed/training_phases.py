@@ -24,7 +24,7 @@ from agents.presets import preset
 from agents.trainer import Trainer
 from benchmarks.common import RESULTS_DIR, machine_columns
 from memory import CORE_NAMES
-from memory.compiler import KernelUnavailable, find_kernel
+from memory.mnm.cpp_backend.build import KernelUnavailable, find_kernel
 
 PHASES = ("act", "env", "learn", "all")
 NEURAL = ("mnm-g", "mnm-p")

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from memory.bank import MemoryBank
-from memory.estimators import ESTIMATORS, EstimatorName
-from memory.hard import straight_through
+from memory.hard.bank import MemoryBank
+from memory.hard.estimators import ESTIMATORS, EstimatorName
+from memory.hard.straight_through import straight_through
 
 
 def cases() -> list[tuple[int, ...]]:

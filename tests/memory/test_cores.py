@@ -21,7 +21,7 @@ from memory import (
     map_state,
     select_state,
 )
-from memory.gru_sequence import GRUSequence
+from memory.recurrent.gru_sequence import GRUSequence
 
 T, B, X, N, D, H = 9, 5, 6, 7, 4, 3
 VARIANTS = [

@@ -19,9 +19,9 @@ from agents.model import ActorCritic
 from agents.rollout import Collector, Timing
 from envs import make_vec
 from memory import CoreConfig, FusedMNMCore, MNMCore, MNMState, detach_state, make_core, map_state
-from memory.compiler import KernelUnavailable, find_kernel
-from memory.fused import backward_pass, forward_pass
-from memory.fused_layout import OutputGradients
+from memory.mnm.cpp_backend.build import KernelUnavailable, find_kernel
+from memory.mnm.fast import backward_pass, forward_pass
+from memory.mnm.tape import OutputGradients
 
 X, N = 5, 6
 VARIANTS = {
@@ -163,7 +163,7 @@ def test_a_batch_split_for_the_cache_equals_the_whole(
     for variant in ("p", "g wide", "p feed-forward"):
         fused, plain = pair(VARIANTS[variant], implementation)
         live = 2 * 8 * sum(w.numel() for w in fused.memory.initial_weights)
-        monkeypatch.setattr("memory.fused.CACHE_BYTES", columns * live)
+        monkeypatch.setattr("memory.mnm.fast.CACHE_BYTES", columns * live)
         xs = torch.randn(4, 5, X, dtype=torch.float64, requires_grad=True)
         state, is_first = lived_in(plain, 5), torch.rand(4, 5) < 0.2
         found = []

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from memory.estimators import (
+from memory.hard.estimators import (
     ESTIMATORS,
     EstimatorName,
     choice_noise,
@@ -19,7 +19,7 @@ from memory.estimators import (
     expected_loss,
     score_function,
 )
-from memory.hard import Annealing, gumbel_noise, straight_through
+from memory.hard.straight_through import Annealing, gumbel_noise, straight_through
 
 # The three-cell problem: a read of vector cells, compared with a target by the squared distance.
 LOGITS = torch.tensor([0.3, -0.5, 0.8], dtype=torch.float64)

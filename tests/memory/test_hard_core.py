@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from memory import CoreConfig, HardCore, gumbel_noise, make_core, map_state
-from memory.hard_core import BLOCK, banded, slot_ages, unbanded, writes_before
-from memory.recurrent import GRUState, LSTMState
+from memory.hard.core import BLOCK, banded, slot_ages, unbanded, writes_before
+from memory.recurrent.cores import GRUState, LSTMState
 
 T, B, X, N, D, H, S = 9, 4, 6, 7, 5, 2, 3
 

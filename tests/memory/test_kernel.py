@@ -21,8 +21,8 @@ from torch import Tensor
 import train_rl
 from envs.errors import UserError
 from memory import CoreConfig, FusedMNMCore, make_core, map_state
-from memory.compiled import kernel_for
-from memory.compiler import KernelUnavailable, find_kernel, library_path, load
+from memory.mnm.cpp_backend.bindings import kernel_for
+from memory.mnm.cpp_backend.build import KernelUnavailable, find_kernel, library_path, load
 
 COMPILED = CoreConfig(name="mnm-p", hidden_size=6, memory_size=4, heads=2, implementation="compiled")
 
@@ -169,7 +169,9 @@ def flat(values: Any) -> list[Tensor]:
 
 
 def test_without_a_kernel_auto_is_the_fused_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("memory.compiled.find_kernel", lambda: KernelUnavailable("this is a test"))
+    monkeypatch.setattr(
+        "memory.mnm.cpp_backend.bindings.find_kernel", lambda: KernelUnavailable("this is a test")
+    )
     torch.manual_seed(0)
     auto, fused = (
         make_core(dataclasses.replace(COMPILED, implementation=name), 5) for name in ("auto", "fused")
@@ -189,7 +191,9 @@ def test_half_precision_and_other_devices_take_the_fused_memory() -> None:
 
 
 def test_asked_for_by_name_without_a_compiler_it_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("memory.compiler.find_kernel", lambda: KernelUnavailable("no C++ compiler was found"))
+    monkeypatch.setattr(
+        "memory.mnm.cpp_backend.build.find_kernel", lambda: KernelUnavailable("no C++ compiler was found")
+    )
     with pytest.raises(UserError, match=r"'compiled' cannot be used because no C\+\+ compiler.*'fused'"):
         make_core(COMPILED, 5)
     assert isinstance(make_core(dataclasses.replace(COMPILED, implementation="auto"), 5), FusedMNMCore)
@@ -198,7 +202,9 @@ def test_asked_for_by_name_without_a_compiler_it_is_one_clear_line(monkeypatch: 
 def test_a_run_without_the_kernel_it_asks_for_does_not_begin(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("memory.compiler.find_kernel", lambda: KernelUnavailable("no C++ compiler was found"))
+    monkeypatch.setattr(
+        "memory.mnm.cpp_backend.build.find_kernel", lambda: KernelUnavailable("no C++ compiler was found")
+    )
     with pytest.raises(UserError, match="no C"):
         train_rl.main(["--implementation", "compiled", "--run-dir", str(tmp_path / "run")])
     assert not list(tmp_path.rglob("*.pt"))

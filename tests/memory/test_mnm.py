@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.func import grad, vmap
 
 from memory import CoreConfig, MNMCore, WriteFactors, make_core, reset_state
-from memory.neural import NeuralMemory, Weights, apply_write, forward
-from memory.rules import GradientRule, LocalRule
+from memory.mnm.neural import NeuralMemory, Weights, apply_write, forward
+from memory.mnm.rules import GradientRule, LocalRule
 
 D, U, H, B, X, N = 5, 7, 3, 4, 6, 8
 

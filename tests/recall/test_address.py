@@ -18,7 +18,7 @@ from agents.evaluation import LoadedAgent, action_rng, play_episodes
 from agents.trainer import build_model
 from envs import held_out_seed, make_single
 from envs.errors import UserError
-from memory.hard import one_hot
+from memory.hard.straight_through import one_hot
 from recall.effect import policy_effect
 from recall.episode import Outputs, facts_of, render_recalls
 from recall.matrix import SCORES, score_matrices

@@ -16,7 +16,7 @@ from torch import Tensor
 import train_task
 from agents.checkpoint import load_checkpoint
 from agents.run_dir import read_metrics
-from memory.estimators import ESTIMATORS
+from memory.hard.estimators import ESTIMATORS
 from tasks import TASKS
 from tasks.addressing import squared_errors
 from tasks.curve import (

@@ -14,7 +14,7 @@ from test_commands import refusal
 from torch import Tensor, nn
 
 import train_task
-from memory.estimators import ESTIMATORS
+from memory.hard.estimators import ESTIMATORS
 from tasks import TASKS
 from tasks.prototypes import Prototypes, PrototypesBatch, PrototypesConfig
 from tasks.shapes import DEFECT, SHAPES, SIDE, SPARE, UserImages, difference, draw, prototypes, user_images

@@ -1,6 +1,6 @@
-// Steps t1 - 1 .. t0 of the backward walk for a block of examples: memory/fused_backward.py as one walk.
+// Steps t1 - 1 .. t0 of the backward walk for a block of examples: memory/mnm/torch_backend/backward.py as one walk.
 //
-// The equations are those in the docstring of memory/fused_backward.py. W and G = dL/dW lie as [out, in], so
+// The equations are those in the docstring of memory/mnm/torch_backend/backward.py. W and G = dL/dW lie as [out, in], so
 // that dA W and U G walk down the panels; only Z G^T needs sums over lanes. A layer's whole backward is done
 // while its W and G are in the cache. Weight gradients are not formed here: the deltas go to the caller.
 

@@ -1,4 +1,4 @@
-// The neural memory on a CPU: entry points for memory/compiled.py, called through ctypes.
+// The neural memory on a CPU: entry points for memory/mnm/cpp_backend/bindings.py, called through ctypes.
 
 #include "backward.h"
 #include "forward.h"

@@ -10,12 +10,21 @@ batch is never averaged in a write.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
 from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from memory.neural import Activations, Weights
+Weights = tuple[Tensor, Tensor, Tensor]
+"""M^l [B, d_l, d_{l-1}] for l = 1..3."""
+
+
+class Activations(NamedTuple):
+    """All activations of one pass through the memory, [B, H, width of the layer]."""
+
+    key: Tensor
+    hidden1: Tensor
+    hidden2: Tensor
+    value: Tensor
 
 
 class WriteRule(nn.Module):

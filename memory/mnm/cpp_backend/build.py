@@ -1,4 +1,4 @@
-"""Builds the C++ kernel of the memory (memory/kernel/) once per machine and loads it.
+"""Builds the C++ kernel of the memory (memory/mnm/cpp_backend/kernel/) once per machine and loads it.
 
 The library is a plain one, without Python's or torch's headers, so that it compiles in seconds. It is kept
 where torch keeps its extensions, under a name made of the source, the flags and the processor: a changed

@@ -1,4 +1,4 @@
-// T steps of controller and memory for a block of examples: memory/fused_forward.py as one walk.
+// T steps of controller and memory for a block of examples: memory/mnm/torch_backend/forward.py as one walk.
 //
 // Time is the inner loop, so that the block's weights stay in the cache. Within a step the linear maps that all
 // examples share run over the rows of the block; what an example does to its own memory runs example by

@@ -1,7 +1,7 @@
-"""The neural memory as ONE autograd function per segment: the fast formulation of `memory/mnm.py`.
+"""The neural memory as ONE autograd function per segment: the fast formulation of `memory/mnm/reference.py`.
 
-    forward     in place, under no_grad, one live W per example; a tape of low-rank factors   (fused_forward.py)
-    backward    written by hand, walks the tape back, undoing the writes one by one          (fused_backward.py)
+    forward     in place, under no_grad, one live W per example; a tape of low-rank factors   (torch_backend/forward.py)
+    backward    written by hand, walks the tape back, undoing the writes one by one          (torch_backend/backward.py)
 
 `FusedMNMCore` has the parameters, the checkpoints and, up to rounding, the numbers of `MNMCore`, which stays
 the oracle. What does not depend on the recurrence is outside: re-ordering the slow weights and the output
@@ -16,15 +16,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from memory.compiled import CompiledBackward, CompiledForward, ForwardWeights, kernel_for
-from memory.compiled_step import Stage, compiled_step
 from memory.core import CoreOutput
-from memory.fused_backward import BackwardPass
-from memory.fused_forward import ForwardPass
-from memory.fused_layout import OutputGradients, SlowWeights, Spec, Tape
-from memory.fused_step import acting_step
-from memory.mnm import MNMCore, MNMState
-from memory.rules import LocalRule
+from memory.mnm.cpp_backend.bindings import CompiledBackward, CompiledForward, ForwardWeights, kernel_for
+from memory.mnm.cpp_backend.step import Stage, compiled_step
+from memory.mnm.reference import MNMCore, MNMState
+from memory.mnm.rules import LocalRule
+from memory.mnm.tape import OutputGradients, SlowWeights, Spec, Tape
+from memory.mnm.torch_backend.backward import BackwardPass
+from memory.mnm.torch_backend.forward import ForwardPass
+from memory.mnm.torch_backend.step import acting_step
 
 CACHE_BYTES = 12 * 2**20
 """What W and G of a batch may take together on a CPU; larger batches are split."""
@@ -187,7 +187,7 @@ class FusedMNMCore(MNMCore):
         return (*self.memory.initial_weights, *controller, *linear_maps)
 
     def slow_weights(self) -> SlowWeights:
-        """The parameters in the order of `fused_layout`, by operations that autograd undoes."""
+        """The parameters in the order of `SlowWeights`, by operations that autograd undoes."""
         size, heads = self.memory_size, self.heads
         controller = self.cell
         if isinstance(controller, nn.LSTMCell):

@@ -1,7 +1,7 @@
 """Cores without a write memory: `none` (the memoryless control), `lstm` and `gru`.
 
-LSTM and GRU run a whole segment in ONE kernel call, resets included (memory/reset_rows.py). The LSTM's kernel is
-the library's. The GRU's is the library's on CUDA, and ours (memory/gru_sequence.py) on the CPU.
+LSTM and GRU run a whole segment in ONE kernel call, resets included (reset_rows.py). The LSTM's kernel is
+the library's. The GRU's is the library's on CUDA, and ours (gru_sequence.py) on the CPU.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from memory.core import CoreOutput, MemoryCore, output_without_writes, reset_state
-from memory.gru_sequence import GRUSequence
-from memory.reset_rows import SATURATE, insert_rows, plan_rows, remove_rows
+from memory.recurrent.gru_sequence import GRUSequence
+from memory.recurrent.reset_rows import SATURATE, insert_rows, plan_rows, remove_rows
 
 
 class NoState(NamedTuple):

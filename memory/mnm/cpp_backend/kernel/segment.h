@@ -1,6 +1,6 @@
-// What a call works on: sizes, tensors of memory/fused_layout.py by address, and blocks of examples.
+// What a call works on: sizes, tensors of memory/mnm/tape.py by address, and blocks of examples.
 //
-// The structs are mirrored field by field in memory/compiled.py. All tensors are contiguous unless a stride is
+// The structs are mirrored field by field in memory/mnm/cpp_backend/bindings.py. All tensors are contiguous unless a stride is
 // given; "panels" is the layout of matrix.h. Letters: T time, B batch, H heads, d key and value size, u hidden
 // width of the memory, n controller size, G gates (4n, or n with the feed-forward controller).
 
@@ -29,7 +29,7 @@ struct Sizes {
     double scale() const { return 2.0 / double(heads * size); }
 };
 
-// The tape of fused_layout.Tape; the forward fills it, the backward reads it.
+// The tape of tape.Tape; the forward fills it, the backward reads it.
 struct Tape {
     void *start, *hv, *gates, *cells, *tanh_c, *target_value, *rate_in, *beta, *miss;
     void *inputs[3], *errors[3];

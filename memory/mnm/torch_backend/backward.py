@@ -23,9 +23,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from memory.fused_forward import tanh_backward
-from memory.fused_gradients import STRETCH, WeightGradients
-from memory.fused_layout import (
+from memory.mnm.tape import (
     InputGradients,
     Layered,
     Lease,
@@ -35,7 +33,9 @@ from memory.fused_layout import (
     Tape,
     add_outer,
 )
-from memory.fused_resets import resets_of
+from memory.mnm.torch_backend.forward import tanh_backward
+from memory.mnm.torch_backend.resets import resets_of
+from memory.mnm.weight_gradients import STRETCH, WeightGradients
 
 sigmoid_backward = torch.ops.aten.sigmoid_backward.grad_input
 

@@ -11,7 +11,7 @@ a smooth, biased gradient; small tau an almost unbiased one of large variance. H
 depends on the size of the logits.
 
 Noise is an argument everywhere: whoever keeps it can replay a choice exactly. Other estimators of the same
-gradient are in `memory/estimators.py`, a bank that is read by such addresses in `memory/bank.py`.
+gradient are in `memory/hard/estimators.py`, a bank that is read by such addresses in `memory/hard/bank.py`.
 Source: Jang, Gu, Poole 2017 and Maddison, Mnih, Teh 2017; straight-through: Bengio, Léonard, Courville 2013.
 """
 

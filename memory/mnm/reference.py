@@ -24,8 +24,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from memory.core import Controller, CoreOutput, MemoryCore, MemoryRecord, map_state, reset_state
-from memory.neural import NeuralMemory, Weights, WriteFactors
-from memory.rules import GradientRule, LocalRule
+from memory.mnm.neural import NeuralMemory, Weights, WriteFactors
+from memory.mnm.rules import GradientRule, LocalRule
 
 NEVER = -1000.0
 """Bias of the rate of a layer that is never written: its sigmoid is 0 (in the compiled kernel 4e-39, which no

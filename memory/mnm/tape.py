@@ -128,7 +128,7 @@ class Tape(NamedTuple):
     delta: tuple[Tensor, ...]
     """D after the last step, from which the walk starts."""
     overwritten: tuple[Tensor, ...]
-    """Weights that resets replaced, as `memory/fused_resets.py` keeps them.
+    """Weights that resets replaced, as `memory/mnm/torch_backend/resets.py` keeps them.
 
     The compiled kernel keeps one tensor instead, a row per reset in its own layout.
     """

@@ -1,6 +1,6 @@
-"""The fused memory on its compiled kernel: the same tape, but one call walks all steps (memory/kernel/).
+"""The fused memory on its compiled kernel: the same tape, but one call walks all steps (kernel/).
 
-Legend: as in fused_layout.py. `CompiledForward` and `CompiledBackward` stand for `ForwardPass` and
+Legend: as in tape.py. `CompiledForward` and `CompiledBackward` stand for `ForwardPass` and
 `BackwardPass`; what they share, the tape and the weight gradients, is the very same code. The structures below
 mirror those of kernel/segment.h, forward.h and backward.h field by field; addresses are passed as integers.
 
@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from memory.compiler import KernelUnavailable, find_kernel
-from memory.fused_gradients import STRETCH, WeightGradients
-from memory.fused_layout import InputGradients, Lease, OutputGradients, SlowWeights, Spec, Tape, empty_tape
+from memory.mnm.cpp_backend.build import KernelUnavailable, find_kernel
+from memory.mnm.tape import InputGradients, Lease, OutputGradients, SlowWeights, Spec, Tape, empty_tape
+from memory.mnm.weight_gradients import STRETCH, WeightGradients
 
 TYPES = {torch.float32: "float", torch.float64: "double"}
 CONTROLLERS = ("feedforward", "lstm", "gru")

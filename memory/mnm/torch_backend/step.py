@@ -8,19 +8,14 @@ passed in is changed, so a state may be kept (the learner keeps the one that ope
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from memory.core import CoreOutput, MemoryRecord
-from memory.fused_layout import add_outer, tanh_of_half
-from memory.mnm import MNMState
-from memory.neural import Activations, Weights
-
-if TYPE_CHECKING:
-    from memory.mnm import MNMCore
+from memory.mnm.reference import MNMCore, MNMState
+from memory.mnm.rules import Activations, Weights
+from memory.mnm.tape import add_outer, tanh_of_half
 
 
 def acting_step(core: MNMCore, x_t: Tensor, state: MNMState, record: bool) -> tuple[CoreOutput, MNMState]:

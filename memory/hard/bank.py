@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from memory.estimators import Choice, EstimatorName, check_estimator, choice_noise, choose, choose_best
+from memory.hard.estimators import Choice, EstimatorName, check_estimator, choice_noise, choose, choose_best
 
 
 class BankRead(NamedTuple):

@@ -21,7 +21,7 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
-from memory.hard import (
+from memory.hard.straight_through import (
     at_least_float32,
     carry_gradient,
     check_logits,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from memory.fused_layout import Lease, SlowWeights, Spec, Tape, add_weight_gradient
+from memory.mnm.tape import Lease, SlowWeights, Spec, Tape, add_weight_gradient
 
 STRETCH = 16
 

@@ -14,7 +14,7 @@ One time step, in this order:
 The read precedes the write, so a slot that is read is at least one step old. What is read goes into the output
 and nowhere else: it explains this step and no other, and the controller runs over a whole segment first, all
 reads of the segment following at once. The gradient of an address is the straight-through one of
-`memory/hard.py`: exact for the value of the chosen slot, that of a softmax for keys and queries.
+`memory/hard/straight_through.py`: exact for the value of the chosen slot, that of a softmax for keys and queries.
 
 The bank is kept in the order of age, so slot i was written N - i steps ago. In a segment all keys lie in one
 row of N + T; step t sees the window of N before it, and no bank is ever copied per step (`banded`).
@@ -31,8 +31,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from memory.core import AddressRecord, Controller, CoreOutput, MemoryCore, output_without_writes
-from memory.hard import Annealing, straight_through
-from memory.recurrent import GRUCore, GRUState, LSTMCore, LSTMState
+from memory.hard.straight_through import Annealing, straight_through
+from memory.recurrent.cores import GRUCore, GRUState, LSTMCore, LSTMState
 
 BLOCK = 64
 """Rows that are read together: N + 63 keys are compared with each, of which N are its window."""

@@ -2,7 +2,7 @@
 
 Legend: T time, B batch, n controller size, H heads, d key and value size, u hidden width of the memory.
 
-The maths is that of `memory/mnm.py`, step by step; only the work is arranged differently. The input's part
+The maths is that of `memory/mnm/reference.py`, step by step; only the work is arranged differently. The input's part
 of the gates is one product for the whole segment, W is updated in place, every activation is written to
 where the backward walk will read it, and the losses are taken after the loop.
 """
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from memory.fused_layout import (
+from memory.mnm.tape import (
     MINUS_ONE,
     Layered,
     Lease,
@@ -24,7 +24,7 @@ from memory.fused_layout import (
     empty_tape,
     tanh_of_half,
 )
-from memory.fused_resets import resets_of
+from memory.mnm.torch_backend.resets import resets_of
 
 tanh_backward = torch.ops.aten.tanh_backward.grad_input
 """tanh_backward(dy, y, grad_input=dx): dx = dy (1 - y^2)."""

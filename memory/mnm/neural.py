@@ -4,7 +4,7 @@ Legend: B batch, H heads (a mini-batch of keys that share one memory), d key and
 
     read    f(k; M) = M^3 tanh(M^2 tanh(M^1 k)),   M^1 [u, d], M^2 [u, u], M^3 [d, u], no biases
     write   M^l <- M^l - U_l^T Z_l for all layers simultaneously, Z_l the inputs of layer l for the write
-            keys under the OLD weights and U_l the step chosen by the write rule (`memory/rules.py`)
+            keys under the OLD weights and U_l the step chosen by the write rule (`memory/mnm/rules.py`)
 
 Each example of the batch owns its weights M = phi_0 + D: phi_0 is shared, D is the example's own change.
 Between calls only D travels, so that an optimiser step on phi_0 does not leave stale copies behind.
@@ -20,19 +20,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from memory.rules import WriteRule
-
-Weights = tuple[Tensor, Tensor, Tensor]
-"""M^l [B, d_l, d_{l-1}] for l = 1..3."""
-
-
-class Activations(NamedTuple):
-    """All activations of one pass through the memory, [B, H, width of the layer]."""
-
-    key: Tensor
-    hidden1: Tensor
-    hidden2: Tensor
-    value: Tensor
+from memory.mnm.rules import Activations, Weights, WriteRule
 
 
 class WriteFactors(NamedTuple):

@@ -14,13 +14,13 @@ from torch import Tensor
 from torch.nn.functional import linear
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from memory.compiled import CompiledForward, ForwardWeights, Kernel
 from memory.core import CoreOutput, MemoryRecord
-from memory.fused_layout import Layered
-from memory.mnm import MNMState
+from memory.mnm.cpp_backend.bindings import CompiledForward, ForwardWeights, Kernel
+from memory.mnm.reference import MNMState
+from memory.mnm.tape import Layered
 
 if TYPE_CHECKING:
-    from memory.fused import FusedMNMCore
+    from memory.mnm.fast import FusedMNMCore
 
 
 optimizer_steps = 0

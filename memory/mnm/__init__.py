@@ -1,0 +1,1 @@
+"""Metalearned Neural Memory: the memory, its write rules, the reference core and the fast one."""

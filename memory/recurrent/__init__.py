@@ -1,0 +1,1 @@
+"""The recurrent baselines: LSTM, GRU and no memory at all."""
