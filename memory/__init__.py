@@ -5,6 +5,7 @@ from memory.core import (
     AddressRecord,
     Controller,
     CoreOutput,
+    Intervention,
     MemoryCore,
     MemoryRecord,
     detach_state,
@@ -19,6 +20,7 @@ from memory.hard.straight_through import Annealing, gumbel_noise, straight_throu
 from memory.mnm.fast import FusedMNMCore
 from memory.mnm.neural import NeuralMemory, WriteFactors
 from memory.mnm.reference import MNMCore, MNMState
+from memory.mnm.torch_backend.step import step_in_place
 from memory.recurrent.cores import GRUCore, LSTMCore, NoMemory
 
 __all__ = [
@@ -38,6 +40,7 @@ __all__ = [
     "HardCore",
     "HardState",
     "Implementation",
+    "Intervention",
     "LSTMCore",
     "MNMCore",
     "MNMState",
@@ -56,5 +59,6 @@ __all__ = [
     "map_state",
     "reset_state",
     "select_state",
+    "step_in_place",
     "straight_through",
 ]

@@ -76,6 +76,17 @@ class CoreOutput(NamedTuple):
     """The step's writes and reads, if asked for; it changes nothing else."""
 
 
+class Intervention(NamedTuple):
+    """What `step` of a core with a write memory does otherwise, example by example; None: as it is."""
+
+    skip_write: Tensor | None = None
+    """bool [B], examples that do not write: their update rate is 0."""
+    read_initial: Tensor | None = None
+    """bool [B], examples whose read is answered by phi_0, the memory before the first write."""
+    value_read: Tensor | None = None
+    """[B, d], what every example reads instead of what its memory answers."""
+
+
 def map_state(fn: Callable[[Tensor], Tensor], state: StateT) -> StateT:
     """Apply `fn` to every tensor of a state (a tuple of tensors, named or not)."""
     rebuild = getattr(type(state), "_make", type(state))

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from memory.core import CoreOutput
+from memory.core import CoreOutput, Intervention
 from memory.mnm.cpp_backend.bindings import CompiledBackward, CompiledForward, ForwardWeights, kernel_for
 from memory.mnm.cpp_backend.step import Stage, compiled_step
 from memory.mnm.reference import MNMCore, MNMState
@@ -148,11 +148,16 @@ class FusedMNMCore(MNMCore):
         return len(xs[0].chunk(wanted))
 
     def step(
-        self, x_t: Tensor, state: MNMState, record: bool = False, noise: Tensor | None = None
+        self,
+        x_t: Tensor,
+        state: MNMState,
+        record: bool = False,
+        noise: Tensor | None = None,
+        intervention: Intervention | None = None,
     ) -> tuple[CoreOutput, MNMState]:
-        """Without gradients the acting step; with them the plain one, for a step has no tape."""
-        if torch.is_grad_enabled():
-            return super().step(x_t, state, record)
+        """The acting step; with gradients or an intervention the plain one, for a step has no tape."""
+        if torch.is_grad_enabled() or intervention is not None:
+            return super().step(x_t, state, record, intervention=intervention)
         kernel = kernel_for(x_t) if self.compiled else None
         if kernel is not None:
             return compiled_step(self, kernel, x_t, state, record)

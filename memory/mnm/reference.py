@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from memory.core import Controller, CoreOutput, MemoryCore, MemoryRecord, map_state, reset_state
+from memory.core import Controller, CoreOutput, Intervention, MemoryCore, MemoryRecord, map_state, reset_state
 from memory.mnm.neural import NeuralMemory, Weights, WriteFactors
 from memory.mnm.rules import GradientRule, LocalRule
 
@@ -111,9 +111,16 @@ class MNMCore(MemoryCore):
         return self.memory.weights(state.delta)
 
     def step(
-        self, x_t: Tensor, state: MNMState, record: bool = False, noise: Tensor | None = None
+        self,
+        x_t: Tensor,
+        state: MNMState,
+        record: bool = False,
+        noise: Tensor | None = None,
+        intervention: Intervention | None = None,
     ) -> tuple[CoreOutput, MNMState]:
-        moment = self._advance(x_t, state.h, state.c, state.value_read, self.weights(state))
+        """One step; an intervention changes what is written or read, and all that follows from it."""
+        weights = self.weights(state)
+        moment = self._advance(x_t, state.h, state.c, state.value_read, weights, intervention)
         # D takes the same step as M = phi_0 + D; taking M - phi_0 instead would round D even if beta = 0.
         delta = [
             torch.baddbmm(d, u.mT, z, alpha=-1.0)
@@ -155,19 +162,32 @@ class MNMCore(MemoryCore):
         delta = [weight - initial for weight, initial in zip(weights, phi0, strict=True)]
         return CoreOutput(features, meta_loss, write_error), MNMState(h, c, value_read, *delta)
 
-    def _advance(self, x_t: Tensor, h: Tensor, c: Tensor, value_read: Tensor, weights: Weights) -> Moment:
+    def _advance(
+        self,
+        x_t: Tensor,
+        h: Tensor,
+        c: Tensor,
+        value_read: Tensor,
+        weights: Weights,
+        intervention: Intervention | None = None,
+    ) -> Moment:
         """Controller, write, read: one step on the full weights M."""
         hidden, h, c = self._control(self.control_input(x_t, value_read), h, c)
         write_key, target_value, read_key, beta = self._interact(hidden)
+        if intervention is not None and intervention.skip_write is not None:
+            beta = beta.masked_fill(intervention.skip_write[:, None], 0.0)
         weights, factors, before = self.memory.write(weights, write_key, target_value, beta)
         # One pass over 2 H rows: the read keys, and the write keys again for the meta loss.
         after = self.memory.read(weights, torch.cat([read_key, write_key], dim=1))
         read_value, rewritten = after.value.split(self.heads, dim=1)
+        value_read = read_value.mean(dim=1)
+        if intervention is not None:
+            value_read = self._overridden(value_read, read_key, intervention)
         return Moment(
             hidden=hidden,
             h=h,
             c=c,
-            value_read=read_value.mean(dim=1),
+            value_read=value_read,
             weights=weights,
             meta_loss=(rewritten - target_value).square().mean(dim=(1, 2)),
             write_error=(before.value - target_value).detach().square().mean(dim=(1, 2)),
@@ -177,6 +197,16 @@ class MNMCore(MemoryCore):
             read_key=read_key,
             read_hidden=(after.hidden1[:, : self.heads], after.hidden2[:, : self.heads]),
         )
+
+    def _overridden(self, value_read: Tensor, read_key: Tensor, intervention: Intervention) -> Tensor:
+        """The value read [B, d] after an intervention."""
+        if intervention.value_read is not None:
+            value_read = intervention.value_read
+        if intervention.read_initial is not None:
+            initial = self.weights(self.initial_state(len(read_key)))
+            unwritten = self.memory.read(initial, read_key).value.mean(dim=1)
+            value_read = torch.where(intervention.read_initial[:, None], unwritten, value_read)
+        return value_read
 
     @property
     def control_weight(self) -> Tensor:

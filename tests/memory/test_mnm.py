@@ -12,7 +12,16 @@ from numpy_mnm import Reference
 from torch import Tensor
 from torch.func import grad, vmap
 
-from memory import CoreConfig, MNMCore, WriteFactors, make_core, reset_state
+from memory import (
+    CoreConfig,
+    Intervention,
+    MNMCore,
+    WriteFactors,
+    make_core,
+    map_state,
+    reset_state,
+    step_in_place,
+)
 from memory.mnm.neural import NeuralMemory, Weights, apply_write, forward
 from memory.mnm.rules import GradientRule, LocalRule
 
@@ -206,6 +215,54 @@ def test_initial_weights_are_saved_and_trained_only_if_learned(mode: str) -> Non
     output.features.sum().backward()
     if mode == "learned":
         assert core.memory.phi0_1.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("implementation", ["auto", "plain"])
+@pytest.mark.parametrize("name", ["mnm-p", "mnm-g"])
+@torch.no_grad()
+def test_an_intervention_changes_its_examples_and_nobody_else(name: str, implementation: Any) -> None:
+    """Examples: untouched, without its write, answered by phi_0; then all of them told what they read."""
+    config = CoreConfig(name=name, hidden_size=N, memory_size=D, heads=H, implementation=implementation)  # type: ignore[arg-type]
+    core = make_core(config, X).double()
+    assert isinstance(core, MNMCore)
+    state = map_state(lambda s: 0.3 * torch.randn_like(s), core.initial_state(3))
+    x = torch.randn(3, X).double()
+    _, plain = core.step(x, state)
+    skip, initial = torch.tensor([False, True, False]), torch.tensor([False, False, True])
+    output, new = core.step(x, state, record=True, intervention=Intervention(skip, initial))
+    for was, now in zip(plain, new, strict=True):
+        torch.testing.assert_close(now[0], was[0])
+    assert output.record is not None
+    for was, now, written in zip(state.delta, new.delta, plain.delta, strict=True):
+        assert torch.equal(now[1], was[1])
+        assert not torch.equal(written[1], was[1])
+        torch.testing.assert_close(now[2], written[2])
+    unwritten = core.memory.read(core.weights(core.initial_state(3)), output.record.read_key).value.mean(
+        dim=1
+    )
+    torch.testing.assert_close(new.value_read[2], unwritten[2])
+    assert not torch.allclose(new.value_read[2], plain.value_read[2])
+    told = torch.randn_like(unwritten)
+    output, new = core.step(x, state, intervention=Intervention(value_read=told))
+    assert torch.equal(new.value_read, told)
+    torch.testing.assert_close(output.features, core.output(torch.cat([new.h, told], dim=-1)))
+
+
+@pytest.mark.parametrize("controller", ["lstm", "gru", "feedforward"])
+@pytest.mark.parametrize("name", ["mnm-p", "mnm-g"])
+@torch.no_grad()
+def test_a_step_in_place_equals_a_step(name: str, controller: Any) -> None:
+    config = CoreConfig(name=name, hidden_size=N, memory_size=D, heads=H, controller=controller)  # type: ignore[arg-type]
+    core = make_core(config, X).double()
+    assert isinstance(core, MNMCore)
+    state = map_state(lambda s: 0.3 * torch.randn_like(s), core.initial_state(3))
+    x, skip = torch.randn(3, X).double(), torch.tensor([False, True, False])
+    output, expected = core.step(x, state, intervention=Intervention(skip_write=skip))
+    inside, weights = map_state(torch.clone, state), core.weights(state)
+    hv = step_in_place(core, x, inside, weights, skip)
+    torch.testing.assert_close(core.output(hv), output.features)
+    torch.testing.assert_close(inside[:3], expected[:3])
+    torch.testing.assert_close(weights, core.weights(expected))
 
 
 @pytest.mark.parametrize("name", ["mnm-p", "mnm-g"])

@@ -52,6 +52,33 @@ def acting_step(core: MNMCore, x_t: Tensor, state: MNMState, record: bool) -> tu
     return output, MNMState(h, c, value_read, *delta)
 
 
+@torch.no_grad()
+def step_in_place(
+    core: MNMCore,
+    x_t: Tensor,
+    state: MNMState,
+    weights: Weights,
+    skip_write: Tensor | None = None,
+) -> Tensor:
+    """One step that writes h, c and the value read into `state` and the memory into `weights`; [h ; v], [B, n + d].
+
+    `weights` are the full M = phi_0 + D and take the place of `state.delta`, which is neither read nor changed.
+    For replays that own their memories: nothing of the size of a memory is allocated. skip_write bool [B].
+    """
+    hidden, h, c = control(core, core.control_input(x_t, state.value_read), state.h, state.c)
+    write_key, target_value, read_key, beta = interact(core, hidden)
+    if skip_write is not None:
+        beta = beta.masked_fill(skip_write[:, None], 0.0)
+    before = pass_through(weights, write_key)
+    steps = core.memory.rule(weights, before, target_value, beta)
+    for weight, u, z in zip(weights, steps, (write_key, before.hidden1, before.hidden2), strict=True):
+        add_outer(weight, u, z, alpha=-1.0)
+    value_read = pass_through(weights, read_key).value.mean(dim=1)
+    for buffer, new in zip((state.h, state.c, state.value_read), (h, c, value_read), strict=True):
+        buffer.copy_(new)
+    return torch.cat([hidden, value_read], dim=-1)
+
+
 def control(core: MNMCore, read_in: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Hidden vector of the step and the controller's next state."""
     cell = core.cell
