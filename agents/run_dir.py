@@ -22,6 +22,9 @@ ConfigT = TypeVar("ConfigT")
 
 PACKAGES = ("torch", "gymnasium", "minigrid", "numpy", "envpool")
 
+UNREAD = (":!benchmarks/results", ":!docs", ":!README.md")
+"""Tracked files that are written from results, as git excludes them from a path."""
+
 TENSORBOARD_FAMILY = {
     "return_mean": "charts", "length_mean": "charts", "success_rate": "charts", "episodes": "charts",
     "fps": "charts", "score": "charts", "updates_per_s": "charts", "learning_rate": "charts", "entropy_coef": "charts",
@@ -42,12 +45,20 @@ def package_versions() -> dict[str, str]:
 
 
 def source_commit() -> str:
-    """The commit of this code, with "-dirty" if files differ from it; "unknown" outside a git checkout."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--exclude=*"]
+    """The commit of this code, with "-dirty" if tracked files differ from it; "unknown" outside a git checkout.
+
+    Recorded results and pages may differ: no run reads them, and recording a run changes them.
+    """
+    root = str(Path(__file__).resolve().parent.parent)
+    changes = ["status", "--porcelain", "--untracked-files=no", "--", ".", *UNREAD]
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        commit, changed = (
+            subprocess.run(["git", "-C", root, *command], capture_output=True, text=True, check=True).stdout
+            for command in (["describe", "--always", "--exclude=*"], changes)
+        )
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
+    return commit.strip() + ("-dirty" if changed.strip() else "")
 
 
 def cpu_model() -> str:

@@ -6,7 +6,7 @@ import datetime
 import os
 import signal
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -52,3 +52,33 @@ def run_in_pieces(path: Path, command: Sequence[str], seconds: float | None) -> 
         raise
     if process.returncode not in (0, STOPPED):
         raise UserError(f"{path.name} failed: {' '.join(errors.strip().splitlines()[-1:])}")
+
+
+DIRTY = "-dirty"
+DAGGER = " †"
+"""Behind the name of a line of a table that has a run from an uncommitted tree."""
+
+
+def require_clean_tree() -> None:
+    """Refuse to record what no commit describes; called before anything is trained or measured."""
+    commit = source_commit()
+    if commit == "unknown":
+        raise UserError("results name the commit they come from, and this is no git checkout")
+    if commit.endswith(DIRTY):
+        raise UserError(
+            f"results name the commit they come from, and tracked files differ from {commit.removesuffix(DIRTY)}: "
+            "commit them first (git status shows them)"
+        )
+
+
+def is_committed(run: Path, commit: str) -> bool:
+    """Whether the run may be recorded; one line says so if it was trained from an uncommitted tree."""
+    if commit.endswith(DIRTY):
+        print(f"{run.name} is left out: it was trained from an uncommitted tree ({commit})", flush=True)
+        return False
+    return True
+
+
+def marked(name: str, rows: Iterable[Mapping[str, str]]) -> str:
+    """The name of a line of a table, with a dagger if a row behind it comes from an uncommitted tree."""
+    return name + (DAGGER if any(row.get("commit", "").endswith(DIRTY) for row in rows) else "")

@@ -1,11 +1,12 @@
-"""Every table and curve of the results page, from the committed CSV files alone.
+"""Every table and curve of the results pages, from the committed CSV files alone.
 
-    python -m benchmarks.report.results            writes docs/results.md and docs/results/*.png
+    python -m benchmarks.report.results    writes docs/results.md, docs/results_archive.md and docs/results/*.png
 
 It trains nothing and loads no agent: benchmarks/results/studies/NAME.csv has a row per run and
 NAME_curves.csv its learning curve; benchmarks/studies/train_studies.py makes both. Failed and unfinished runs are
-rows like all others. The prose of the page is in benchmarks/report/results_text.md, where `{{NAME}}` stands for the
-table and figure of a study, or for the table of another benchmark (TABLES).
+rows like all others. The prose of a page is the file of its name in benchmarks/report/prose, where `{{NAME}}` stands
+for the table and figure of a study, for the table of another benchmark (TABLES), or, as `{{uncommitted}}`, for what
+the dagger in the tables means.
 """
 
 from __future__ import annotations
@@ -23,14 +24,16 @@ from agents.curves import save_figure
 from agents.evaluation import bootstrap_interval
 from agents.files import Row, read_csv, write_text
 from agents.options import option, parse, run_command, suggestion
-from benchmarks.common import RESULTS_DIR, ROOT
+from benchmarks.common import DAGGER, DIRTY, RESULTS_DIR, ROOT, marked
 from benchmarks.report.seed_statistics import interquartile_mean, probability_of_improvement, wilson
 from benchmarks.studies import maze_ceiling, memory_deletion, success_by_start
 from benchmarks.studies.studies import STUDIES, Study
 from envs.errors import UserError
 
 STUDY_FILES = RESULTS_DIR / "studies"
-TEXT = Path(__file__).with_name("results_text.md")
+PROSE = Path(__file__).with_name("prose")
+FIGURES = "results"
+"""Directory of the figures, beside the pages."""
 
 COLOURS = {"none": "#7f7f7f", "lstm": "#0072b2", "gru": "#56b4e9", "mnm-g": "#e69f00", "mnm-p": "#d55e00",
            "hard": "#009e73"}  # fmt: skip
@@ -52,8 +55,10 @@ class ResultsConfig:
     """Options of the command."""
 
     data: str = option(str(STUDY_FILES), "directory of the CSV files", metavar="DIR")
-    text: str = option(str(TEXT), "prose of the page, with {{STUDY}} where a study belongs", metavar="FILE")
-    page: str = option(str(ROOT / "docs" / "results.md"), "the page to write", metavar="FILE")
+    prose: str = option(
+        str(PROSE), "directory of the pages' prose, with {{STUDY}} where a study belongs", metavar="DIR"
+    )
+    pages: str = option(str(ROOT / "docs"), "directory of the pages to write", metavar="DIR")
 
 
 def numbers(rows: Sequence[Row], column: str) -> list[float]:
@@ -75,7 +80,7 @@ def table(study: Study, rows: Sequence[Row]) -> str:
 
 
 SUCCESS_HEAD = (
-    "| core | frames | success, greedy | each seed | 95 % | success, sampled | return | "
+    "| core | frames | success, greedy | each seed | 95% | success, sampled | return | "
     "frames to 0.5 / 0.9 / 0.98 | minutes of this stage to 0.98 |\n|---|---|---|---|---|---|---|---|---|"
 )
 
@@ -92,14 +97,14 @@ def success_row(core: str, rows: Sequence[Row]) -> str:
         times(rows, f"frames_to_{x}", 1e6, "M", "frames_before") for x in ("0.5", "0.9", "0.98")
     )
     return (
-        f"| {core} | {frames(rows)} | {mean(greedy, 3)} | {each(rows, 'success_greedy', 3)} | "
+        f"| {marked(core, rows)} | {frames(rows)} | {mean(greedy, 3)} | {each(rows, 'success_greedy', 3)} | "
         f"{low:.3f} to {high:.3f} | {mean(sampled, 3)} | {mean(numbers(rows, 'return_greedy'), 3)} | "
         f"{reach} | {times(rows, 'wall_s_to_0.98', 60.0, '')} |"
     )
 
 
 RETURN_HEAD = (
-    "| core | frames | return, sampled | each seed | 95 % over seeds | interquartile mean | return, greedy | "
+    "| core | frames | return, sampled | each seed | 95% over seeds | interquartile mean | return, greedy | "
     "P(better than lstm) | minutes |\n|---|---|---|---|---|---|---|---|---|"
 )
 
@@ -116,7 +121,8 @@ def return_row(core: str, rows: Sequence[Row], all_rows: Sequence[Row]) -> str:
     interval = f"{low:.{of_mean}f} to {high:.{of_mean}f}" if len(sampled) > 1 else "-"
     middle = f"{interquartile_mean(sampled):.{of_mean}f}" if sampled else "-"
     return (
-        f"| {core} | {frames(rows)} | {mean(sampled, of_mean)} | {each(rows, 'return_sample', of_seed)} | "
+        f"| {marked(core, rows)} | {frames(rows)} | {mean(sampled, of_mean)} | "
+        f"{each(rows, 'return_sample', of_seed)} | "
         f"{interval} | {middle} | {mean(numbers(rows, 'return_greedy'), of_mean)} | "
         f"{'-' if core == 'lstm' else better} | {mean([s / 60.0 for s in numbers(rows, 'wall_s')], 0)} |"
     )
@@ -197,41 +203,63 @@ def draw(study: Study, rows: Sequence[Row], path: Path) -> None:
     save_figure(figure, path)
 
 
-def block(study: Study, data: Path, pictures: Path) -> str:
+def block(study: Study, data: Path) -> str:
     """The table of a study, its figure and the command of its first run."""
-    rows, curves = read_csv(study.rows_in(data)), read_csv(study.curves_in(data))
+    rows = read_csv(study.rows_in(data))
     if not rows:
         return "Not run yet."
-    draw(study, curves, pictures / f"{study.name}.png")
     commits = ", ".join(sorted({row["commit"] for row in rows}))
     return "\n\n".join(
         (
             table(study, rows),
-            f"![{study.title}: learning curves]({pictures.name}/{study.name}.png)",
+            f"![{study.title}: learning curves]({FIGURES}/{study.name}.png)",
             f"`python -m benchmarks.studies.train_studies {study.name}`; one run of it: `python train_rl.py "
             f"{rows[0]['options']}`. Commits of the runs: {commits}.",
         )
     )
 
 
-def main(argv: Sequence[str]) -> int:
-    """Run the command; returns the exit code."""
-    config = parse(ResultsConfig(), argv, description=__doc__ or "")
-    page, data, text = Path(config.page), Path(config.data), Path(config.text)
-    if not text.is_file():
-        raise UserError(f"no text at {text}: give the page's prose with --text")
+def uncommitted(data: Path) -> str:
+    """What the dagger means, and how many runs of the studies it stands for."""
+    commits = [row["commit"] for study in STUDIES.values() for row in read_csv(study.rows_in(data))]
+    dirty = sum(commit.endswith(DIRTY) for commit in commits)
+    return (
+        f"Rows marked{DAGGER} hold runs that were trained from an uncommitted tree ({dirty} of the {len(commits)}\n"
+        f"runs of all studies; their commits end in `{DIRTY}`), so no commit describes them exactly; they will be trained\n"
+        "again."
+    )
+
+
+def page_text(text: Path, data: Path) -> str:
+    """A page: its prose, with tables where they are named; raises UserError for a name that nothing has."""
 
     def fill(match: re.Match[str]) -> str:
         name = match.group(1)
         if name in TABLES:
             return TABLES[name]()
+        if name == "uncommitted":
+            return uncommitted(data)
         if name not in STUDIES:
-            known = [*STUDIES, *TABLES]
+            known = [*STUDIES, *TABLES, "uncommitted"]
             raise UserError(f"{text} names the unknown study or table {name!r}{suggestion(name, known)}")
-        return block(STUDIES[name], data, page.parent / page.stem)
+        return block(STUDIES[name], data)
 
-    write_text(page, re.sub(r"\{\{([\w-]+)\}\}", fill, text.read_text()))
-    print(f"{page} written")
+    return re.sub(r"\{\{([\w-]+)\}\}", fill, text.read_text())
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the command; returns the exit code."""
+    config = parse(ResultsConfig(), argv, description=__doc__ or "")
+    data, pages = Path(config.data), Path(config.pages)
+    texts = sorted(Path(config.prose).glob("*.md"))
+    if not texts:
+        raise UserError(f"no prose in {config.prose}: give the directory of the pages' prose with --prose")
+    for text in texts:
+        write_text(pages / text.name, page_text(text, data))
+        print(f"{pages / text.name} written")
+    for study in STUDIES.values():
+        if curves := read_csv(study.curves_in(data)):
+            draw(study, curves, pages / FIGURES / f"{study.name}.png")
     return 0
 
 

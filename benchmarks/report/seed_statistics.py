@@ -35,7 +35,7 @@ def probability_of_improvement(ours: Sequence[float], theirs: Sequence[float]) -
 
 
 def wilson(successes: int, episodes: int, z: float = 1.959964) -> tuple[float, float]:
-    """Wilson's 95 % interval of a success rate: (p + z²/2n ± z sqrt(p(1-p)/n + z²/4n²)) / (1 + z²/n)."""
+    """Wilson's 95% interval of a success rate: (p + z²/2n ± z sqrt(p(1-p)/n + z²/4n²)) / (1 + z²/n)."""
     p, n = successes / episodes, float(episodes)
     centre, half = p + z * z / (2 * n), z * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
     low, high = (centre - half) / (1 + z * z / n), (centre + half) / (1 + z * z / n)

@@ -29,7 +29,7 @@ from agents.files import read_csv, write_csv
 from agents.options import option, parse, run_command
 from agents.presets import preset
 from agents.trainer import Trainer
-from benchmarks.common import RESULTS_DIR, machine_columns
+from benchmarks.common import RESULTS_DIR, machine_columns, require_clean_tree
 from benchmarks.report.speed_page import plot_bars, put_table
 from benchmarks.speed.peers import Sb3Run, SkrlRun
 from memory import CORE_NAMES
@@ -42,7 +42,7 @@ BARS = {"lstm": 10.0, "mnm-p": 4.0}
 
 
 @dataclass(frozen=True)
-class BenchmarkConfig:
+class EndToEndConfig:
     """Options of the command."""
 
     num_envs: str = option("16,64", "numbers of environments, separated by commas")
@@ -128,7 +128,7 @@ def entries(peers: Sequence[str], cores: Sequence[str], num_envs: int) -> list[E
     return [Entry(*kind, num_envs) for kind in kinds]
 
 
-def shared_settings(config: BenchmarkConfig) -> TrainConfig:
+def shared_settings(config: EndToEndConfig) -> TrainConfig:
     """What all contestants have in common."""
     return dataclasses.replace(
         preset("minigrid-memory"),
@@ -138,7 +138,7 @@ def shared_settings(config: BenchmarkConfig) -> TrainConfig:
     )  # fmt: skip
 
 
-def measure(config: BenchmarkConfig) -> list[dict[str, Any]]:
+def measure(config: EndToEndConfig) -> list[dict[str, Any]]:
     """Rows of the table."""
     shared, sizes = shared_settings(config), [int(size) for size in config.num_envs.split(",")]
     contestants = peers_at_hand()
@@ -214,13 +214,15 @@ def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
 
 def main(argv: Sequence[str]) -> int:
     """Run the command; returns the exit code."""
-    config = parse(BenchmarkConfig(), argv, description=__doc__ or "")
+    config = parse(EndToEndConfig(), argv, description=__doc__ or "")
+    if not (config.quick or config.summary):
+        require_clean_tree()
     torch.set_num_threads(1)
     if config.quick:
         config = dataclasses.replace(config, num_envs="16", rollout_steps=16, rounds=1)
     rows: list[dict[str, Any]] = list(read_csv(RESULTS)) if config.summary else measure(config)
     print(table(rows))
-    if not config.quick and config.only == BenchmarkConfig.only:
+    if not config.quick and config.only == EndToEndConfig.only:
         if not config.summary:
             write_csv(RESULTS, rows)
         put_table("end_to_end", table(rows))

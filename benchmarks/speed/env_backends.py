@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from agents.files import read_csv, write_csv
 from agents.options import option, parse, run_command
-from benchmarks.common import RESULTS_DIR, machine_columns
+from benchmarks.common import RESULTS_DIR, machine_columns, require_clean_tree
 from benchmarks.report.speed_page import plot_bars, put_table
 from envs import VecEnv, make_vec
 
@@ -36,7 +36,7 @@ MOST_PROCESSES = 16
 
 
 @dataclass(frozen=True)
-class BenchmarkConfig:
+class EnvBackendsConfig:
     """Options of the command."""
 
     rounds: int = option(3, "measurements of every backend; the fastest counts")
@@ -57,7 +57,7 @@ def steps_per_second(env: VecEnv, actions: NDArray[np.int64], seconds: float) ->
     return calls * env.num_envs / spent
 
 
-def measure(config: BenchmarkConfig, sizes: Sequence[int]) -> list[dict[str, Any]]:
+def measure(config: EnvBackendsConfig, sizes: Sequence[int]) -> list[dict[str, Any]]:
     """Rows of the table."""
     rows = []
     for task, backends in TASKS.items():
@@ -120,7 +120,9 @@ def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
 
 def main(argv: Sequence[str]) -> int:
     """Run the command; returns the exit code."""
-    config = parse(BenchmarkConfig(), argv, description=__doc__ or "")
+    config = parse(EnvBackendsConfig(), argv, description=__doc__ or "")
+    if not (config.quick or config.summary):
+        require_clean_tree()
     sizes: Sequence[int] = SIZES
     if config.quick:
         config, sizes = dataclasses.replace(config, rounds=1, seconds=0.2), SIZES[:1]

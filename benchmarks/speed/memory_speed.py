@@ -24,7 +24,7 @@ from torch import Tensor
 from agents.files import read_csv, write_csv
 from agents.options import option, parse, run_command
 from agents.run_dir import cpu_model
-from benchmarks.common import RESULTS_DIR, machine_columns
+from benchmarks.common import RESULTS_DIR, machine_columns, require_clean_tree
 from benchmarks.report.speed_page import plot_bars
 from memory import CoreConfig, MemoryCore, make_core
 from memory.mnm.cpp_backend.build import KernelUnavailable, find_kernel
@@ -234,6 +234,7 @@ def main(argv: Sequence[str]) -> int:
     if config.summary:
         draw()
         return 0
+    require_clean_tree()
     torch.set_num_threads(1)
     peak = gemm_peak(config.rounds)
     rows = []

@@ -38,7 +38,7 @@ from agents.options import option, parse, run_command
 from agents.presets import preset
 from agents.run_dir import cpu_model
 from agents.trainer import Trainer
-from benchmarks.common import RESULTS_DIR, machine_columns
+from benchmarks.common import RESULTS_DIR, machine_columns, require_clean_tree
 
 RESULTS = RESULTS_DIR / "scaling.csv"
 
@@ -110,6 +110,7 @@ def launch(config: ScalingConfig, argv: Sequence[str]) -> int:
 def main(argv: Sequence[str]) -> int:
     """Run the command; returns the exit code."""
     config = parse(ScalingConfig(), argv, description=__doc__ or "")
+    require_clean_tree()
     ranks = join()
     if ranks is ALONE:
         return launch(config, argv)

@@ -23,7 +23,7 @@ from agents.evaluation import choose
 from agents.files import write_csv
 from agents.options import option, parse, run_command
 from agents.trainer import build_model
-from benchmarks.common import RESULTS_DIR, machine_columns
+from benchmarks.common import RESULTS_DIR, machine_columns, require_clean_tree
 from envs import make_single
 from recall.decision import decision_effect
 from recall.planted import as_batch
@@ -146,6 +146,7 @@ def measure_scores(core: str, size: int, tape: Tape, model: Any) -> list[dict[st
 def main(argv: Sequence[str]) -> int:
     """Run the command; returns the exit code."""
     config = parse(CostConfig(), argv, description=__doc__ or "")
+    require_clean_tree()
     torch.set_num_threads(1)
     rows: list[dict[str, Any]] = []
     for core in ("mnm-p", "mnm-g"):

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from agents.files import read_csv, write_csv
 from agents.options import option, parse, run_command
-from benchmarks.common import RESULTS_DIR, machine_columns
+from benchmarks.common import RESULTS_DIR, machine_columns, require_clean_tree
 from benchmarks.report.speed_page import plot_bars, put_table
 from memory import GRUCore, LSTMCore, MemoryCore
 
@@ -35,7 +35,7 @@ RATES = (0.02, 0.1)
 
 
 @dataclass(frozen=True)
-class BenchmarkConfig:
+class RecurrentSpeedConfig:
     """Options of the command."""
 
     rounds: int = option(6, "rounds; the best of each counts")
@@ -112,7 +112,9 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 
 def main(argv: Sequence[str]) -> int:
     """Run the command; returns the exit code."""
-    config = parse(BenchmarkConfig(), argv, description=__doc__ or "")
+    config = parse(RecurrentSpeedConfig(), argv, description=__doc__ or "")
+    if not (config.quick or config.summary):
+        require_clean_tree()
     torch.set_num_threads(1)
     rows: list[dict[str, Any]] = (
         list(read_csv(RESULTS)) if config.summary else measure(1 if config.quick else config.rounds)

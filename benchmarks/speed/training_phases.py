@@ -22,7 +22,7 @@ from agents.files import write_csv
 from agents.options import option, parse, run_command
 from agents.presets import preset
 from agents.trainer import Trainer
-from benchmarks.common import RESULTS_DIR, machine_columns
+from benchmarks.common import RESULTS_DIR, machine_columns, require_clean_tree
 from memory import CORE_NAMES
 from memory.mnm.cpp_backend.build import KernelUnavailable, find_kernel
 
@@ -75,6 +75,7 @@ def measure(config: PhasesConfig, algo: str, core: str, implementation: str) -> 
 def main(argv: Sequence[str]) -> int:
     """Run the command; returns the exit code."""
     config = parse(PhasesConfig(), argv, description=__doc__ or "")
+    require_clean_tree()
     best: dict[tuple[str, str, str], dict[str, float]] = {}
     for _ in range(config.repeats):
         for kind in rows_to_measure(config):

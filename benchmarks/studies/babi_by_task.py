@@ -21,7 +21,7 @@ from typing import Any
 from agents.files import Row, read_csv, renew_csv
 from agents.options import option, parse, run_command
 from agents.run_dir import read_metrics
-from benchmarks.common import RESULTS_DIR, RUNS_DIR, run_in_pieces
+from benchmarks.common import RESULTS_DIR, RUNS_DIR, is_committed, require_clean_tree, run_in_pieces
 from envs.errors import UserError
 from tasks.babi.scores import TASK_NAMES
 from tasks.babi.task import GENERATED, parse_tasks
@@ -56,7 +56,7 @@ class BabiRunsConfig:
 
 
 @dataclass(frozen=True)
-class TableConfig(BabiRunsConfig):
+class BabiByTaskConfig(BabiRunsConfig):
     """Options of the command."""
 
     tasks: str = option("1,6,20,12,15,4,5,16,18,2", "tasks in the order in which they are trained, or all")
@@ -112,7 +112,7 @@ class Run:
 
 def collect(runs: Sequence[Run]) -> None:
     """Replace the rows of `runs` in the CSV by what their directories hold; other rows stay."""
-    found = [row for run in runs if (row := run.row()) is not None]
+    found = [row for run in runs if (row := run.row()) is not None and is_committed(run.path, row["commit"])]
     renew_csv(RESULTS, found, ["task", "core", "seed"], lambda row: (row["core"], int(row["task"])))
 
 
@@ -138,10 +138,11 @@ def summarise() -> str:
 
 def main(argv: Sequence[str]) -> int:
     """Run the command; returns the exit code."""
-    config = parse(TableConfig(), argv, description=__doc__ or "")
+    config = parse(BabiByTaskConfig(), argv, description=__doc__ or "")
     if not config.summary:
         data = config.data_argument()
         runs = [Run(task, config.core, config.seed) for task in parse_tasks(config.tasks)]
+        require_clean_tree()
         for run in runs:
             if not (run.path / "result.json").is_file():
                 run_in_pieces(run.path, run.command(data, config.steps), config.seconds())

@@ -24,7 +24,7 @@ from agents.curves import save_figure
 from agents.files import atomic_file, read_csv, write_csv
 from agents.options import option, parse, run_command
 from agents.run_dir import format_number, read_metrics
-from benchmarks.common import RESULTS_DIR, ROOT, RUNS_DIR, run_in_pieces
+from benchmarks.common import RESULTS_DIR, ROOT, RUNS_DIR, is_committed, require_clean_tree, run_in_pieces
 from benchmarks.studies.babi_by_task import BabiRunsConfig
 from tasks.babi.scores import FAILED_ABOVE, TASK_NAMES
 from tasks.babi.task import GENERATED
@@ -65,6 +65,9 @@ def command(config: JointConfig, path: Path) -> list[str]:
 
 def collect(config: JointConfig, path: Path) -> None:
     """Errors per task and the curve of the run at `path` as CSV files."""
+    commit = json.loads((path / "config.json").read_text()).get("commit", "unknown")
+    if not is_committed(path, commit):
+        return
     metrics = read_metrics(path / "metrics.csv")
     columns = ["updates", "wall_s", "valid_mean_error", "valid_failed"]
     columns += [name for name in metrics[0] if name.startswith("valid_error_task")]
@@ -79,7 +82,6 @@ def collect(config: JointConfig, path: Path) -> None:
         for made, kept in (("writes.csv", WRITES), ("writes.png", WRITES_FIGURE)):
             with atomic_file(kept) as target:
                 target.write((path / made).read_bytes())
-    commit = json.loads((path / "config.json").read_text()).get("commit", "unknown")
     write_csv(
         RESULTS,
         [
@@ -149,7 +151,9 @@ def main(argv: Sequence[str]) -> int:
     config = parse(JointConfig(), argv, description=__doc__ or "")
     if not config.summary:
         path = RUNS / f"{config.core}-s{config.seed}"
-        run_in_pieces(path, command(config, path), config.seconds())
+        arguments = command(config, path)
+        require_clean_tree()
+        run_in_pieces(path, arguments, config.seconds())
         collect(config, path)
     draw(FIGURE)
     print(summarise())

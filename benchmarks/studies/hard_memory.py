@@ -18,9 +18,9 @@ from typing import Any, Literal
 import numpy as np
 
 import train_task
-from agents.files import read_csv, write_csv
+from agents.files import read_csv, renew_csv
 from agents.options import option, parse, run_command
-from benchmarks.common import RESULTS_DIR, RUNS_DIR
+from benchmarks.common import RESULTS_DIR, RUNS_DIR, is_committed, require_clean_tree
 from tasks.trainer import TaskTrainer
 
 RUNS = RUNS_DIR / "hard-memory"
@@ -112,25 +112,30 @@ def result_of(task: str, setting: str, seed: int) -> dict[str, Any]:
 
 
 def measure(task: str, seeds: int) -> None:
-    """Run what is missing of a task and write its CSV, one row per run.
+    """Run what is missing of a task and renew its rows in the CSV.
 
     Seed by seed, so that an unfinished table has every setting with fewer seeds.
     """
-    rows: list[dict[str, Any]] = []
+    places = list(SETTINGS[task])
     for seed in range(seeds):
         for setting, options in SETTINGS[task].items():
             result = result_of(task, setting, seed)
-            rows.append(
-                {
-                    "setting": setting,
-                    "options": " ".join(options),
-                    "seed": seed,
-                    "updates": result["updates"],
-                    **{name: rounded(result[name]) for name in FIGURES[task]},
-                }
+            if not is_committed(Path(f"{task} {setting} s{seed}"), result["commit"]):
+                continue
+            row = {
+                "setting": setting,
+                "options": " ".join(options),
+                "seed": seed,
+                "updates": result["updates"],
+                **{name: rounded(result[name]) for name in FIGURES[task]},
+            }
+            print(row, flush=True)
+            renew_csv(
+                csv_of(task),
+                [row],
+                ["setting", "seed"],
+                lambda known: (places.index(known["setting"]), int(known["seed"])),
             )
-            print(rows[-1], flush=True)
-            write_csv(csv_of(task), sorted(rows, key=lambda row: list(SETTINGS[task]).index(row["setting"])))
 
 
 def rounded(value: Any) -> Any:
@@ -166,6 +171,7 @@ def main(argv: Sequence[str]) -> int:
     config = parse(HardMemoryConfig(), argv, description=__doc__ or "")
     for task in [config.task] if config.task is not None else list(SETTINGS):
         if not config.summary:
+            require_clean_tree()
             measure(task, config.seeds)
         print(f"{task}\n\n{summarise(task)}\n")
     return 0

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from agents.evaluation import bootstrap_interval
 from agents.files import read_csv, write_csv
 from agents.options import check_at_least, option, parse, run_command
-from benchmarks.common import RESULTS_DIR, machine_columns
+from benchmarks.common import RESULTS_DIR, machine_columns, require_clean_tree
 from envs import held_out_seed
 from envs.maze import GridMaze
 from envs.maze_layout import ACTIONS, VIEW_SIZE, Layout, layout
@@ -218,7 +218,7 @@ def measure(side: int, episodes: int) -> dict[str, Any]:
 
 def table() -> str:
     """A line per side, from the CSV."""
-    lines = ["| side | return (95 %) | steps to the first goal (no search can beat) | steps to every other |"]
+    lines = ["| side | return (95%) | steps to the first goal (no search can beat) | steps to every other |"]
     lines.append("|---|---|---|---|")
     for row in read_csv(RESULTS):
         lines.append(
@@ -232,6 +232,7 @@ def main(argv: Sequence[str]) -> int:
     """Run the command; returns the exit code."""
     config = parse(CeilingConfig(), argv, description=__doc__ or "")
     if not config.summary:
+        require_clean_tree()
         write_csv(RESULTS, [measure(side, config.episodes) for side in (9, 11, 13)])
     print(table())
     return 0

@@ -22,7 +22,7 @@ import torch
 from agents.evaluation import bootstrap_interval, load_agent, play_episodes
 from agents.files import Row, read_csv, renew_csv
 from agents.options import option, parse, run_command
-from benchmarks.common import RESULTS_DIR, ROOT, machine_columns
+from benchmarks.common import RESULTS_DIR, ROOT, machine_columns, marked, require_clean_tree
 from recall.intervene import FORGET, write_memory_of
 
 PRETRAINED = ROOT / "pretrained"
@@ -79,7 +79,7 @@ def table() -> str:
     lines.append("|---|---|---|---|---|---|")
     for agent, rows in agents.items():
         figures = " | ".join(_figure(rows[lost]) for lost in FORGET)
-        lines.append(f"| {agent} | {rows['nothing']['env']} | {figures} |")
+        lines.append(f"| {marked(agent, rows.values())} | {rows['nothing']['env']} | {figures} |")
     return "\n".join(lines)
 
 
@@ -93,6 +93,7 @@ def main(argv: Sequence[str]) -> int:
     """Run the command; returns the exit code."""
     config = parse(ForgettingConfig(), argv, description=__doc__ or "")
     if not config.summary:
+        require_clean_tree()
         torch.set_num_threads(1)
         named = [Path(name) for name in config.agents.split(",")]
         directories = sorted(PRETRAINED.glob("*-mnm-?")) if config.agents == PRETRAINED.name else named

@@ -20,7 +20,7 @@ import torch
 from agents.evaluation import LoadedAgent, load_agent
 from agents.files import read_csv, renew_csv
 from agents.options import check_at_least, option, parse, run_command
-from benchmarks.common import RESULTS_DIR, machine_columns
+from benchmarks.common import RESULTS_DIR, machine_columns, require_clean_tree
 from envs.errors import UserError
 from recall.checks import ValidityReport
 from recall.ranking import BLIND_BASELINES, R2
@@ -107,11 +107,13 @@ def main(argv: Sequence[str]) -> int:
             raise UserError(
                 "--agents is needed: directories of runs or published agents, separated by commas"
             )
+        blocks = config.block_numbers()
+        require_clean_tree()
         torch.set_num_threads(1)
         control = None if config.control is None else load(config.control)
         agents = {Path(name).name: load(name) for name in config.agents.split(",")}
         for name, agent in agents.items():
-            for block in config.block_numbers():
+            for block in blocks:
                 report = check_recall(agent, config.episodes, block, control)
                 about = {
                     "agent": name,

@@ -32,7 +32,7 @@ from agents.evaluation import load_agent
 from agents.files import read_csv, write_csv, write_text
 from agents.options import option, parse, run_command
 from agents.trainer import Trainer
-from benchmarks.common import RESULTS_DIR, RUNS_DIR
+from benchmarks.common import RESULTS_DIR, RUNS_DIR, require_clean_tree
 from recall.validity import check_recall
 
 RUNS = RUNS_DIR / "recall-validity"
@@ -55,7 +55,7 @@ SETTINGS: dict[str, Any] = {
 
 
 @dataclass(frozen=True)
-class BenchmarkConfig:
+class RecallValidityConfig:
     """Options of the command."""
 
     seeds: int = option(3, "training seeds per row")
@@ -200,9 +200,10 @@ def summarise() -> str:
 
 def main(argv: Sequence[str]) -> int:
     """Run the command; returns the exit code."""
-    config = parse(BenchmarkConfig(), argv, description=__doc__ or "")
+    config = parse(RecallValidityConfig(), argv, description=__doc__ or "")
     torch.set_num_threads(1)
     if not config.summary:
+        require_clean_tree()
         runs = all_runs(config.seeds, config.cores.split(","))
         if not config.trained_only:
             for run in runs:

@@ -10,8 +10,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-CORES = ("none", "lstm", "gru", "mnm-g", "mnm-p")
-ALL_CORES = (*CORES, "hard")
+from memory import CORE_NAMES
+
+ALL_CORES = CORE_NAMES
+CORES = tuple(core for core in ALL_CORES if core != "hard")
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ import torch
 from agents.evaluation import LoadedAgent, load_agent, play_episodes
 from agents.files import Row, read_csv, renew_csv
 from agents.options import option, parse, run_command
-from benchmarks.common import RESULTS_DIR, RUNS_DIR, machine_columns
+from benchmarks.common import RESULTS_DIR, RUNS_DIR, machine_columns, marked, require_clean_tree
 from envs import make_single
 from envs.errors import UserError
 
@@ -100,7 +100,7 @@ def table() -> str:
             f"{float(rows[place]['success']):.2f} ({rows[place]['length']} steps)" if place in rows else "-"
             for place in places
         ]
-        lines.append(f"| {agent} | " + " | ".join(figures) + " |")
+        lines.append(f"| {marked(agent, rows.values())} | " + " | ".join(figures) + " |")
     return "\n".join(lines)
 
 
@@ -108,6 +108,7 @@ def main(argv: Sequence[str]) -> int:
     """Run the command; returns the exit code."""
     config = parse(StartsConfig(), argv, description=__doc__ or "")
     if not config.summary:
+        require_clean_tree()
         torch.set_num_threads(1)
         for directory in config.directories():
             rows = measure(directory, config.episodes)

@@ -27,7 +27,7 @@ from agents.curves import save_figure
 from agents.files import read_csv, renew_csv
 from agents.options import check_at_least, option, parse, run_command, suggestion
 from agents.run_dir import read_metrics
-from benchmarks.common import RESULTS_DIR, RUNS_DIR, run_in_pieces
+from benchmarks.common import RESULTS_DIR, RUNS_DIR, is_committed, require_clean_tree, run_in_pieces
 from benchmarks.studies.studies import SWITCHED_OFF
 from envs.errors import UserError
 from memory import CORE_NAMES
@@ -45,7 +45,7 @@ COLOURS = dict(
 
 
 @dataclass(frozen=True)
-class TableConfig:
+class SymbolTasksConfig:
     """Options of the command."""
 
     cores: str = option("", "only these cores, separated by commas", metavar="NAMES")
@@ -108,7 +108,7 @@ def collect(runs: Sequence[Run]) -> None:
     table, accuracy, curves = [], [], []
     for run in runs:
         result = run.result()
-        if result is None:
+        if result is None or not is_committed(run.path, result["commit"]):
             continue
         name = {"task": run.task, "core": run.core, "seed": run.seed}
         table.append(
@@ -206,8 +206,9 @@ def draw() -> None:
 
 def main(argv: Sequence[str]) -> int:
     """Run the command; returns the exit code."""
-    config = parse(TableConfig(), argv, description=__doc__ or "")
+    config = parse(SymbolTasksConfig(), argv, description=__doc__ or "")
     if not config.summary:
+        require_clean_tree()
         # Seed by seed, so that an unfinished table has every row with fewer seeds.
         runs = [
             Run(task, core, seed)

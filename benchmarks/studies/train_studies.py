@@ -26,7 +26,7 @@ import numpy as np
 from agents.files import renew_csv
 from agents.options import option, parse, run_command, suggestion
 from agents.run_dir import format_number, read_metrics
-from benchmarks.common import RESULTS_DIR, ROOT, RUNS_DIR
+from benchmarks.common import RESULTS_DIR, ROOT, RUNS_DIR, is_committed, require_clean_tree
 from benchmarks.report.seed_statistics import first_reach
 from benchmarks.studies.studies import STUDIES, Study
 from envs.errors import UserError
@@ -40,7 +40,7 @@ CURVE_POINTS = 60
 
 
 @dataclass(frozen=True)
-class TrainConfig:
+class TrainStudiesConfig:
     """Options of the command."""
 
     study: str = option("all", "name of a study, or all")
@@ -77,6 +77,11 @@ class Run:
     def evaluation(self, policy: str) -> Path:
         """Where its evaluation is kept."""
         return self.path / f"evaluation-{policy}.json"
+
+    def commit(self) -> str:
+        """The commit it was trained at."""
+        stored: dict[str, str] = json.loads((self.path / "config.json").read_text())
+        return stored.get("commit", "unknown")
 
     def is_done(self) -> bool:
         """Whether it was trained to its end and evaluated."""
@@ -148,7 +153,7 @@ def row_of(run: Run) -> dict[str, Any]:
         row[f"return_{policy}"] = _rounded(found.get("return_mean"))
         row[f"length_{policy}"] = _rounded(found.get("length_mean"))
         row[f"episodes_{policy}"] = found.get("episodes", "")
-    row["commit"] = json.loads((run.path / "config.json").read_text()).get("commit", "unknown")
+    row["commit"] = run.commit()
     row["options"] = shlex.join(run.study.command(run.core, run.seed))
     return row
 
@@ -173,9 +178,14 @@ def curve_of(run: Run) -> list[dict[str, Any]]:
 
 
 def collect(study: Study, seeds: int) -> None:
-    """Write the rows and curves of a study from its run directories; what is known of other runs stays."""
+    """Write the rows and curves of a study from its run directories; what is known of other runs stays.
+
+    Runs from an uncommitted tree are not recorded.
+    """
     runs = [Run(study, core, seed) for core in study.cores for seed in range(seeds)]
-    begun = [run for run in runs if (run.path / "metrics.csv").exists()]
+    begun = [
+        run for run in runs if (run.path / "metrics.csv").exists() and is_committed(run.path, run.commit())
+    ]
     rows = [row_of(run) for run in begun]
     curves = [row for run in begun for row in curve_of(run)]
     for path, found in ((study.rows_in(RESULTS), rows), (study.curves_in(RESULTS), curves)):
@@ -186,7 +196,7 @@ def collect(study: Study, seeds: int) -> None:
 
 def main(argv: Sequence[str]) -> int:
     """Run the command; returns the exit code."""
-    config = parse(TrainConfig(), argv, description=__doc__ or "", positional="study")
+    config = parse(TrainStudiesConfig(), argv, description=__doc__ or "", positional="study")
     names = list(STUDIES) if config.study == "all" else [config.study]
     for name in names:
         if name not in STUDIES:
@@ -208,6 +218,7 @@ def main(argv: Sequence[str]) -> int:
         if seed < (config.seeds or study.seeds) and (not chosen or core in chosen)
     ]
     if not config.collect:
+        require_clean_tree()
         with ThreadPoolExecutor(config.workers) as pool:
             list(pool.map(bring_to_its_end, runs))
     for study in studies:

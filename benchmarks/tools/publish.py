@@ -23,7 +23,7 @@ from agents.evaluation import LoadedAgent, load_agent, moved_to, play_episodes, 
 from agents.files import write_text
 from agents.options import option, parse, run_command
 from agents.pretrained import save_weights
-from benchmarks.common import ROOT
+from benchmarks.common import ROOT, require_clean_tree
 from benchmarks.report.seed_statistics import wilson
 from envs.errors import UserError
 from recall.validity import check_recall
@@ -179,6 +179,7 @@ def main(argv: Sequence[str]) -> int:
         raise UserError(
             f"--control is for the recall check, and the core {agent.config.core} has no write memory"
         )
+    require_clean_tree()
     stored = json.loads((run / "config.json").read_text())
     envs = [agent.config.env, *(env for env in config.also.split(",") if env)]
     rows = [row for env in envs for row in figures(agent, env, config.episodes)]

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from agents.files import read_csv, write_csv
+from benchmarks.common import ROOT
 from benchmarks.report import results
 from benchmarks.studies import train_studies
 from benchmarks.studies.studies import STUDIES, Study
@@ -34,14 +35,20 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setitem(STUDIES, "tiny", STUDY)
     (tmp_path / "tiny.csv").write_text(FIXTURE)
     (tmp_path / "tiny_curves.csv").write_text(CURVES)
-    (tmp_path / "text.md").write_text("# Results\n\n{{tiny}}\n")
+    (tmp_path / "prose").mkdir()
+    (tmp_path / "pages").mkdir()
+    prose_of(tmp_path).write_text("# Results\n\n{{tiny}}\n")
     return tmp_path
 
 
+def prose_of(data: Path) -> Path:
+    return data / "prose" / "page.md"
+
+
 def build(data: Path) -> str:
-    page = data / "page.md"
-    results.main(["--data", str(data), "--text", str(data / "text.md"), "--page", str(page)])
-    return page.read_text()
+    pages = data / "pages"
+    results.main(["--data", str(data), "--prose", str(data / "prose"), "--pages", str(pages)])
+    return (pages / "page.md").read_text()
 
 
 def test_the_page_holds_every_run_the_unfinished_and_the_missing_ones_too(data: Path) -> None:
@@ -54,7 +61,7 @@ def test_the_page_holds_every_run_the_unfinished_and_the_missing_ones_too(data: 
     assert "0.50 M (1 never)" in lstm
     assert "| gru | not run |" in page
     assert "Commits of the runs: abc, abd." in page
-    assert (data / "page" / "tiny.png").read_bytes().startswith(b"\x89PNG")
+    assert (data / "pages" / "results" / "tiny.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_the_same_files_give_the_same_page(data: Path) -> None:
@@ -70,14 +77,37 @@ def test_a_return_study_reports_intervals_over_seeds_and_the_probability_of_impr
     assert results.return_row("lstm", rows[1:3], rows).split(" | ")[7] == "-"
 
 
+def test_runs_from_an_uncommitted_tree_are_marked_and_counted(data: Path) -> None:
+    assert "†" not in build(data)
+    (data / "tiny.csv").write_text(FIXTURE.replace("1000,abd,", "1000,abd-dirty,"))
+    prose_of(data).write_text("{{uncommitted}}\n\n{{tiny}}\n")
+    page = build(data)
+    assert [line.split(" |")[0] for line in page.splitlines() if line.startswith("|") and "†" in line] == [
+        "| mnm-p †"
+    ]
+    assert "1 of the 4\nruns" in page
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["results", "results_archive"])
+def test_the_committed_pages_are_those_of_the_committed_files(name: str) -> None:
+    text = results.PROSE / f"{name}.md"
+    assert results.page_text(text, results.STUDY_FILES) == (ROOT / "docs" / f"{name}.md").read_text()
+
+
+def test_every_study_is_on_a_page() -> None:
+    prose = "".join(path.read_text() for path in results.PROSE.glob("*.md"))
+    assert [name for name in STUDIES if f"{{{{{name}}}}}" not in prose] == []
+
+
 def test_an_unknown_study_in_the_text_is_named(data: Path) -> None:
-    (data / "text.md").write_text("{{tinny}}")
+    prose_of(data).write_text("{{tinny}}")
     with pytest.raises(UserError, match=r"unknown study or table 'tinny' \(did you mean tiny"):
         build(data)
 
 
 def test_tables_of_other_benchmarks_are_filled_in(data: Path) -> None:
-    (data / "text.md").write_text("{{forgetting}} and {{maze-ceiling}}")
+    prose_of(data).write_text("{{forgetting}} and {{maze-ceiling}}")
     page = build(data)
     assert "| loses the written memory |" in page
     assert "| 11 | 225" in page

@@ -26,7 +26,7 @@ def test_an_ablation_is_its_core_without_a_part() -> None:
     command = symbol_tasks.Run("copy", "mnm-p writes-off", 1).command(10)
     assert command[2:7] == ["copy", "--core", "mnm-p", "--written-layers", "none"]
     with pytest.raises(UserError, match=r"unknown core 'mnm-p writesoff' \(did you mean mnm-p writes-off"):
-        symbol_tasks.TableConfig(cores="lstm,mnm-p writesoff")
+        symbol_tasks.SymbolTasksConfig(cores="lstm,mnm-p writesoff")
 
 
 def test_some_cores_alone_leave_the_rows_of_the_others(
