@@ -225,8 +225,8 @@ def uncommitted(data: Path) -> str:
     dirty = sum(commit.endswith(DIRTY) for commit in commits)
     return (
         f"Rows marked{DAGGER} hold runs that were trained from an uncommitted tree ({dirty} of the {len(commits)}\n"
-        f"runs of all studies; their commits end in `{DIRTY}`), so no commit describes them exactly; they will be trained\n"
-        "again."
+        f"runs of all studies; their commits end in `{DIRTY}`), so no commit describes them exactly; they will be "
+        "trained\nagain."
     )
 
 
