@@ -7,21 +7,17 @@ and so does a segment that was unrolled for a backward (`FusedMNMCore.unroll` dr
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import linear
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from memory.core import CoreOutput, MemoryRecord
+from memory.core import Controller, CoreOutput, MemoryRecord
 from memory.mnm.cpp_backend.bindings import CompiledForward, ForwardWeights, Kernel
 from memory.mnm.reference import MNMState
-from memory.mnm.tape import Layered
-
-if TYPE_CHECKING:
-    from memory.mnm.fast import FusedMNMCore
-
+from memory.mnm.tape import Layered, SlowWeights, Spec
 
 optimizer_steps = 0
 """Steps of all optimizers of this process."""
@@ -35,10 +31,25 @@ def count_step(*_: Any) -> None:
 register_optimizer_step_post_hook(count_step)
 
 
+class SteppedCore(Protocol):
+    """What an acting step needs of its core (`memory.mnm.fast.FusedMNMCore`)."""
+
+    controller: Controller
+    memory_size: int
+    output: nn.Linear
+    stage: Stage | None
+
+    @property
+    def spec(self) -> Spec: ...
+    def own_tensors(self) -> tuple[Tensor, ...]: ...
+    def slow_weights(self) -> SlowWeights: ...
+    def seen(self, hv: Tensor) -> Tensor: ...
+
+
 class Stage:
     """A segment of one step for one batch size, and what tells whether its weights are still the core's."""
 
-    def __init__(self, core: FusedMNMCore, kernel: Kernel, batch: int) -> None:
+    def __init__(self, core: SteppedCore, kernel: Kernel, batch: int) -> None:
         # Aliases, not copies: while they live, no other tensor can come to lie at these addresses.
         self.sources = tuple(x.detach() for x in core.own_tensors())
         self.versions = tuple(x._version for x in self.sources)
@@ -69,7 +80,7 @@ class Stage:
         """A copied or pickled core makes its own."""
         return type(None), ()
 
-    def serves(self, core: FusedMNMCore, batch: int) -> bool:
+    def serves(self, core: SteppedCore, batch: int) -> bool:
         """True for the same batch size and the very same tensors, if nothing was written to them."""
         if batch != self.batch or optimizer_steps != self.optimizer_steps:
             return False
@@ -80,7 +91,7 @@ class Stage:
 
 
 def compiled_step(
-    core: FusedMNMCore, kernel: Kernel, x_t: Tensor, state: MNMState, record: bool
+    core: SteppedCore, kernel: Kernel, x_t: Tensor, state: MNMState, record: bool
 ) -> tuple[CoreOutput, MNMState]:
     """Equals `MNMCore.step` up to rounding, under no_grad; a record changes nothing else."""
     stage, is_lstm = core.stage, core.controller == "lstm"
