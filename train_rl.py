@@ -18,6 +18,7 @@ from __future__ import annotations
 import dataclasses
 import signal
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,8 +51,8 @@ class Command:
     )
 
 
-def read_command(argv: Sequence[str], restarted: bool = False) -> tuple[TrainConfig, bool]:
-    """The effective configuration and whether to resume; raises UserError."""
+def read_command(argv: Sequence[str], restarted: bool = False) -> tuple[TrainConfig, Command]:
+    """The effective configuration, and the command with `resume` decided; raises UserError."""
     resume = "--resume" in argv
     preset_name, run_dir = given(argv, "preset"), given(argv, "run-dir")
     if resume:
@@ -72,23 +73,24 @@ def read_command(argv: Sequence[str], restarted: bool = False) -> tuple[TrainCon
         resume = run.checkpoint("latest").exists()
         if resume:
             check_resume(run.read_config(TrainConfig), config, FIXED_ON_RESUME, ARCHITECTURE)
-    return config, resume
+    return config, dataclasses.replace(command, resume=resume)
 
 
 def main(argv: Sequence[str]) -> int:
     """Run the command; returns the exit code."""
     ranks = join()
     restarted = ranks.any(was_restarted())
-    config, resume = ranks.from_first(lambda: read_command(argv, restarted))
+    config, command = ranks.from_first(lambda: read_command(argv, restarted))
     ranks.from_first(lambda: ranks.share(config.num_envs))
     console = Console(soft_wrap=True, quiet=not ranks.leads)
-    trainer = Trainer(config, resume, console, ranks)
-    profile = Profile(trainer) if "--profile" in argv else None
+    trainer = Trainer(config, command.resume, console, ranks)
+    profile, frames_before = Profile(), trainer.collector.frames
     stop, where = StopSignal(console.print), trainer.directory.path
     try:
-        finished = trainer.run(stop=lambda: stop.code != 0)
-        if profile is not None and ranks.leads:
-            profile.report(console)
+        with profile if command.profile else nullcontext():
+            finished = trainer.run(stop=lambda: stop.code != 0)
+        if command.profile and ranks.leads:
+            profile.report(trainer.collector.frames - frames_before, console, where / "profile.csv")
     except RankLost as error:
         raise UserError(f"{error}; the latest checkpoint is whole: --run-dir {where} --resume") from error
     finally:

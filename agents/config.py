@@ -33,7 +33,6 @@ class TrainConfig(CoreOptions):
     seed: int = option(0, "seed of weights, environments, actions and minibatches")
     backend: BackendName = option("auto", "what steps the environments")
     device: Literal["auto", "cpu", "cuda"] = option("auto", "where the agent lives")
-    cuda_graphs: bool = option(True, "on CUDA, record acting and learning as graphs where the core allows it")
     run_dir: str | None = option(
         None, "directory of the run; runs/ENV-CORE-ALGO-SEED if not given", metavar="DIR"
     )

@@ -22,6 +22,7 @@ from gymnasium import spaces
 from torch import Tensor, nn
 
 from agents.distinct import encode_rows
+from agents.distributions import Actions
 from envs.errors import UserError
 
 LARGEST_BOUND = 65_535
@@ -113,23 +114,24 @@ class ObservationEncoder(nn.Module):
     """One encoder per key of a Dict space, plus the previous action and reward if asked for."""
 
     def __init__(
-        self, space: spaces.Dict, actions: int, size: int, previous_inputs: bool, reward_scale: float
+        self, space: spaces.Dict, actions: Actions, size: int, previous_inputs: bool, reward_scale: float
     ) -> None:
         super().__init__()
         self.output_size = size
         self.reward_scale = reward_scale
         self.parts = nn.ModuleDict({key: part_encoder(key, part, size) for key, part in space.items()})
-        self.previous_action = nn.Embedding(actions + 1, size) if previous_inputs else None
+        self.previous_action = actions.encoder(size) if previous_inputs else None
         self.previous_reward = nn.Linear(1, size, bias=False) if previous_inputs else None
 
     def forward(self, obs: dict[str, Tensor], is_first: Tensor, action: Tensor, reward: Tensor) -> Tensor:
-        """obs[key] [..., *shape]; is_first, previous action (-1 = none), previous raw reward [...]."""
+        """obs[key] [..., *shape]; is_first, previous action, previous raw reward [...]."""
         parts = [encode_rows(part, obs[key], is_first.dim()) for key, part in self.parts.items()]
         total = torch.stack(parts).sum(0) if len(parts) > 1 else parts[0]
         if self.previous_action is not None and self.previous_reward is not None:
-            index = (action + 1).masked_fill(is_first, 0)
             scaled = (reward * self.reward_scale).masked_fill(is_first, 0.0).to(total.dtype)
-            total = total + self.previous_action(index) + self.previous_reward(scaled.unsqueeze(-1))
+            total = (
+                total + self.previous_action(action, is_first) + self.previous_reward(scaled.unsqueeze(-1))
+            )
         return torch.relu(total)
 
 

@@ -1,7 +1,7 @@
 """The agent: encoder -> memory core -> policy and value heads.
 
 One `act` serves collecting, evaluating, recording and rendering; `unroll` gives the same numbers for a
-whole segment while learning. Legend: T time, B batch, A number of actions.
+whole segment while learning. Legend: T time, B batch, P outputs of the policy head.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
+from agents.distributions import ActionDistribution, actions_for
 from agents.encoders import ObservationEncoder
+from agents.profile import region
 from memory import AddressRecord, CoreConfig, MemoryRecord, make_core, reset_state
 
 
@@ -22,7 +24,7 @@ class AgentState(NamedTuple):
     core: Any
     """State of the memory core (a named tuple of tensors)."""
     action: Tensor
-    """Previous action, int64 [B]; ignored where is_first."""
+    """Previous action, [B, *shape of an action]; ignored where is_first."""
     reward: Tensor
     """Previous raw reward, float32 [B]; ignored where is_first."""
 
@@ -30,20 +32,25 @@ class AgentState(NamedTuple):
 class ActOutput(NamedTuple):
     """What the agent answers to one row."""
 
-    logits: Tensor
-    """Action preferences, [B, A]."""
+    policy: ActionDistribution
+    """Over the next action; parameters [B, P]."""
     value: Tensor
     """Estimated (scaled) return, [B]."""
     state: AgentState
     """State with the memory advanced; `after` then notes the action taken and its reward."""
     record: MemoryRecord | AddressRecord | None
 
+    @property
+    def logits(self) -> Tensor:
+        """The parameters of the policy, [B, P]."""
+        return self.policy.parameters
+
 
 class UnrollOutput(NamedTuple):
     """What the agent says about a segment."""
 
-    logits: Tensor
-    """[T, B, A]."""
+    policy: ActionDistribution
+    """Parameters [T, B, P]."""
     value: Tensor
     """[T, B]."""
     meta_loss: Tensor
@@ -58,19 +65,19 @@ class ActorCritic(nn.Module):
     def __init__(
         self,
         observation_space: spaces.Dict,
-        action_space: spaces.Discrete,
+        action_space: spaces.Space[Any],
         core: CoreConfig,
         embedding_size: int = 128,
         previous_inputs: bool = True,
         reward_scale: float = 1.0,
     ) -> None:
         super().__init__()
-        actions = int(action_space.n)
+        self.actions = actions_for(action_space)
         self.encoder = ObservationEncoder(
-            observation_space, actions, embedding_size, previous_inputs, reward_scale
+            observation_space, self.actions, embedding_size, previous_inputs, reward_scale
         )
         self.core = make_core(core, embedding_size)
-        self.policy_head = nn.Linear(self.core.output_size, actions)
+        self.policy_head = nn.Linear(self.core.output_size, self.actions.parameters)
         self.value_head = nn.Linear(self.core.output_size, 1)
         # A nearly uniform first policy: no action is ruled out before anything was learnt.
         nn.init.orthogonal_(self.policy_head.weight, 0.01)
@@ -82,7 +89,7 @@ class ActorCritic(nn.Module):
         device = self.policy_head.weight.device
         return AgentState(
             self.core.initial_state(batch_size),
-            torch.full((batch_size,), -1, dtype=torch.int64, device=device),
+            self.actions.none(batch_size, device),
             torch.zeros(batch_size, device=device),
         )
 
@@ -102,12 +109,12 @@ class ActorCritic(nn.Module):
         # Most rows open no episode, and a reset copies the whole memory; a GPU copies sooner than it answers.
         entering = reset_state(state.core, is_first) if is_first.is_cuda or is_first.any() else state.core
         output, core_state = self.core.step(x_t, entering, record=record, noise=noise)
-        logits, value = self._heads(output.features)
-        return ActOutput(logits, value, state._replace(core=core_state), output.record)
+        policy, value = self._heads(output.features)
+        return ActOutput(policy, value, state._replace(core=core_state), output.record)
 
     @staticmethod
     def after(state: AgentState, action: Tensor, reward: Tensor) -> AgentState:
-        """Note what was done and what came of it, as inputs of the next row; both [B]."""
+        """Note what was done and what came of it, as inputs of the next row; [B, ...]."""
         return state._replace(action=action, reward=reward)
 
     def unroll(
@@ -123,10 +130,12 @@ class ActorCritic(nn.Module):
 
         `noise` is what `act` was given in each row: only then does it make the same choices.
         """
-        xs = self.encoder(obs, is_first, previous_action, previous_reward)
-        output, _ = self.core.unroll(xs, core_state, is_first, noise=noise)
-        logits, value = self._heads(output.features)
-        return UnrollOutput(logits, value, output.meta_loss, output.write_error)
+        with region("encoder"):
+            xs = self.encoder(obs, is_first, previous_action, previous_reward)
+        with region("core forward"):
+            output, _ = self.core.unroll(xs, core_state, is_first, noise=noise)
+        policy, value = self._heads(output.features)
+        return UnrollOutput(policy, value, output.meta_loss, output.write_error)
 
-    def _heads(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        return self.policy_head(features), self.value_head(features).squeeze(-1)
+    def _heads(self, features: Tensor) -> tuple[ActionDistribution, Tensor]:
+        return self.actions.distribution(self.policy_head(features)), self.value_head(features).squeeze(-1)

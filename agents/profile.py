@@ -1,25 +1,67 @@
-"""Where the time of a training run goes: `train_rl.py --profile`.
+"""Where the time goes: named regions, timed only while a stopwatch runs; the table of `train_rl.py --profile`.
 
-The profile replaces a few methods of ONE trainer by timed ones, so that a run without it does not pay for it. The
-clock is the one on the wall; on CUDA every timed method waits for the device, which slows the run a little.
+with region("backward"):            in the code: costs nothing while no stopwatch runs
+    loss.backward()
+
+with Stopwatch() as stopwatch: ...  elsewhere: stopwatch.seconds["backward"]
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from rich.console import Console
 from rich.table import Table
 
 from agents.files import write_text
-from agents.trainer import Trainer
 
 PHASES = ("act", "env", "learn")
-PARTS = ("encoder", "core forward", "losses", "backward", "optimiser")
+PARTS = ("encoder", "core forward", "losses", "backward", "optimizer")
 """Of learn; the encoder and core of acting are in act."""
+
+_running: list[Stopwatch] = []
+
+
+class Stopwatch:
+    """Adds up the seconds of every region entered while it runs, by name; a context that may be entered again.
+
+    With `wait`, each region of a run on CUDA ends when the device has done its work, which slows the run a little.
+    """
+
+    def __init__(self, wait: bool = False) -> None:
+        self.wait = wait and torch.cuda.is_available()
+        self.seconds: defaultdict[str, float] = defaultdict(float)
+
+    def __enter__(self) -> Stopwatch:
+        _running.append(self)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        _running.remove(self)
+
+
+def region(name: str) -> AbstractContextManager[None]:
+    """The block under it counts as `name`, in the manner of torch.profiler.record_function."""
+    return _timed(name) if _running else nullcontext()
+
+
+@contextmanager
+def _timed(name: str) -> Iterator[None]:
+    started = time.perf_counter()
+    try:
+        yield
+    finally:
+        if any(stopwatch.wait for stopwatch in _running):
+            torch.cuda.synchronize()
+        seconds = time.perf_counter() - started
+        for stopwatch in _running:
+            stopwatch.seconds[name] += seconds
 
 
 class Row(NamedTuple):
@@ -33,67 +75,44 @@ class Row(NamedTuple):
     """If this phase were all there is."""
 
 
-class Profile:
-    """Measures from its making to `rows`."""
+class Profile(Stopwatch):
+    """The regions of a training run, from entering to leaving."""
 
-    def __init__(self, trainer: Trainer) -> None:
-        self.trainer = trainer
-        self.seconds = dict.fromkeys((*PHASES, *PARTS), 0.0)
-        self.begun, self.frames_before = time.perf_counter(), trainer.collector.frames
-        model, learner, collector = trainer.model, trainer.learner, trainer.collector
-        for owner, method, phase in (
-            (collector, "_timed_act", "act"),
-            (collector.env, "step", "env"),
-            (learner, "update", "learn"),
-            (model.encoder, "forward", "encoder"),
-            (model.core, "unroll", "core forward"),
-            (learner, "_loss_terms", "losses"),
-            (learner, "_log", "losses"),
-            (learner, "_differentiate", "backward"),
-            (learner.optimizer, "step", "optimiser"),
-        ):
-            setattr(owner, method, self._timed(getattr(owner, method), phase))
+    def __init__(self) -> None:
+        super().__init__(wait=True)
+        self.total = 0.0
 
-    def _timed(self, method: Callable[..., Any], phase: str) -> Callable[..., Any]:
-        on_cuda = self.trainer.collector.device.type == "cuda"
+    def __enter__(self) -> Profile:
+        super().__enter__()
+        self.begun = time.perf_counter()
+        return self
 
-        def timed(*args: Any, **kwargs: Any) -> Any:
-            if phase in PARTS and not torch.is_grad_enabled():
-                return method(*args, **kwargs)
-            started = time.perf_counter()
-            result = method(*args, **kwargs)
-            if on_cuda:
-                torch.cuda.synchronize()
-            self.seconds[phase] += time.perf_counter() - started
-            return result
+    def __exit__(self, *error: object) -> None:
+        self.total += time.perf_counter() - self.begun
+        super().__exit__(*error)
 
-        return timed
-
-    def rows(self) -> list[Row]:
-        """The whole run, its phases, and the parts of learning, each with what is left over."""
-        total = time.perf_counter() - self.begun
-        frames = self.trainer.collector.frames - self.frames_before
+    def rows(self, frames: int) -> list[Row]:
+        """The whole run of `frames` frames, its phases, and the parts of learning, each with what is left over."""
         spent = self.seconds
         lines = {phase: spent[phase] for phase in PHASES}
         lines |= {f"learn: {part}": spent[part] for part in PARTS}
         lines["learn: other"] = spent["learn"] - sum(spent[part] for part in PARTS)
-        lines["other"] = total - sum(spent[phase] for phase in PHASES)
-        lines["all"] = total
-        return [Row(name, s, s / total, frames / s if s > 0.0 else 0.0) for name, s in lines.items()]
+        lines["other"] = self.total - sum(spent[phase] for phase in PHASES)
+        lines["all"] = self.total
+        return [Row(name, s, s / self.total, frames / s if s > 0.0 else 0.0) for name, s in lines.items()]
 
-    def report(self, console: Console) -> None:
-        """Print the table and write profile.csv into the run directory."""
-        rows = self.rows()
+    def report(self, frames: int, console: Console, path: Path) -> None:
+        """Print the table and write it to `path` as CSV."""
         table = Table(title="Where the time went", title_justify="left", pad_edge=False)
         table.add_column("phase")
         for name in ("seconds", "share", "frames/s"):
             table.add_column(name, justify="right")
         lines = ["phase,seconds,share,frames_per_s"]
-        for row in rows:
+        for row in self.rows(frames):
             rate = f"{row.frames_per_s:,.0f}" if row.frames_per_s else "-"
             table.add_row(
-                row.phase.replace("learn: ", "  "), f"{row.seconds:.2f}", f"{100 * row.share:.1f} %", rate
+                row.phase.replace("learn: ", "  "), f"{row.seconds:.2f}", f"{100 * row.share:.1f}%", rate
             )
             lines.append(f"{row.phase},{row.seconds:.4f},{row.share:.4f},{row.frames_per_s:.0f}")
         console.print(table)
-        write_text(self.trainer.directory.path / "profile.csv", "\n".join(lines) + "\n")
+        write_text(path, "\n".join(lines) + "\n")

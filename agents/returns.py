@@ -34,20 +34,6 @@ def gae(
     return advantages
 
 
-def n_step_returns(rewards: Tensor, next_values: Tensor, done: Tensor, gamma: float) -> Tensor:
-    """Discounted returns to the end of the episode or of the rollout, bootstrapped there.
-
-    G_t = r_t + gamma * (v_tp1 where the episode or the rollout ends at t, else G_tp1).
-    """
-    _check_shapes(rewards, next_values, done)
-    returns = torch.empty_like(rewards)
-    following = next_values[-1]
-    for t in reversed(range(len(rewards))):
-        following = rewards[t] + gamma * torch.where(done[t], next_values[t], following)
-        returns[t] = following
-    return returns
-
-
 def _check_shapes(first: Tensor, *others: Tensor) -> None:
     for other in others:
         if other.shape != first.shape:

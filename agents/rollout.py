@@ -12,7 +12,7 @@ the same episode, 0 where it terminated. The three autoreset dialects meet here 
 
 from __future__ import annotations
 
-import time
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -20,10 +20,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from agents.cuda_graphs import Capture, Graphs
 from agents.distributed import ALONE, Ranks
+from agents.distributions import Actions
 from agents.episodes import EpisodeLog
 from agents.model import ActorCritic, ActOutput, AgentState
+from agents.profile import region
 from envs import VecEnv, VecStep
 from memory import detach_state, select_state
 from memory.hard.straight_through import gumbel_noise
@@ -54,13 +55,21 @@ class Rollout:
 
     @classmethod
     def allocate(
-        cls, env: VecEnv, steps: int, like: Tensor, noise_shape: tuple[int, ...] | None = None
+        cls,
+        env: VecEnv,
+        actions: Actions,
+        steps: int,
+        like: Tensor,
+        noise_shape: tuple[int, ...] | None = None,
     ) -> Rollout:
         """Empty rows for `steps` steps of `env`, on the device and in the precision of `like`."""
         shape, device = (steps, env.num_envs), like.device
 
         def numbers() -> Tensor:
             return like.new_zeros(shape)
+
+        def chosen() -> Tensor:
+            return torch.zeros((*shape, *actions.shape), dtype=actions.dtype, device=device)
 
         def flags(rows: int = steps) -> Tensor:
             return torch.zeros((rows, env.num_envs), dtype=torch.bool, device=device)
@@ -76,9 +85,9 @@ class Rollout:
         return cls(
             obs=obs,
             is_first=flags(steps + 1),
-            previous_action=torch.zeros(shape, dtype=torch.int64, device=device),
+            previous_action=chosen(),
             previous_reward=numbers(),
-            action=torch.zeros(shape, dtype=torch.int64, device=device),
+            action=chosen(),
             log_prob=numbers(),
             value=numbers(),
             next_value=numbers(),
@@ -116,15 +125,6 @@ FinalValues = tuple[Tensor, Tensor]
 """Mask [N] of episodes that were cut in a row, and the values [N] of the observations that followed there."""
 
 
-@dataclass
-class Timing:
-    """Seconds spent in the three phases of training since the last reading."""
-
-    act: float = 0.0
-    env: float = 0.0
-    learn: float = 0.0
-
-
 class Collector:
     """Plays the policy in the environments and carries everything that must survive between rollouts."""
 
@@ -134,17 +134,14 @@ class Collector:
         model: ActorCritic,
         steps: int,
         generator: torch.Generator,
-        timing: Timing,
         ranks: Ranks = ALONE,
-        capture: Capture | None = None,
     ) -> None:
-        self.env, self.model, self.generator, self.timing, self.ranks = env, model, generator, timing, ranks
+        self.env, self.model, self.generator, self.ranks = env, model, generator, ranks
         self.device = model.policy_head.weight.device
         weight, noise_shape = model.policy_head.weight.detach(), model.core.noise_shape
-        self.rollout = Rollout.allocate(env, steps, weight, noise_shape)
+        self.rollout = Rollout.allocate(env, model.actions, steps, weight, noise_shape)
         self.episodes = EpisodeLog(env.num_envs, env.success_rule)
         self.state: AgentState = model.initial_state(env.num_envs)
-        self.graphs = None if capture is None else Graphs(self._recorded_act, capture)
         self.frames = 0
 
     def start(self) -> None:
@@ -167,7 +164,8 @@ class Collector:
         for t in range(steps):
             ended = self._row(t, ended)
         # One more evaluation for next_value of the last row; it must not advance the carried state.
-        last = self._timed_act(steps)
+        with region("act"):
+            last = self._act(steps)
         self._fill_next_value(steps - 1, last.value, ended)
         self.frames += int(self.ranks.sum(rollout.valid.sum()))
         self.episodes.merge(self.ranks)
@@ -177,19 +175,22 @@ class Collector:
         """Play row t; returns the values of episodes that were cut in it, under SAME_STEP."""
         rollout = self.rollout
         rollout.previous_action[t], rollout.previous_reward[t] = self.state.action, self.state.reward
-        out = self._timed_act(t)
+        with region("act"):
+            out = self._act(t)
+            noise = draw_for_all(
+                lambda rows: self.model.actions.noise(rows, out.value, self.generator),
+                len(out.value),
+                self.ranks,
+            )
+            action = out.policy.sample(noise)
+            rollout.action[t], rollout.log_prob[t] = action, out.policy.log_prob(action)
+            rollout.value[t] = out.value
+            actions = self.model.actions.to_env(action)
         if t > 0:
             self._fill_next_value(t - 1, out.value, ended)
-        started = time.perf_counter()
-        action, log_prob = sample_actions(out.logits, self.generator, self.ranks)
-        rollout.action[t], rollout.log_prob[t], rollout.value[t] = action, log_prob, out.value
-        actions = action.cpu().numpy()
-        self.timing.act += time.perf_counter() - started
-
-        started = time.perf_counter()
-        step = self.env.step(actions)
-        self.episodes.add(step)
-        self.timing.env += time.perf_counter() - started
+        with region("env"):
+            step = self.env.step(actions)
+            self.episodes.add(step)
 
         for name in ("reward", "terminated", "truncated", "valid"):
             put_row(getattr(rollout, name), t, getattr(step, name))
@@ -198,26 +199,9 @@ class Collector:
         self.state = self.model.after(out.state, action, rollout.reward[t].clone())
         return None if step.final_obs is None else self._value_of_final(t, step, step.final_obs)
 
-    def _timed_act(self, row: int) -> Any:
-        started = time.perf_counter()
+    def _act(self, row: int) -> ActOutput:
         obs = {key: x[row] for key, x in self.rollout.obs.items()}
-        out = self._act(obs, self.rollout.is_first[row], self._noise(row))
-        self.timing.act += time.perf_counter() - started
-        return out
-
-    def _act(self, obs: dict[str, Tensor], is_first: Tensor, noise: Tensor | None) -> ActOutput:
-        if self.graphs is None:
-            return self.model.act(obs, is_first, self.state, noise=noise)
-        core, action, reward = self.state
-        logits, value, *after = self.graphs(is_first, action, reward, *core, *obs.values())
-        return ActOutput(logits, value, self.state._replace(core=type(core)._make(after)), None)
-
-    def _recorded_act(self, is_first: Tensor, action: Tensor, reward: Tensor, *rest: Tensor) -> list[Tensor]:
-        """`_act` as a function of tensors alone: the state of the core, then the observations."""
-        kind, width = type(self.state.core), len(self.state.core)
-        obs = dict(zip(self.rollout.obs, rest[width:], strict=True))
-        out = self.model.act(obs, is_first, AgentState(kind._make(rest[:width]), action, reward))
-        return [out.logits, out.value, *out.state.core]
+        return self.model.act(obs, self.rollout.is_first[row], self.state, noise=self._noise(row))
 
     def _see(self, obs: dict[str, np.ndarray], is_first: np.ndarray, row: int) -> None:
         for key, x in obs.items():
@@ -225,14 +209,12 @@ class Collector:
         put_row(self.rollout.is_first, row, is_first)
 
     def _draw_noise(self, row: int) -> None:
-        """The noise belongs to the row like its observation: whoever evaluates the row again gets the same.
-
-        Every rank draws for the environments of all, as in `sample_actions`.
-        """
+        """The noise belongs to the row like its observation: whoever evaluates the row again gets the same."""
         if self.rollout.noise is not None:
-            rows, *shape = self.rollout.noise[row].shape
-            noise = gumbel_noise((rows * self.ranks.count, *shape), self.generator)
-            self.rollout.noise[row] = noise[rows * self.ranks.rank : rows * (self.ranks.rank + 1)]
+            count, *shape = self.rollout.noise[row].shape
+            self.rollout.noise[row] = draw_for_all(
+                lambda rows: gumbel_noise((rows, *shape), self.generator), count, self.ranks
+            )
 
     def _noise(self, row: int) -> Tensor | None:
         return None if self.rollout.noise is None else self.rollout.noise[row]
@@ -299,19 +281,13 @@ def put_row(rows: Tensor, row: int, array: np.ndarray) -> None:
         rows[row] = x
 
 
-def sample_actions(logits: Tensor, generator: torch.Generator, ranks: Ranks = ALONE) -> tuple[Tensor, Tensor]:
-    """Draw actions [B] from softmax(logits [B, A]) and return them with their log-probabilities.
+def draw_for_all(draw: Callable[[int], Tensor], count: int, ranks: Ranks) -> Tensor:
+    """The rows of this rank's `count` environments out of draw(rows of all ranks).
 
-    The largest of p_a / e_a with independent exponentials e_a is a draw from p; unlike
-    `torch.multinomial` it needs no check of its input on the host. Every rank draws for the environments
-    of all, so that an environment's actions do not depend on which rank owns it.
+    Every rank draws for the environments of all, so that an environment's draws do not depend on which rank
+    owns it.
     """
-    log_probs = torch.log_softmax(logits, dim=-1)
-    rows, actions = log_probs.shape
-    noise = log_probs.new_empty(rows * ranks.count, actions).exponential_(generator=generator)
-    noise = noise[rows * ranks.rank : rows * (ranks.rank + 1)]
-    action = (log_probs - noise.log()).argmax(dim=-1)
-    return action, log_probs.gather(-1, action.unsqueeze(-1)).squeeze(-1)
+    return draw(count * ranks.count)[count * ranks.rank : count * (ranks.rank + 1)]
 
 
 def select_agent(state: AgentState, index: Tensor) -> AgentState:

@@ -11,6 +11,9 @@ from envs.errors import UserError
 
 ConfigT = TypeVar("ConfigT")
 
+RETIRED = ("cuda_graphs",)
+"""Options that older runs stored and that no longer exist; they changed no result."""
+
 
 def config_to_dict(config: Any) -> dict[str, Any]:
     """Plain values of a configuration dataclass, for config.json and for checkpoints."""
@@ -18,7 +21,8 @@ def config_to_dict(config: Any) -> dict[str, Any]:
 
 
 def config_from_dict(kind: type[ConfigT], values: dict[str, Any], source: str) -> ConfigT:
-    """The configuration stored in `source`; unknown keys are refused."""
+    """The configuration stored in `source`; unknown keys are refused, retired ones dropped."""
+    values = {key: value for key, value in values.items() if key not in RETIRED}
     names = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
     for key in values:
         if key not in names:

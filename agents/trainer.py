@@ -19,7 +19,6 @@ from rich.console import Console
 
 from agents.checkpoint import load_checkpoint, load_weights, save_checkpoint
 from agents.config import TrainConfig
-from agents.cuda_graphs import capture_for
 from agents.curves import plot_curves
 from agents.device import make_generator, pick_device
 from agents.distributed import ALONE, Ranks
@@ -27,8 +26,9 @@ from agents.episodes import WINDOW
 from agents.learner import Learner
 from agents.model import ActorCritic
 from agents.pretrained import weights_at
+from agents.profile import PHASES, Stopwatch, region
 from agents.progress import ProgressDisplay, number, print_table
-from agents.rollout import Collector, Timing
+from agents.rollout import Collector
 from agents.run_dir import RunDirectory
 from agents.stored_config import config_to_dict
 from envs import make_vec
@@ -76,16 +76,14 @@ class Trainer:
         )
         self.model = build_model(config, self.env.observation_space, self.env.action_space).to(device)
         ranks.copy_from_first([*self.model.parameters(), *self.model.buffers()])
-        self.timing = Timing()
+        self.stopwatch = Stopwatch()
         self.action_generator = make_generator(config.seed, ACTION_STREAM, device)
         self.collector = Collector(
             self.env,
             self.model,
             config.rollout_steps,
             self.action_generator,
-            self.timing,
             ranks,
-            capture_for(device, config.cuda_graphs, self.model.core.capturable),
         )
         minibatch_generator = make_generator(config.seed, MINIBATCH_STREAM, torch.device("cpu"))
         self.learner = Learner(self.model, config, minibatch_generator, ranks)
@@ -200,10 +198,10 @@ class Trainer:
     def advance(self) -> dict[str, float]:
         """One rollout and one update; returns the learner's metrics."""
         progress = min(self.collector.frames / self.config.total_steps, 1.0)
-        rollout = self.collector.collect()
-        started = time.perf_counter()
-        metrics = self.learner.update(rollout, progress)
-        self.timing.learn += time.perf_counter() - started
+        with self.stopwatch:
+            rollout = self.collector.collect()
+            with region("learn"):
+                metrics = self.learner.update(rollout, progress)
         self.updates += 1
         return metrics
 
@@ -217,11 +215,9 @@ class Trainer:
             "fps": round(fps),
             **episodes,
             **metrics,
-            "act_s": self.timing.act,
-            "env_s": self.timing.env,
-            "learn_s": self.timing.learn,
+            **{f"{phase}_s": self.stopwatch.seconds[phase] for phase in PHASES},
         }
-        self.timing.act = self.timing.env = self.timing.learn = 0.0
+        self.stopwatch.seconds.clear()
         self.directory.log(row)
 
     def _keep_best(self, episodes: dict[str, float]) -> None:

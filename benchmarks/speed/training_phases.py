@@ -60,15 +60,14 @@ def measure(config: PhasesConfig, algo: str, core: str, implementation: str) -> 
         row |= {"threads": config.threads, "run_dir": folder}
         trainer = Trainer(dataclasses.replace(preset(config.preset), **row))
         trainer.advance()
-        timing = trainer.timing
-        timing.act = timing.env = timing.learn = 0.0
+        trainer.stopwatch.seconds.clear()
         frames, started = trainer.collector.frames, time.perf_counter()
         for _ in range(config.updates):
             trainer.advance()
         seconds = time.perf_counter() - started
         frames = trainer.collector.frames - frames
         trainer.close()
-    spent = {"act": timing.act, "env": timing.env, "learn": timing.learn, "all": seconds}
+    spent = {**trainer.stopwatch.seconds, "all": seconds}
     return {phase: frames / spent[phase] for phase in PHASES}
 
 

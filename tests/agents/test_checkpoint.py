@@ -12,7 +12,9 @@ import pytest
 import torch
 
 from agents.checkpoint import load_checkpoint, load_weights, save_checkpoint
+from agents.config import TrainConfig
 from agents.files import atomic_file
+from agents.stored_config import config_from_dict, config_to_dict
 from envs.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -73,3 +75,10 @@ def test_weights_of_another_shape_or_name_are_refused_by_name(tmp_path: Path) ->
         load_weights(model, {"weight": torch.zeros(3, 2)}, source)
     with pytest.raises(UserError, match="its extra has no place"):
         load_weights(model, {**model.state_dict(), "extra": torch.zeros(1)}, source)
+
+
+def test_an_option_that_no_longer_exists_is_dropped_from_stored_configurations_and_no_other_is() -> None:
+    values = config_to_dict(TrainConfig(seed=3))
+    assert config_from_dict(TrainConfig, {**values, "cuda_graphs": True}, "here") == TrainConfig(seed=3)
+    with pytest.raises(UserError, match="here has the unknown option 'cuda_graf'"):
+        config_from_dict(TrainConfig, {**values, "cuda_graf": True}, "here")

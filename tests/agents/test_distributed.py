@@ -25,8 +25,8 @@ import train_rl
 from agents.checkpoint import load_checkpoint
 from agents.config import TrainConfig
 from agents.distributed import ALONE, RankLost, Ranks
-from agents.learner import Learner, cut_evenly
-from agents.rollout import Collector, Timing
+from agents.learner import Learner, split_evenly
+from agents.rollout import Collector
 from agents.run_dir import read_metrics
 from agents.trainer import Trainer, build_model, make_generator
 from envs import make_vec
@@ -87,7 +87,7 @@ def learn(ranks: Ranks, case: str) -> dict[str, Any]:
     model = build_model(config, env.observation_space, env.action_space).double()
     torch.nn.init.normal_(model.policy_head.weight, generator=torch.Generator().manual_seed(0))
     cpu = torch.device("cpu")
-    collector = Collector(env, model, config.rollout_steps, make_generator(0, 1, cpu), Timing(), ranks)
+    collector = Collector(env, model, config.rollout_steps, make_generator(0, 1, cpu), ranks)
     collector.start()
     learner = Learner(model, config, make_generator(0, 2, cpu), ranks)
     valid = []
@@ -141,14 +141,14 @@ def test_the_cases_are_hard_enough(two_ranks: list[dict[str, dict[str, Any]]]) -
 
 def test_an_even_cut_gives_every_rank_equally_many_columns_of_every_minibatch() -> None:
     generator = torch.Generator().manual_seed(0)
-    parts = cut_evenly(24, 4, generator)
+    parts = split_evenly(24, 4, generator)
     assert sorted(torch.cat(parts).tolist()) == list(range(24))
     for ranks in (1, 2, 3, 6):
         for part in parts:
             assert torch.bincount(part // (24 // ranks), minlength=ranks).tolist() == [6 // ranks] * ranks
-    again = cut_evenly(24, 4, generator)
+    again = split_evenly(24, 4, generator)
     assert any(not torch.equal(a.sort().values, b.sort().values) for a, b in zip(parts, again, strict=True))
-    ragged = cut_evenly(10, 4, generator)
+    ragged = split_evenly(10, 4, generator)
     assert sorted(torch.cat(ragged).tolist()) == list(range(10))
     assert {len(part) for part in ragged} == {2, 3}
 
@@ -237,7 +237,7 @@ def test_a_mistake_is_reported_by_one_rank_and_a_lost_rank_by_those_that_remain(
 def test_resume_or_start_starts_first_and_resumes_then(tmp_path: Path) -> None:
     argv = ["--env", "mnm/GridMaze9-v0", "--core", "none", "--num-envs", "4", "--rollout-steps", "25",
             "--threads", "1", "--resume-or-start", "--run-dir", str(tmp_path / "run"), "--total-steps"]  # fmt: skip
-    assert train_rl.read_command([*argv, "200"])[1] is False
+    assert train_rl.read_command([*argv, "200"])[1].resume is False
     assert train_rl.main([*argv, "200"]) == 0
     assert train_rl.main([*argv, "400"]) == 0
     assert load_checkpoint(tmp_path / "run" / "checkpoints" / "latest.pt")["frames"] == 400

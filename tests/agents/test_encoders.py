@@ -7,6 +7,7 @@ import pytest
 import torch
 from gymnasium import spaces
 
+from agents.distributions import actions_for
 from agents.encoders import (
     CategoriesEncoder,
     ImageEncoder,
@@ -104,7 +105,7 @@ def test_an_unsupported_space_is_named() -> None:
 def test_minigrid_observations_are_encoded_part_by_part() -> None:
     env = make_single("MiniGrid-MemoryS7-v0")
     obs, _ = env.reset(seed=0)
-    encoder = ObservationEncoder(env.observation_space, 7, SIZE, previous_inputs=True, reward_scale=1.0)
+    encoder = ObservationEncoder(env.observation_space, actions_for(env.action_space), SIZE, True, 1.0)
     kinds = {key: type(part).__name__ for key, part in encoder.parts.items()}
     assert kinds == {
         "image": "CategoriesEncoder",
@@ -119,7 +120,7 @@ def test_minigrid_observations_are_encoded_part_by_part() -> None:
 def test_time_and_batch_axes_are_not_mixed() -> None:
     """Rows encoded together equal rows encoded one at a time (T != B)."""
     space = spaces.Dict({"a": spaces.Box(-1, 1, (3,), dtype=np.float32), "b": spaces.MultiBinary(4)})
-    encoder = ObservationEncoder(space, 2, SIZE, previous_inputs=True, reward_scale=0.5)
+    encoder = ObservationEncoder(space, actions_for(spaces.Discrete(2)), SIZE, True, 0.5)
     obs = {"a": torch.randn(5, 3, 3), "b": torch.randint(0, 2, (5, 3, 4), dtype=torch.int8)}
     first, action, reward = torch.rand(5, 3) < 0.3, torch.randint(0, 2, (5, 3)), torch.randn(5, 3)
     whole = encoder(obs, first, action, reward)

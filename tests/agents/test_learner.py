@@ -17,7 +17,7 @@ from agents.config import TrainConfig
 from agents.device import make_generator
 from agents.learner import Learner
 from agents.model import ActorCritic
-from agents.rollout import Collector, Rollout, Timing
+from agents.rollout import Collector, Rollout
 from agents.trainer import build_model
 from envs import VecEnv, make_vec
 from envs.vector import GymnasiumVecEnv
@@ -38,7 +38,7 @@ def build(env: VecEnv, double: bool = False, **options: Any) -> tuple[Collector,
     torch.nn.init.normal_(model.policy_head.weight)
     if double:
         model.double()
-    collector = Collector(env, model, config.rollout_steps, torch.Generator().manual_seed(0), Timing())
+    collector = Collector(env, model, config.rollout_steps, torch.Generator().manual_seed(0))
     collector.start()
     return collector, Learner(model, config, make_generator(0, 2, torch.device("cpu")))
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from agents.returns import gae, n_step_returns
+from agents.returns import gae
 
 
 def rows(*values: float) -> Tensor:
@@ -52,6 +52,17 @@ def test_the_true_value_of_an_endless_task_has_no_advantage_if_truncation_bootst
     torch.testing.assert_close(truncated, torch.zeros_like(value), atol=1e-12, rtol=0)
     terminated = gae(torch.ones_like(value), value, value.masked_fill(done, 0.0), done, gamma, 0.95)
     assert (terminated[done] < -8.9).all()
+
+
+def n_step_returns(
+    rewards: torch.Tensor, next_values: torch.Tensor, done: torch.Tensor, gamma: float
+) -> torch.Tensor:
+    """G_t = r_t + gamma * (v_tp1 where the episode or the rollout ends at t, else G_tp1)."""
+    returns, following = torch.empty_like(rewards), next_values[-1]
+    for t in reversed(range(len(rewards))):
+        following = rewards[t] + gamma * torch.where(done[t], next_values[t], following)
+        returns[t] = following
+    return returns
 
 
 def test_lambda_zero_is_the_one_step_error_and_lambda_one_the_n_step_return() -> None:

@@ -12,7 +12,7 @@ from scripted_env import scripted
 
 from agents.model import ActorCritic
 from agents.returns import gae
-from agents.rollout import Collector, Rollout, Timing, sample_actions
+from agents.rollout import Collector, Rollout
 from envs import VecEnv
 from memory import CORE_NAMES, CoreConfig
 
@@ -29,7 +29,7 @@ def build(env: VecEnv, core: str, steps: int) -> Collector:
     with torch.no_grad():
         model.policy_head.bias.copy_(torch.tensor([0.0, 1000.0, 0.0]))
         model.value_head.weight.mul_(10.0)
-    collector = Collector(env, model, steps, torch.Generator().manual_seed(0), Timing())
+    collector = Collector(env, model, steps, torch.Generator().manual_seed(0))
     collector.start()
     return collector
 
@@ -101,11 +101,3 @@ def test_frames_count_valid_rows_only() -> None:
     rollout = following.collect()
     assert same.frames == 40 * ENVS
     assert following.frames == int(rollout.valid.sum()) < 40 * ENVS
-
-
-def test_actions_are_drawn_from_the_softmax() -> None:
-    logits = torch.tensor([[0.0, 1.0, -1.0]]).expand(40_000, 3)
-    action, log_prob = sample_actions(logits, torch.Generator().manual_seed(0))
-    frequency = torch.bincount(action, minlength=3) / len(action)
-    torch.testing.assert_close(frequency, logits[0].softmax(0), atol=0.01, rtol=0)
-    torch.testing.assert_close(log_prob, logits.log_softmax(-1)[torch.arange(len(action)), action])

@@ -262,5 +262,5 @@ def test_any_other_broken_pipe_is_an_error_as_before() -> None:
 def test_ctrl_c_leaves_a_checkpoint_and_exit_code_130(tmp_path: Path) -> None:
     path = tmp_path / "run"
     interrupt("train_rl.py", [*TINY, "--total-steps", "100000000", "--log-every", "1"], path)
-    assert train_rl.read_command(["--run-dir", str(path), "--resume"])[1]
+    assert train_rl.read_command(["--run-dir", str(path), "--resume"])[1].resume
     assert load_agent(path, "latest", torch.device("cpu")).frames > 0

@@ -16,7 +16,7 @@ from agents.config import TrainConfig
 from agents.device import make_generator
 from agents.learner import Learner
 from agents.model import ActorCritic
-from agents.rollout import Collector, Timing
+from agents.rollout import Collector
 from envs import make_vec
 from memory import CoreConfig, FusedMNMCore, MNMCore, MNMState, detach_state, make_core, map_state
 from memory.mnm.cpp_backend.build import KernelUnavailable, find_kernel
@@ -383,7 +383,7 @@ def test_learning_agrees_with_plain_over_the_first_updates(core: Any, implementa
         torch.manual_seed(0)
         core_config = dataclasses.replace(config.core_config(), implementation=chosen)
         model = ActorCritic(env.observation_space, env.action_space, core_config, 8).double()
-        collector = Collector(env, model, config.rollout_steps, torch.Generator().manual_seed(0), Timing())
+        collector = Collector(env, model, config.rollout_steps, torch.Generator().manual_seed(0))
         collector.start()
         learner = Learner(model, config, make_generator(0, 2, torch.device("cpu")))
         for update in range(3):
