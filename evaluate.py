@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from agents.device import pick_device
+from agents.distributed import pick_device
 from agents.evaluation import (
     EpisodeResult,
     LoadedAgent,

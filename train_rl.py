@@ -24,14 +24,12 @@ from pathlib import Path
 
 from rich.console import Console
 
-from agents.config import ARCHITECTURE, FIXED_ON_RESUME, TrainConfig
+from agents.config import ARCHITECTURE, FIXED_ON_RESUME, PRESETS, TrainConfig, preset
 from agents.distributed import RankLost, join, leave, was_restarted
 from agents.options import given, option, parse_parts, run_command
-from agents.presets import PRESETS, preset
 from agents.profile import Profile
-from agents.run_dir import RunDirectory
-from agents.stop import StopSignal
-from agents.stored_config import check_resume
+from agents.progress import StopSignal
+from agents.run_dir import RunDirectory, check_resume
 from agents.trainer import Trainer
 from envs.errors import UserError
 

@@ -20,10 +20,8 @@ from rich.console import Console
 
 from agents.files import check_writable
 from agents.options import given, option, parse_parts, run_command, suggestion
-from agents.progress import print_table
-from agents.run_dir import RunDirectory
-from agents.stop import StopSignal
-from agents.stored_config import check_resume
+from agents.progress import StopSignal, print_table
+from agents.run_dir import RunDirectory, check_resume
 from envs.errors import UserError
 from tasks import TASKS
 from tasks.config import TaskConfig

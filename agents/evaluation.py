@@ -17,14 +17,12 @@ import gymnasium
 import numpy as np
 import torch
 
-from agents.checkpoint import load_checkpoint, load_weights
 from agents.config import ARCHITECTURE, TrainConfig
 from agents.episodes import is_success
 from agents.model import ActorCritic, AgentState
 from agents.pretrained import WEIGHTS, load_published_weights
 from agents.rollout import select_agent
-from agents.run_dir import RunDirectory, package_versions
-from agents.stored_config import config_from_dict
+from agents.run_dir import RunDirectory, config_from_dict, load_checkpoint, load_weights, package_versions
 from agents.trainer import build_model
 from envs import held_out_seed, make_single, success_rule
 from envs.errors import UserError

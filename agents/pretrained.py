@@ -13,9 +13,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 
-from agents.checkpoint import load_checkpoint
 from agents.files import atomic_file
-from agents.run_dir import RunDirectory
+from agents.run_dir import RunDirectory, load_checkpoint
 from envs.errors import UserError
 
 WEIGHTS = "model.safetensors"

@@ -1,11 +1,12 @@
-"""What a command shows while it works: a table first, then a progress bar, or plain lines without a terminal."""
+"""What a command shows while it works, and Ctrl-C: a table, then a progress bar, or lines without a terminal."""
 
 from __future__ import annotations
 
 import math
+import signal
 import time
-from collections.abc import Mapping
-from types import TracebackType
+from collections.abc import Callable, Mapping
+from types import FrameType, TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -74,3 +75,19 @@ class ProgressDisplay:
 def number(value: float, digits: int = 2) -> str:
     """A number for the status line; a dash for NaN."""
     return "-" if math.isnan(value) else f"{value:.{digits}f}"
+
+
+class StopSignal:
+    """Turns the first Ctrl-C (or SIGTERM) into a request to stop after the current update."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self.code = 0
+        self.say = say
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._note)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.code:
+            raise KeyboardInterrupt
+        self.code = 128 + number
+        self.say("Stopping after this update; once more stops at once, without a checkpoint.")

@@ -1,24 +1,38 @@
-"""The directory of a run: config.json, metrics.csv, TensorBoard events, checkpoints/, curves.png."""
+"""The directory of a run: config.json, metrics.csv, TensorBoard events, checkpoints/, curves.png.
+
+A checkpoint is one file, written atomically, of plain tensors, numbers, lists and text only, so that
+`torch.load(weights_only=True)` reads it without unpickling arbitrary objects. `latest` holds everything that an
+exact continuation needs; `best` holds the agent alone.
+"""
 
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import math
 import platform
 import subprocess
+from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
+from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
-from agents.files import write_text
-from agents.options import suggestion
-from agents.stored_config import config_from_dict, config_to_dict
+from agents.files import atomic_file, write_text
+from agents.options import own_fields_first, suggestion
 from envs.errors import UserError
 
 ConfigT = TypeVar("ConfigT")
+
+FORMAT = 1
+"""Of checkpoints."""
+
+RETIRED = ("cuda_graphs",)
+"""Options that older runs stored and that no longer exist; they changed no result."""
 
 PACKAGES = ("torch", "gymnasium", "minigrid", "numpy", "envpool")
 
@@ -179,3 +193,68 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
             {name: float(text) if text else float("nan") for name, text in row.items()}
             for row in csv.DictReader(file)
         ]
+
+
+def config_to_dict(config: Any) -> dict[str, Any]:
+    """Plain values of a configuration dataclass, for config.json and for checkpoints."""
+    return {field.name: getattr(config, field.name) for field in own_fields_first(type(config))}
+
+
+def config_from_dict(kind: type[ConfigT], values: dict[str, Any], source: str) -> ConfigT:
+    """The configuration stored in `source`; unknown keys are refused, retired ones dropped."""
+    values = {key: value for key, value in values.items() if key not in RETIRED}
+    names = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
+    for key in values:
+        if key not in names:
+            raise UserError(f"{source} has the unknown option {key!r}{suggestion(key, names)}")
+    return kind(**values)
+
+
+def check_resume(stored: Any, wanted: Any, fixed: Iterable[str], architecture: Iterable[str] = ()) -> None:
+    """Refuse to resume with an option of `fixed` changed; `architecture` names those that shape the weights."""
+    for name in fixed:
+        old, new = getattr(stored, name), getattr(wanted, name)
+        if old != new:
+            kind = "architecture option" if name in architecture else "option"
+            raise UserError(
+                f"--resume cannot change the {kind} --{name.replace('_', '-')} from {old!r} to {new!r}; "
+                "leave it out, or start a new run in another --run-dir"
+            )
+
+
+def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
+    """Write a checkpoint atomically."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_file(path) as file:
+        torch.save({"format": FORMAT, **content}, file)
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint onto the CPU; raises UserError if it is missing, damaged or not one of ours."""
+    if not path.is_file():
+        raise UserError(f"no checkpoint at {path}")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds for a damaged file; all mean the same to the user
+        raise UserError(f"{path} is truncated or not a checkpoint ({type(error).__name__})") from None
+    if not isinstance(content, dict) or "model" not in content:
+        raise UserError(f"{path} is not a checkpoint of mnm-rl: it holds no model")
+    if content.get("format") != FORMAT:
+        raise UserError(f"{path} has checkpoint format {content.get('format')!r}, expected {FORMAT}")
+    return content
+
+
+def load_weights(model: nn.Module, weights: dict[str, torch.Tensor], source: Path) -> None:
+    """Put `weights` into `model`; raises UserError, naming the first difference, if they do not fit."""
+    own = model.state_dict()
+    for name in sorted(set(own) | set(weights)):
+        if name not in weights:
+            raise UserError(f"{source} is of another architecture: it has no {name}")
+        if name not in own:
+            raise UserError(f"{source} is of another architecture: its {name} has no place in this agent")
+        if own[name].shape != weights[name].shape:
+            raise UserError(
+                f"{source} is of another architecture: its {name} has shape {list(weights[name].shape)}, "
+                f"this agent needs {list(own[name].shape)}"
+            )
+    model.load_state_dict(weights)

@@ -17,11 +17,9 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from agents.checkpoint import load_checkpoint, load_weights, save_checkpoint
 from agents.config import TrainConfig
 from agents.curves import plot_curves
-from agents.device import make_generator, pick_device
-from agents.distributed import ALONE, Ranks
+from agents.distributed import ALONE, Ranks, make_generator, pick_device
 from agents.episodes import WINDOW
 from agents.learner import Learner
 from agents.model import ActorCritic
@@ -29,8 +27,7 @@ from agents.pretrained import weights_at
 from agents.profile import PHASES, Stopwatch, region
 from agents.progress import ProgressDisplay, number, print_table
 from agents.rollout import Collector
-from agents.run_dir import RunDirectory
-from agents.stored_config import config_to_dict
+from agents.run_dir import RunDirectory, config_to_dict, load_checkpoint, load_weights, save_checkpoint
 from envs import make_vec
 from envs.errors import UserError
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from agents.device import make_generator
+from agents.distributed import make_generator
 from agents.files import write_csv
 from agents.options import check_at_least, option
 from memory.hard.bank import BankRead, MemoryBank

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from agents.core_options import CoreOptions
-from agents.device import make_generator
+from agents.distributed import make_generator
 from agents.files import write_csv
 from agents.options import check_at_least, option
 from envs.errors import UserError

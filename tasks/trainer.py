@@ -17,13 +17,19 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from agents.checkpoint import load_checkpoint, load_weights, save_checkpoint
 from agents.curves import plot_curves
-from agents.device import make_generator, pick_device
+from agents.distributed import make_generator, pick_device
 from agents.files import write_text
 from agents.progress import ProgressDisplay, number, print_table
-from agents.run_dir import RunDirectory, package_versions, source_commit
-from agents.stored_config import config_to_dict
+from agents.run_dir import (
+    RunDirectory,
+    config_to_dict,
+    load_checkpoint,
+    load_weights,
+    package_versions,
+    save_checkpoint,
+    source_commit,
+)
 from envs.errors import UserError
 from tasks import TASKS
 from tasks.config import TaskConfig

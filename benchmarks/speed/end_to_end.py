@@ -24,10 +24,9 @@ from typing import Any, Protocol
 
 import torch
 
-from agents.config import TrainConfig
+from agents.config import TrainConfig, preset
 from agents.files import read_csv, write_csv
 from agents.options import option, parse, run_command
-from agents.presets import preset
 from agents.trainer import Trainer
 from benchmarks.common import RESULTS_DIR, machine_columns, require_clean_tree
 from benchmarks.report.speed_page import plot_bars, put_table

@@ -31,11 +31,10 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from agents.config import TrainConfig
+from agents.config import TrainConfig, preset
 from agents.distributed import ALONE, Ranks, join, leave
 from agents.files import write_csv
 from agents.options import option, parse, run_command
-from agents.presets import preset
 from agents.run_dir import cpu_model
 from agents.trainer import Trainer
 from benchmarks.common import RESULTS_DIR, machine_columns, require_clean_tree

@@ -18,9 +18,9 @@ from typing import Any
 
 import torch
 
+from agents.config import preset
 from agents.files import write_csv
 from agents.options import option, parse, run_command
-from agents.presets import preset
 from agents.trainer import Trainer
 from benchmarks.common import RESULTS_DIR, machine_columns, require_clean_tree
 from memory import CORE_NAMES

@@ -29,10 +29,9 @@ import optuna
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.trial import TrialState
 
-from agents.config import TrainConfig
+from agents.config import TrainConfig, preset
 from agents.files import write_csv
 from agents.options import option, parse, run_command, suggestion
-from agents.presets import preset
 from agents.trainer import Trainer
 from benchmarks.common import ROOT, RUNS_DIR
 from envs.errors import UserError

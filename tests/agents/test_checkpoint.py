@@ -11,10 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from agents.checkpoint import load_checkpoint, load_weights, save_checkpoint
 from agents.config import TrainConfig
 from agents.files import atomic_file
-from agents.stored_config import config_from_dict, config_to_dict
+from agents.run_dir import config_from_dict, config_to_dict, load_checkpoint, load_weights, save_checkpoint
 from envs.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]

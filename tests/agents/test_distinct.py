@@ -7,9 +7,8 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-import agents.distinct
-from agents.distinct import FEWEST_ROWS, encode_rows, find_distinct
-from agents.encoders import part_encoder
+import agents.encoders
+from agents.encoders import FEWEST_ROWS, encode_rows, find_distinct, part_encoder
 
 T, B = 20, 24
 
@@ -49,5 +48,5 @@ def test_rows_that_hardly_repeat_are_left_alone() -> None:
 
 
 def test_a_shared_hash_merges_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(agents.distinct, "multipliers", lambda words: torch.zeros(words, dtype=torch.int64))
+    monkeypatch.setattr(agents.encoders, "multipliers", lambda words: torch.zeros(words, dtype=torch.int64))
     assert find_distinct(repeating_rows(7).flatten(0, 1)) is None

@@ -22,12 +22,11 @@ from rich.console import Console
 from test_resume import SMALL, same, state_of
 
 import train_rl
-from agents.checkpoint import load_checkpoint
 from agents.config import TrainConfig
 from agents.distributed import ALONE, RankLost, Ranks
 from agents.learner import Learner, split_evenly
 from agents.rollout import Collector
-from agents.run_dir import read_metrics
+from agents.run_dir import load_checkpoint, read_metrics
 from agents.trainer import Trainer, build_model, make_generator
 from envs import make_vec
 from envs.errors import UserError

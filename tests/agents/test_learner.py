@@ -14,7 +14,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from scripted_env import scripted
 
 from agents.config import TrainConfig
-from agents.device import make_generator
+from agents.distributed import make_generator
 from agents.learner import Learner
 from agents.model import ActorCritic
 from agents.rollout import Collector, Rollout

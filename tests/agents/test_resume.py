@@ -10,9 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from agents.checkpoint import load_checkpoint
 from agents.config import TrainConfig
-from agents.run_dir import read_metrics
+from agents.run_dir import load_checkpoint, read_metrics
 from agents.trainer import Trainer
 
 SMALL: dict[str, Any] = {

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.distributions import Distribution
 
-from agents.presets import preset
+from agents.config import preset
 from benchmarks.speed.end_to_end import PEER, peers_at_hand
 from benchmarks.speed.peers import SkrlRun, lstm_over_episodes
 

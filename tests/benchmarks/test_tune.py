@@ -15,9 +15,8 @@ from pathlib import Path
 import optuna
 import pytest
 
-from agents.config import TrainConfig
+from agents.config import TrainConfig, preset
 from agents.files import read_csv
-from agents.presets import preset
 from benchmarks.studies import tune
 from benchmarks.studies.tune import SPACES, TuneConfig
 from memory.config import CoreName

@@ -15,10 +15,9 @@ from interrupted import interrupt
 
 import evaluate
 import train_rl
-from agents.config import TrainConfig
+from agents.config import PRESETS, TrainConfig, preset
 from agents.evaluation import load_agent, play_episodes
 from agents.options import run_command
-from agents.presets import PRESETS, preset
 from agents.run_dir import read_metrics
 from envs.errors import UserError
 

@@ -14,8 +14,7 @@ from test_commands import refusal
 from test_resume import same
 
 import train_task
-from agents.checkpoint import load_checkpoint
-from agents.run_dir import read_metrics
+from agents.run_dir import load_checkpoint, read_metrics
 from tasks import TASKS
 from tasks.trainer import TaskTrainer
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from agents.config import TrainConfig
-from agents.device import make_generator
+from agents.distributed import make_generator
 from agents.learner import Learner
 from agents.model import ActorCritic
 from agents.rollout import Collector
