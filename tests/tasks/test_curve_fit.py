@@ -14,8 +14,7 @@ from test_resume import same
 from torch import Tensor
 
 import train_task
-from agents.run_dir import load_checkpoint
-from agents.run_dir import read_metrics
+from agents.run_dir import load_checkpoint, read_metrics
 from memory.hard.estimators import ESTIMATORS
 from tasks import TASKS
 from tasks.addressing import squared_errors
