@@ -11,6 +11,7 @@ from typing import Any, Literal
 from agents.core_options import CoreOptions
 from agents.options import check_at_least, option, suggestion
 from envs.errors import UserError
+from memory.options import architecture_of
 
 BackendName = Literal["auto", "native", "envpool", "sync", "async"]
 
@@ -110,9 +111,8 @@ class TrainConfig(CoreOptions):
 
 
 ARCHITECTURE = (
-    "env", "env_kwargs", "core", "hidden_size", "embedding_size", "memory_size", "heads", "controller",
-    "read_feedback", "initial_weights", "update_rate", "written_layers", "read_memory", "slots", "slot_value",
-    "previous_inputs", "reward_scale",
+    "env", "env_kwargs", "core", *architecture_of(CoreOptions), "embedding_size", "previous_inputs",
+    "reward_scale",
 )  # fmt: skip
 """Options that decide what the weights mean."""
 

@@ -19,13 +19,9 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from envs.errors import UserError, nearest
+from memory.options import option as option
 
 ConfigT = TypeVar("ConfigT")
-
-
-def option(default: Any, description: str, **metadata: Any) -> Any:
-    """A dataclass field that is an option of a command line."""
-    return dataclasses.field(default=default, metadata={"help": description, **metadata})
 
 
 class OneLineParser(argparse.ArgumentParser):

@@ -1,6 +1,6 @@
 """Memory: the neural memory rewritten at every step, the cores it is compared with, hard-addressed banks."""
 
-from memory.config import CORE_NAMES, CoreConfig, CoreName, Implementation, make_core
+from memory.config import CORE_NAMES, CoreConfig, CoreName, CoreSettings, Implementation, make_core
 from memory.core import (
     AddressRecord,
     Controller,
@@ -34,6 +34,7 @@ __all__ = [
     "CoreConfig",
     "CoreName",
     "CoreOutput",
+    "CoreSettings",
     "EstimatorName",
     "FusedMNMCore",
     "GRUCore",

@@ -11,6 +11,7 @@ from memory.hard.straight_through import Annealing
 from memory.mnm.cpp_backend.build import require_kernel
 from memory.mnm.fast import FusedMNMCore
 from memory.mnm.reference import MNMCore
+from memory.options import option
 from memory.recurrent.cores import GRUCore, LSTMCore, NoMemory
 
 CoreName = Literal["none", "lstm", "gru", "mnm-g", "mnm-p", "hard"]
@@ -18,49 +19,68 @@ CORE_NAMES: tuple[str, ...] = get_args(CoreName)
 Implementation = Literal["auto", "compiled", "fused", "plain"]
 
 
+@dataclass(frozen=True, kw_only=True)
+class CoreSettings:
+    """The options of all cores, declared here and nowhere else; each core takes those that concern it."""
+
+    hidden_size: int = option(
+        128, "size of controller or recurrent layer, and of the features", architecture=True
+    )
+    memory_size: int = option(
+        64, "MNM and hard: size d of keys and values; MNM: also hidden width of the memory", architecture=True
+    )
+    heads: int = option(
+        1, "MNM: heads that write and read at every step; hard: heads that read", architecture=True
+    )
+    controller: Controller = option(
+        "lstm",
+        "MNM and hard: what stands in front of the memory: lstm, gru, or feedforward, which keeps no state",
+        architecture=True,
+    )
+    read_feedback: bool = option(
+        True,
+        "MNM: show the controller the value read last; without it and with the feedforward controller, what "
+        "was written is the only path through time",
+        architecture=True,
+    )
+    interaction_gain: float = option(
+        1.0, "MNM: factor on the first weights of keys, values and rate; large keys bind at once"
+    )
+    initial_weights: Literal["learned", "fixed"] = option(
+        "learned", "MNM: whether a new episode's memory is trained", architecture=True
+    )
+    update_rate: Literal["scalar", "per-layer"] = option(
+        "scalar", "MNM: one update rate, or one per layer", architecture=True
+    )
+    written_layers: Literal["all", "last", "none"] = option(
+        "all", "MNM, to see what writes are for: layers of the memory that they change", architecture=True
+    )
+    read_memory: bool = option(
+        True, "MNM, to see what reads are for: without, nothing sees the values read", architecture=True
+    )
+    implementation: Implementation = option(
+        "auto", "MNM: compiled, fused (needs no compiler), plain (the oracle of both); auto takes the fastest"
+    )
+    slots: int = option(64, "hard: slots of the memory; the oldest write is forgotten", architecture=True)
+    slot_value: Literal["input", "controller"] = option(
+        "input",
+        "hard: what a slot keeps, the encoded observation of its step or the controller's vector",
+        architecture=True,
+    )
+    address_temperature: float = option(2.0, "hard: temperature of the address gradients at the start")
+    address_temperature_final: float = option(
+        0.3, "hard: the same at the end; in between it falls geometrically"
+    )
+
+
 @dataclass(frozen=True)
-class CoreConfig:
-    """What `make_core` needs to know; the options below the second do not concern every core."""
+class CoreConfig(CoreSettings):
+    """What `make_core` needs to know."""
 
     name: CoreName = "mnm-p"
     """Which core."""
-    hidden_size: int = 128
-    """Size n of the controller, or of the recurrent layer, and of the features."""
-    memory_size: int = 64
-    """MNM and hard: size d of keys and values."""
     memory_hidden: int | None = None
     """MNM: hidden width u of the memory; None means d, the only choice of mnm-p."""
-    heads: int = 1
-    """MNM: heads H that write and read at every step; hard: heads that read a slot each."""
-    controller: Controller = "lstm"
-    """MNM and hard: "feedforward" keeps no state; time passes through the memory, and with MNM through the
-    value read last."""
-    read_feedback: bool = True
-    """MNM: whether the controller sees the value read last. If not, a feed-forward controller has no past:
-    what was written is the only path through time."""
-    interaction_gain: float = 1.0
-    """MNM: factor on the INITIAL weights that make keys, values and rate. A write binds in proportion to the
-    square of its key, and the default of 1 begins with keys near 0."""
-    initial_weights: Literal["learned", "fixed"] = "learned"
-    """MNM: whether phi_0, the memory of a new episode, is trained."""
-    update_rate: Literal["scalar", "per-layer"] = "scalar"
-    """MNM: one update rate beta per step, or one per layer of the memory."""
-    written_layers: Literal["all", "last", "none"] = "all"
-    """MNM: which layers of the memory a write changes. "last": a linear memory over features that training
-    alone shapes, each layer with a rate of its own; "none": the memory stays phi_0."""
-    read_memory: bool = True
-    """MNM: whether anything sees the values read; if not, the controller's own state is all there is."""
-    implementation: Implementation = "auto"
-    """MNM: "compiled" is the fastest on a CPU, "fused" needs no compiler, "auto" takes the best there is;
-    "plain" is the oracle under ordinary autograd, slow but twice differentiable. Same checkpoints."""
-    slots: int = 64
-    """Hard: slots N of the bank; the oldest write is forgotten."""
-    slot_value: Literal["input", "controller"] = "input"
-    """Hard: what a slot's value is computed from; "input" is the encoded observation of its own step alone."""
-    address_temperature: float = 2.0
-    """Hard: temperature of the address gradients when training starts; addresses do not depend on it."""
-    address_temperature_final: float = 0.3
-    """Hard: temperature at the end; the way there is geometric."""
 
 
 def make_core(config: CoreConfig, input_size: int) -> MemoryCore:
