@@ -40,12 +40,12 @@ from agents.options import option, parse, run_command
 from agents.progress import ProgressDisplay, number, print_table
 from envs import held_out_seed, make_single
 from envs.errors import UserError
-from recall.episode import Outputs, numbered, render_recalls
-from recall.intervene import FORGET
-from recall.matrix import check_applies
-from recall.picture import MOST_TILES
-from recall.validity import check_recall
-from recall.video import check_movie
+from recall.render.outputs import Outputs, numbered, render_recalls
+from recall.render.picture import MOST_TILES
+from recall.render.video import check_movie
+from recall.scores.intervene import FORGET
+from recall.scores.registry import check_applies
+from recall.validate.validity import check_recall
 
 ScoreName = Literal["removal", "symmetrised", "contribution", "key", "decision", "address"]
 

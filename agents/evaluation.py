@@ -157,7 +157,7 @@ def play_episodes(
 ) -> list[EpisodeResult]:
     """Play episodes 0 .. episodes-1 on held-out levels, `num_envs` at a time; results in episode order.
 
-    `between_steps` may change what the agents carry from a step to the next, as `recall.intervene.FORGET` does.
+    `between_steps` may change what the agents carry from a step to the next, as `recall.scores.intervene.FORGET` does.
     """
     config, model = agent.config, agent.model
     device = model.policy_head.weight.device

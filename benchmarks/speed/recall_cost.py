@@ -25,12 +25,12 @@ from agents.options import option, parse, run_command
 from agents.trainer import build_model
 from benchmarks.common import RESULTS_DIR, machine_columns, require_clean_tree
 from envs import make_single
-from recall.decision import decision_effect
-from recall.planted import as_batch
-from recall.ranking import SCORES_OF_TAPE
-from recall.reapply import reapplied_removal
-from recall.scores import keep_only_one, key_match, last_layer_contribution, leave_one_write_out
-from recall.tape import Tape, TapeRecorder, walk_weights, write_rule_of
+from recall.record.tape import Tape, TapeRecorder, walk_weights, write_rule_of
+from recall.scores.decision import decision_effect
+from recall.scores.from_tape import keep_only_one, key_match, last_layer_contribution, leave_one_write_out
+from recall.scores.reapplied import reapplied_removal
+from recall.validate.planted import as_batch
+from recall.validate.ranking import SCORES_OF_TAPE
 
 RESULTS = RESULTS_DIR / "recall_cost.csv"
 SLOWER = 0.15

@@ -23,7 +23,7 @@ from agents.evaluation import bootstrap_interval, load_agent, play_episodes
 from agents.files import Row, read_csv, renew_csv
 from agents.options import option, parse, run_command
 from benchmarks.common import RESULTS_DIR, ROOT, machine_columns, marked, require_clean_tree
-from recall.intervene import FORGET, write_memory_of
+from recall.scores.intervene import FORGET, write_memory_of
 
 PRETRAINED = ROOT / "pretrained"
 RESULTS = RESULTS_DIR / "forgetting.csv"

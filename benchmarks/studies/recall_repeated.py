@@ -22,9 +22,9 @@ from agents.files import read_csv, renew_csv
 from agents.options import check_at_least, option, parse, run_command
 from benchmarks.common import RESULTS_DIR, machine_columns, require_clean_tree
 from envs.errors import UserError
-from recall.checks import ValidityReport
-from recall.ranking import BLIND_BASELINES, R2
-from recall.validity import check_recall
+from recall.validate.checks import ValidityReport
+from recall.validate.ranking import BLIND_BASELINES, R2
+from recall.validate.validity import check_recall
 
 RESULTS = RESULTS_DIR / "recall_blocks.csv"
 

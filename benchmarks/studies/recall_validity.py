@@ -33,7 +33,7 @@ from agents.files import read_csv, write_csv, write_text
 from agents.options import option, parse, run_command
 from agents.trainer import Trainer
 from benchmarks.common import RESULTS_DIR, RUNS_DIR, require_clean_tree
-from recall.validity import check_recall
+from recall.validate.validity import check_recall
 
 RUNS = RUNS_DIR / "recall-validity"
 RESULTS = RESULTS_DIR / "recall_validity.csv"

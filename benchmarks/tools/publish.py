@@ -26,7 +26,7 @@ from agents.pretrained import save_weights
 from benchmarks.common import ROOT, require_clean_tree
 from benchmarks.report.seed_statistics import wilson
 from envs.errors import UserError
-from recall.validity import check_recall
+from recall.validate.validity import check_recall
 
 WARM_STARTED = (
     "Begun with the weights of an earlier stage, not counted here: [results](../../docs/results.md)."

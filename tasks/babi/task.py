@@ -22,7 +22,7 @@ from agents.core_options import CoreOptions
 from agents.files import write_csv, write_text
 from agents.options import check_at_least, option
 from envs.errors import UserError
-from recall.similarity import draw_similarity
+from recall.render.similarity import draw_similarity
 from tasks.babi.generate import GENERATORS, generate
 from tasks.babi.reader import SPLITS, Story, read_split, read_text
 from tasks.babi.scores import Errors, error_rows, error_table

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from memory import MemoryRecord
-from recall.similarity import SimilarityMaps, similarity_maps
+from recall.render.similarity import SimilarityMaps, similarity_maps
 from tasks.babi.reader import Story, read_text
 from tasks.babi.sequences import Vocabulary
 from tasks.sequence_model import SequenceModel

@@ -17,7 +17,7 @@ from agents.trainer import Trainer
 from benchmarks.report.seed_statistics import wilson
 from benchmarks.tools import publish
 from envs.errors import UserError
-from recall.validity import check_recall
+from recall.validate.validity import check_recall
 from train_rl import read_command
 
 CPU = torch.device("cpu")

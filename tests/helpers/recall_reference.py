@@ -15,7 +15,7 @@ import torch
 from gymnasium import spaces
 
 from envs import make_single
-from recall.tape import Tape, TapeRecorder
+from recall.record.tape import Tape, TapeRecorder
 
 
 class Record(NamedTuple):

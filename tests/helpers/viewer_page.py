@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from recall_reference import ReferenceAgent, maze
 
-from recall.record import Episode, record_episode
+from recall.render.episode import Episode, record_episode
 
 
 def episode(seed: int = 3, steps: int = 40, **options: Any) -> Episode:

@@ -19,14 +19,14 @@ from agents.trainer import build_model
 from envs import held_out_seed, make_single
 from envs.errors import UserError
 from memory.hard.straight_through import one_hot
-from recall.effect import policy_effect
-from recall.episode import Outputs, facts_of, render_recalls
-from recall.matrix import SCORES, score_matrices
-from recall.picture import Painter, Tile
-from recall.record import Episode, record_episode
-from recall.tape import Tape
-from recall.top import NOT_USED, Thresholds, recalls_of, stable_rows
-from recall.validity import check_recall
+from recall.record.tape import Tape
+from recall.render.episode import Episode, record_episode
+from recall.render.outputs import Outputs, facts_of, render_recalls
+from recall.render.picture import Painter, Tile
+from recall.scores.effect import policy_effect
+from recall.scores.recalls import NOT_USED, Thresholds, recalls_of, stable_rows
+from recall.scores.registry import SCORES, score_matrices
+from recall.validate.validity import check_recall
 
 LENGTH, SLOTS, HEADS = 7, 5, 2
 

@@ -14,9 +14,9 @@ from agents.trainer import build_model
 from envs import make_single
 from envs.errors import UserError
 from memory import MNMCore
-from recall.decision import decision_effect, effect_of_memory, recorded_row, state_before
-from recall.intervene import act_with, wipe_controller, wipe_memory, without_read
-from recall.planted import play_planted
+from recall.scores.decision import decision_effect, effect_of_memory, recorded_row, state_before
+from recall.scores.intervene import act_with, wipe_controller, wipe_memory, without_read
+from recall.validate.planted import play_planted
 
 TOLERANCE = 1e-10
 
@@ -106,7 +106,7 @@ def test_batched_replay_equals_one_by_one_replay(played):
 def test_replays_in_blocks_equal_replays_in_one(played, monkeypatch):
     model, tape = played
     whole = decision_effect(model, tape, STEPS - 1)
-    monkeypatch.setattr("recall.decision.batch_size", lambda core: 3)
+    monkeypatch.setattr("recall.scores.decision.batch_size", lambda core: 3)
     for ours, theirs in zip(decision_effect(model, tape, STEPS - 1), whole, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=TOLERANCE)
         assert np.tril(ours).any()

@@ -16,12 +16,12 @@ from agents.evaluation import choose
 from agents.model import ActorCritic
 from envs.errors import UserError
 from memory import CoreConfig
-from recall import palette
-from recall.episode import SceneStore, facts_of, record_episode, render_recall_gif, tiles_of
-from recall.gif import GifWriter
-from recall.picture import MARGIN, Painter, signed
-from recall.scene import MAP_SIZE, scene_of
-from recall.top import Thresholds, recalls_of
+from recall.render import palette
+from recall.render.gif import GifWriter
+from recall.render.outputs import SceneStore, facts_of, record_episode, render_recall_gif, tiles_of
+from recall.render.picture import MARGIN, Painter, signed
+from recall.render.scene import MAP_SIZE, scene_of
+from recall.scores.recalls import Thresholds, recalls_of
 
 
 def linear_agent(**options: Any) -> ReferenceAgent:

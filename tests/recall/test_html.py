@@ -14,13 +14,13 @@ from recall_reference import Photo, ReferenceAgent, maze
 from viewer_page import cells, episode, numbers, page_data
 
 from envs.errors import UserError
-from recall import html
-from recall.episode import Outputs, render_recalls
-from recall.html import ViewerPage, render_html
-from recall.matrix import FROM_TAPE, score_matrices
-from recall.record import record_episode
-from recall.tape import Tape
-from recall.top import DOUBTS, Thresholds, bar_scale, recalls_of, stable_rows
+from recall.record.tape import Tape
+from recall.render import html
+from recall.render.episode import record_episode
+from recall.render.html import ViewerPage, render_html
+from recall.render.outputs import Outputs, render_recalls
+from recall.scores.recalls import DOUBTS, Thresholds, bar_scale, recalls_of, stable_rows
+from recall.scores.registry import FROM_TAPE, score_matrices
 
 
 def test_the_lists_are_exactly_those_of_the_gif(tmp_path):
@@ -158,7 +158,7 @@ def test_several_episodes_and_scores_of_the_callers(tmp_path):
         for e in episodes
     ]
     data = page_data(render_html(episodes, tmp_path / "a.html", 3, given, opens_with="decision"))
-    assert list(data["scores"]) == ["removal", "decision"], "in the order of recall.matrix.SCORES"
+    assert list(data["scores"]) == ["removal", "decision"], "in the order of recall.scores.registry.SCORES"
     assert [entry["steps"] for entry in data["episodes"]] == [40, 25]
     score = data["episodes"][1]["scores"]["decision"]
     writes, ranks = (

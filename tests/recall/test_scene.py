@@ -8,10 +8,10 @@ from recall_reference import Photo, ReferenceAgent, frames_of, maze
 
 from envs import make_single
 from envs.errors import UserError
-from recall import palette
-from recall.episode import render_recall_gif
-from recall.picture import MARGIN
-from recall.scene import MAP_SIZE, THUMBNAIL_SIZE, action_name, scene_of
+from recall.render import palette
+from recall.render.outputs import render_recall_gif
+from recall.render.picture import MARGIN
+from recall.render.scene import MAP_SIZE, THUMBNAIL_SIZE, action_name, scene_of
 
 
 def test_field_of_view_is_shaded():

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from recall_reference import random_tape, read
 
-from recall.scores import (
+from recall.record.tape import weights_at
+from recall.scores.from_tape import (
     interaction_residual,
     joint_removal,
     key_match,
@@ -17,8 +18,7 @@ from recall.scores import (
     rank,
     use_share,
 )
-from recall.tape import weights_at
-from recall.top import INTERACT, NOT_USED, Thresholds, bar_scale, recalls_of
+from recall.scores.recalls import INTERACT, NOT_USED, Thresholds, bar_scale, recalls_of
 
 
 def value_without(tape, weights, t, removed):

@@ -9,8 +9,8 @@ import pytest
 from recall_reference import ReferenceMemory, forward, random_tape, read
 
 from envs.errors import UserError
-from recall.reapply import reapplied_removal
-from recall.scores import (
+from recall.record.tape import Tape, WriteRule
+from recall.scores.from_tape import (
     interaction_residual,
     joint_keep,
     joint_removal,
@@ -21,7 +21,7 @@ from recall.scores import (
     symmetrised,
     symmetrised_residual,
 )
-from recall.tape import Tape, WriteRule
+from recall.scores.reapplied import reapplied_removal
 
 TOLERANCE = 1e-12
 
@@ -143,7 +143,7 @@ def test_redoing_later_writes_equals_an_explicit_replay(rule, hidden, heads, mon
         expected = np.linalg.norm(tape.written().value_read - values, axis=1)
         np.testing.assert_allclose(scores[:, s], np.where(np.arange(12) >= s, expected, 0.0), atol=1e-11)
     np.testing.assert_allclose(reapplied_removal(tape, 7), scores[:8, :8], atol=TOLERANCE)
-    monkeypatch.setattr("recall.reapply.memories_in_cache", lambda memory_bytes: 5)
+    monkeypatch.setattr("recall.scores.reapplied.memories_in_cache", lambda memory_bytes: 5)
     np.testing.assert_allclose(reapplied_removal(tape), scores, rtol=0, atol=TOLERANCE)
     # At s = t there are no later writes to redo, so R3 is R2; before that the two differ.
     for t in (0, 5, 11):

@@ -8,15 +8,15 @@ from PIL import Image
 from recall_reference import ReferenceAgent, maze, random_tape
 
 from envs.errors import UserError
-from recall.record import record_episode
-from recall.similarity import (
+from recall.render.episode import record_episode
+from recall.render.similarity import (
     draw_similarity,
     head_similarity,
     maps_of_tape,
     rebinding_score,
     similarity_maps,
 )
-from recall.similarity_figure import similarity_figure
+from recall.render.similarity_figure import similarity_figure
 
 
 def draw(

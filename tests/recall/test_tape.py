@@ -12,7 +12,15 @@ from recall_reference import ReferenceMemory, add_row, batch_of_one, random_tape
 from envs.errors import UserError
 from memory import CoreConfig, make_core
 from memory.mnm.cpp_backend.bindings import kernel_for
-from recall.tape import MemoryTape, Tape, TapeRecorder, WriteRule, walk_weights, weights_at, write_rule_of
+from recall.record.tape import (
+    MemoryTape,
+    Tape,
+    TapeRecorder,
+    WriteRule,
+    walk_weights,
+    weights_at,
+    write_rule_of,
+)
 
 
 def map_tensors(change, record):

@@ -21,17 +21,17 @@ from hand_built import (
 )
 from rich.console import Console
 
-import recall.controls
+import recall.validate.controls
 from agents.evaluation import LoadedAgent
 from agents.trainer import build_model
 from envs import make_single
 from envs.errors import UserError
-from recall.checks import Limits, ValidityReport
-from recall.deletion import choose_sets
-from recall.planted import play_planted, retape
-from recall.ranking import BASELINES, R2, R4, SCORES_OF_TAPE, bootstrap, judge, write_sizes
-from recall.scores import leave_one_write_out
-from recall.validity import Study, check_recall
+from recall.scores.from_tape import leave_one_write_out
+from recall.validate.checks import Limits, ValidityReport
+from recall.validate.deletion import choose_sets
+from recall.validate.planted import play_planted, retape
+from recall.validate.ranking import BASELINES, R2, R4, SCORES_OF_TAPE, bootstrap, judge, write_sizes
+from recall.validate.validity import Study, check_recall
 
 EPISODES = 30
 AGENTS = {
@@ -114,13 +114,13 @@ def study_of(agent: LoadedAgent, played) -> Study:
 
 def test_a_trained_agent_posing_as_untrained_is_caught(played, monkeypatch):
     agent = one_write_agent()
-    monkeypatch.setattr(recall.controls, "untrained_model", lambda agent: agent.model)
+    monkeypatch.setattr(recall.validate.controls, "untrained_model", lambda agent: agent.model)
     outcomes = {check.name: check.outcome for check in study_of(agent, played).randomised_checks()}
     assert outcomes == {"untrained agent": "FAIL", "permuted writes": "PASS"}
 
 
 def test_an_agent_that_goes_on_reading_is_caught(played, monkeypatch):
-    monkeypatch.setattr(recall.controls, "without_read", lambda model: model)
+    monkeypatch.setattr(recall.validate.controls, "without_read", lambda model: model)
     outcomes = {check.name: check for check in study_of(one_write_agent(), played).flip_checks()}
     check = outcomes.pop("read switched off")
     assert check.outcome == "FAIL"
@@ -136,7 +136,7 @@ def test_deletions_that_hit_the_wrong_writes_are_caught(played, monkeypatch, wro
             return {"top": sets["top"], "random": sets["random"], "bottom": sets["top"]}
         return {"top": sets["random"], "random": sets["top"], "bottom": sets["bottom"]}
 
-    monkeypatch.setattr("recall.validity.choose_sets", swapped)
+    monkeypatch.setattr("recall.validate.validity.choose_sets", swapped)
     outcomes = {check.name: check.outcome for check in study_of(one_write_agent(), played).deletion_checks()}
     assert outcomes[wrong] == "FAIL"
     if wrong == "random deletion does not":

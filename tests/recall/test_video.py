@@ -15,9 +15,9 @@ from agents.model import ActorCritic
 from envs import make_single
 from envs.errors import UserError
 from memory import CoreConfig
-from recall import palette, video
-from recall.effect import policy_effect
-from recall.episode import (
+from recall.record.tape import Tape
+from recall.render import palette, video
+from recall.render.outputs import (
     Outputs,
     facts_of,
     numbered,
@@ -26,12 +26,18 @@ from recall.episode import (
     render_recalls,
     tiles_of,
 )
-from recall.intervene import act_with
-from recall.matrix import FROM_TAPE, SCORES, as_matrix, measure, score_matrices
-from recall.picture import PLACE_MARK, Painter, score_text
-from recall.scores import keep_only_one, key_match, last_layer_contribution, leave_one_write_out, symmetrised
-from recall.tape import Tape
-from recall.top import CLEARLY, UNAFFECTED, StepRecalls, Thresholds, recalls_of, stable_rows
+from recall.render.picture import PLACE_MARK, Painter, score_text
+from recall.scores.effect import policy_effect
+from recall.scores.from_tape import (
+    keep_only_one,
+    key_match,
+    last_layer_contribution,
+    leave_one_write_out,
+    symmetrised,
+)
+from recall.scores.intervene import act_with
+from recall.scores.recalls import CLEARLY, UNAFFECTED, StepRecalls, Thresholds, recalls_of, stable_rows
+from recall.scores.registry import FROM_TAPE, SCORES, as_matrix, measure, score_matrices
 
 
 def linear_agent() -> ReferenceAgent:

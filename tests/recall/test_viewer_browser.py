@@ -17,8 +17,8 @@ from test_address import agent_of as agent_with_slots
 from test_address import record as record_slots
 from viewer_page import episode, numbers, page_data
 
-from recall.html import render_html
-from recall.record import record_episode
+from recall.render.episode import record_episode
+from recall.render.html import render_html
 
 playwright = pytest.importorskip(
     "playwright.sync_api", reason="the viewer's tests need Playwright: python -m pip install playwright"

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import train_task
 from memory import CoreConfig
-from recall.similarity import rebinding_score
+from recall.render.similarity import rebinding_score
 from tasks.babi.reader import read_text
 from tasks.babi.scores import Errors, error_table
 from tasks.babi.sequences import Vocabulary

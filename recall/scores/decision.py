@@ -7,7 +7,7 @@ observations, previous actions and previous rewards (teacher-forced), and in ste
     R4_s(t) = KL( pi_t || pi_t^{-s} )      and      |V_t - V_t^{-s}|
 
 Exact for the recorded trajectory; in a live episode other actions would bring other observations. The
-copies advance in batches (`recall/branches.py`), so there is no loop over the writes. Cost: about T^2 / 2 steps
+copies advance in batches (`recall/scores/branches.py`), so there is no loop over the writes. Cost: about T^2 / 2 steps
 of the agent.
 """
 
@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from agents.model import ActorCritic, AgentState
-from recall.branches import Branches, batch_size, opening
-from recall.intervene import act_with, repeat_state, write_memory_of
-from recall.tape import Tape
+from recall.record.tape import Tape
+from recall.scores.branches import Branches, batch_size, opening
+from recall.scores.intervene import act_with, repeat_state, write_memory_of
 
 Float = NDArray[np.float64]
 

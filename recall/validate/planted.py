@@ -18,8 +18,8 @@ import torch
 from agents.evaluation import LoadedAgent, choose
 from agents.model import ActorCritic, AgentState
 from envs import held_out_seed, make_single
-from recall.decision import recorded_row
-from recall.tape import Tape, TapeRecorder, write_rule_of
+from recall.record.tape import Tape, TapeRecorder, write_rule_of
+from recall.scores.decision import recorded_row
 
 WAVE = 50
 """Episodes that are played together."""

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from rich.console import Console
 from rich.table import Table
 
-from recall.ranking import RankingResult
+from recall.validate.ranking import RankingResult
 
 Outcome = Literal["PASS", "FAIL", "NOT APPLICABLE"]
 STYLE = {"PASS": "green", "FAIL": "bold red", "NOT APPLICABLE": "dim"}

@@ -18,9 +18,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agents.evaluation import LoadedAgent
-from recall.address_checks import check_addresses
-from recall.checks import Check, Limits, ValidityReport, decide, not_applicable, verdict_of
-from recall.controls import (
+from recall.scores.decision import state_before
+from recall.scores.from_tape import (
+    interaction_residual,
+    keep_only_one,
+    leave_one_write_out,
+    symmetrised_residual,
+    use_share,
+)
+from recall.scores.intervene import write_memory_of
+from recall.validate.addresses import check_addresses
+from recall.validate.checks import Check, Limits, ValidityReport, decide, not_applicable, verdict_of
+from recall.validate.controls import (
     FlipResult,
     flip_result,
     not_used_share,
@@ -28,11 +37,9 @@ from recall.controls import (
     read_off_result,
     untrained_ranking,
 )
-from recall.decision import state_before
-from recall.deletion import Sets, answers, choose_sets, closed_loop, open_loop, variants
-from recall.intervene import write_memory_of
-from recall.planted import PlayedEpisode, about, make_env, play_planted
-from recall.ranking import (
+from recall.validate.deletion import Sets, answers, choose_sets, closed_loop, open_loop, variants
+from recall.validate.planted import PlayedEpisode, about, make_env, play_planted
+from recall.validate.ranking import (
     BLIND_BASELINES,
     R2,
     R4,
@@ -43,13 +50,6 @@ from recall.ranking import (
     bootstrap,
     judge,
     scores_at_decision,
-)
-from recall.scores import (
-    interaction_residual,
-    keep_only_one,
-    leave_one_write_out,
-    symmetrised_residual,
-    use_share,
 )
 
 Float = NDArray[np.float64]

@@ -16,10 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agents.model import ActorCritic
-from recall.decision import decision_effect
-from recall.planted import PlayedEpisode
-from recall.reapply import reapplied_removal
-from recall.scores import (
+from recall.record.tape import Tape
+from recall.scores.decision import decision_effect
+from recall.scores.from_tape import (
     keep_only_one,
     key_match,
     last_layer_contribution,
@@ -27,7 +26,8 @@ from recall.scores import (
     rank,
     symmetrised,
 )
-from recall.tape import Tape
+from recall.scores.reapplied import reapplied_removal
+from recall.validate.planted import PlayedEpisode
 
 Float = NDArray[np.float64]
 Scorer = Callable[[Tape, int], Float]

@@ -24,7 +24,7 @@ import torch
 from numpy.typing import DTypeLike, NDArray
 
 from envs.errors import UserError
-from recall.tape import Array, MemoryTape, Tape, WriteRule
+from recall.record.tape import Array, MemoryTape, Tape, WriteRule
 
 Real = NDArray[np.floating]
 Layers = tuple[Real, Real, Real]

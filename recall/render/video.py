@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 from agents.files import check_writable
 from envs.errors import UserError
-from recall.gif import GifWriter
-from recall.palette import Colour
+from recall.render.gif import GifWriter
+from recall.render.palette import Colour
 
 Picture = NDArray[np.uint8]
 SUFFIXES = (".gif", ".mp4")

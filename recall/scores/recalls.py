@@ -17,7 +17,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from recall.matrix import (
+from recall.record.tape import Tape, walk_weights
+from recall.scores.from_tape import joint_removal, rank
+from recall.scores.registry import (
     SCORES,
     Measures,
     ReadMeasures,
@@ -26,8 +28,6 @@ from recall.matrix import (
     measure,
     measure_reads,
 )
-from recall.scores import joint_removal, rank
-from recall.tape import Tape, walk_weights
 
 SCORE_NAME = SCORES["removal"].label
 SCORE_MEANING = SCORES["removal"].meaning

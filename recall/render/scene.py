@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from envs.errors import UserError
-from recall import palette
+from recall.render import palette
 
 MAP_SIZE = 506
 """Pixels: the large picture of a scene fits a square of this side."""

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from agents.model import ActorCritic, ActOutput, AgentState
 from agents.rollout import select_agent
-from recall.decision import recorded_row
-from recall.intervene import StepAnswer, act_with
-from recall.tape import Tape
+from recall.record.tape import Tape
+from recall.scores.decision import recorded_row
+from recall.scores.intervene import StepAnswer, act_with
 
 SURELY = 1e6
 """Added to the noise of the null slot, which is then chosen."""

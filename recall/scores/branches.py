@@ -19,7 +19,7 @@ from torch import Tensor
 from memory import MNMCore
 from memory.mnm.tape import add_outer
 from memory.mnm.torch_backend.step import control, interact, pass_through
-from recall.reapply import memories_in_cache
+from recall.scores.reapplied import memories_in_cache
 
 
 def batch_size(core: MNMCore) -> int:

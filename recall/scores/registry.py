@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from envs.errors import UserError, nearest
-from recall.scores import (
+from recall.record.tape import Tape, walk_weights
+from recall.scores.from_tape import (
     interaction_residual,
     keep_only_one,
     last_layer_contribution,
@@ -27,7 +28,6 @@ from recall.scores import (
     symmetrised_residual,
     use_share,
 )
-from recall.tape import Tape, walk_weights
 
 Float = NDArray[np.float64]
 
@@ -84,7 +84,7 @@ class Measures:
     effect: Float
     """[T] |v_r - v_0|, the length that scores of values are divided by."""
     policy_effect: Float | None = None
-    """[T] `recall.effect.policy_effect`; None where only the tape is known."""
+    """[T] `recall.scores.effect.policy_effect`; None where only the tape is known."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class ReadMeasures:
     use_share: Float
     """[T] share of the read heads that read a slot, and not the null slot."""
     policy_effect: Float | None = None
-    """[T] `recall.effect.policy_effect`; None where only the tape is known."""
+    """[T] `recall.scores.effect.policy_effect`; None where only the tape is known."""
 
 
 def measure_reads(tape: Tape, policy_effect: Float | None = None) -> ReadMeasures:
@@ -162,7 +162,7 @@ def key_matrix(tape: Tape) -> ScoreMatrix:
 
 def decision_matrix(model: Any, tape: Tape) -> ScoreMatrix:
     """R4 of the whole episode: KL(pi_t || pi_t without write s), by replaying the agent."""
-    from recall.decision import decision_effect  # imports the agents, which a tape alone does not need
+    from recall.scores.decision import decision_effect  # imports the agents, which a tape alone does not need
 
     if tape.start_step:
         raise UserError("the score 'decision' needs a tape that starts with its episode")

@@ -1,4 +1,4 @@
-"""The picture of `recall.similarity`: two maps side by side with strips of beta, drawn with matplotlib."""
+"""The picture of `recall.render.similarity`: two maps side by side with strips of beta, drawn with matplotlib."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 from numpy.typing import NDArray
 
-from recall.similarity import Float, SimilarityMaps
+from recall.render.similarity import Float, SimilarityMaps
 
 COLOURS = "viridis"
 """Brighter is more similar, in print and to colour-blind readers too."""

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 
 from agents.evaluation import Policy, address_noise, choose
-from recall.scene import Picture, Scene, action_name, scene_of
-from recall.tape import Tape, TapeRecorder, write_rule_of
+from recall.record.tape import Tape, TapeRecorder, write_rule_of
+from recall.render.scene import Picture, Scene, action_name, scene_of
 
 Env = gymnasium.Env[Any, Any]
 

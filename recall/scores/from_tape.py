@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from recall.tape import Array, Tape, weights_at
+from recall.record.tape import Array, Tape, weights_at
 
 Float = NDArray[np.float64]
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from envs.errors import UserError
-from recall.palette import Colour
+from recall.render.palette import Colour
 
 LOOKAHEAD = 8
 """Frames from which the adaptive part of the palette is taken."""

@@ -1,6 +1,6 @@
 """The viewer: one self-contained page that shows episodes, their recalls, and who is recalled when.
 
-The page is a template, a style sheet and a script (recall/viewer/) with the data of the episodes put in. It
+The page is a template, a style sheet and a script (recall/render/viewer/) with the data of the episodes put in. It
 asks for nothing from any network and needs no server; its content policy forbids both. What may be long is
 kept small: pictures are WebP, each stored once; columns of numbers are float32; a score matrix is its lower
 triangle in bytes, deflated. The lists of recalls, which people read numbers from, are stored exactly.
@@ -27,7 +27,19 @@ from PIL import Image
 
 from agents.files import atomic_file, check_writable
 from envs.errors import UserError
-from recall.matrix import (
+from recall.record.tape import Tape
+from recall.render.episode import Episode
+from recall.render.scene import Picture
+from recall.scores.recalls import (
+    CLEARLY,
+    DOUBTS,
+    StepRecalls,
+    Thresholds,
+    bar_scale,
+    recalls_of,
+    stable_rows,
+)
+from recall.scores.registry import (
     SCORES,
     Measures,
     ReadMeasures,
@@ -38,18 +50,6 @@ from recall.matrix import (
     measure_reads,
     score_matrices,
     scores_that_apply,
-)
-from recall.record import Episode
-from recall.scene import Picture
-from recall.tape import Tape
-from recall.top import (
-    CLEARLY,
-    DOUBTS,
-    StepRecalls,
-    Thresholds,
-    bar_scale,
-    recalls_of,
-    stable_rows,
 )
 
 FORMAT_VERSION = 1
@@ -187,7 +187,7 @@ class ViewerPage:
         # "<" must not appear inside a script element: "</script>" would end it.
         text = json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
         title = self.title.replace("&", "&amp;").replace("<", "&lt;")
-        folder = files("recall") / "viewer"
+        folder = files("recall") / "render" / "viewer"
         parts = {
             "/*STYLE*/": (folder / "style.css").read_text(encoding="utf-8"),
             "/*SCRIPT*/": (folder / "viewer.js").read_text(encoding="utf-8"),

@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 
 from agents.evaluation import LoadedAgent
 from agents.model import ActorCritic
-from recall.checks import Check, Limits, ValidityReport, decide, not_applicable, verdict_of
-from recall.decision import recorded_row, state_before
-from recall.effect import SURELY, policy_effect
-from recall.matrix import address_matrix
-from recall.planted import PlayedEpisode, about, make_env, play_planted
-from recall.ranking import blind_scores, bootstrap, judge
+from recall.scores.decision import recorded_row, state_before
+from recall.scores.effect import SURELY, policy_effect
+from recall.scores.registry import address_matrix
+from recall.validate.checks import Check, Limits, ValidityReport, decide, not_applicable, verdict_of
+from recall.validate.planted import PlayedEpisode, about, make_env, play_planted
+from recall.validate.ranking import blind_scores, bootstrap, judge
 
 Float = NDArray[np.float64]
 PLANTED = "planted cue, address"

@@ -26,7 +26,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from agents.files import atomic_file, check_writable
 from envs.errors import UserError
-from recall.tape import Tape
+from recall.record.tape import Tape
 
 Float = NDArray[np.float64]
 
@@ -137,7 +137,7 @@ def draw_similarity(
     `thumbnails`, one per write, beside the numbers. Lines separate the writes before each of `breaks` from
     those after it (sentences of a story).
     """
-    from recall.similarity_figure import similarity_figure  # matplotlib takes half a second to load
+    from recall.render.similarity_figure import similarity_figure  # matplotlib takes half a second to load
 
     path = check_writable(path)
     for name, given in (("labels", labels), ("thumbnails", thumbnails)):

@@ -23,18 +23,18 @@ from numpy.typing import NDArray
 
 from agents.evaluation import choose
 from agents.model import ActorCritic, AgentState
-from recall.decision import recorded_row, state_before
-from recall.intervene import (
+from recall.record.tape import Tape
+from recall.scores.decision import recorded_row, state_before
+from recall.scores.from_tape import rank
+from recall.scores.intervene import (
     add_to_memory,
     repeat_state,
     wipe_controller,
     wipe_memory,
     wipe_value_read,
 )
-from recall.planted import PlayedEpisode, as_batch
-from recall.ranking import write_sizes
-from recall.scores import rank
-from recall.tape import Tape
+from recall.validate.planted import PlayedEpisode, as_batch
+from recall.validate.ranking import write_sizes
 
 Float = NDArray[np.float64]
 Sets = dict[str, list[int]]

@@ -1,6 +1,6 @@
 """Controls of the recall report: agents and memories for which a score must NOT find the cue, and flipped cues.
 
-Each returns plain numbers; `recall/validity.py` holds them against thresholds that were fixed before.
+Each returns plain numbers; `recall/validate/validity.py` holds them against thresholds that were fixed before.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 from agents.evaluation import LoadedAgent
 from agents.model import ActorCritic, AgentState
 from agents.trainer import build_model
-from recall.decision import decision_effect, effect_of_memory, recorded_row, state_before
-from recall.deletion import increments
-from recall.intervene import add_to_memory, without_read
-from recall.planted import PlayedEpisode, make_env, retape
-from recall.ranking import RankingResult, judge
-from recall.scores import leave_one_write_out, rank, use_share
-from recall.tape import Tape
+from recall.record.tape import Tape
+from recall.scores.decision import decision_effect, effect_of_memory, recorded_row, state_before
+from recall.scores.from_tape import leave_one_write_out, rank, use_share
+from recall.scores.intervene import add_to_memory, without_read
+from recall.validate.deletion import increments
+from recall.validate.planted import PlayedEpisode, make_env, retape
+from recall.validate.ranking import RankingResult, judge
 
 Float = NDArray[np.float64]
 

@@ -2,7 +2,7 @@
 
 Everything has a fixed place, so nothing jumps from frame to frame: text is drawn at fixed anchors in fixed
 slots, bars share one scale per episode, an unused tile stays as an empty frame, and a recall keeps its row as
-long as the order stays readable (`recall.top.stable_rows`); its exact rank is the number in the tile, and the
+long as the order stays readable (`stable_rows`); its exact rank is the number in the tile, and the
 same number marks on the map where the agent stood then. Pillow's own font is used, so that nothing has to be
 installed; it has no Greek letters, hence "rho".
 """
@@ -17,11 +17,11 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from envs.errors import UserError
-from recall import palette
-from recall.matrix import SCORES
-from recall.palette import Colour
-from recall.scene import MAP_SIZE, THUMBNAIL_SIZE, Cell, Picture, Scene
-from recall.top import CLEARLY, INTERACT, NOT_USED, UNAFFECTED, StepRecalls, Thresholds
+from recall.render import palette
+from recall.render.palette import Colour
+from recall.render.scene import MAP_SIZE, THUMBNAIL_SIZE, Cell, Picture, Scene
+from recall.scores.recalls import CLEARLY, INTERACT, NOT_USED, UNAFFECTED, StepRecalls, Thresholds
+from recall.scores.registry import SCORES
 
 MARGIN = 18
 HEADER = 92

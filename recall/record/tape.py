@@ -11,7 +11,7 @@ Dimension letters: T steps, H heads, d key and value size (d_0 = d_3 = d), u hid
 actions. Time runs first in all arrays. Row t is the step in which the agent received observation t, wrote,
 read, and acted; its write precedes its read. One tape is one episode, a reset closes it. A core without write
 memory makes a tape whose memory arrays are None: it still tells what was seen and done. The reads of a hard
-memory stand in `Tape.addresses` (`recall/address.py`) instead.
+memory stand in `Tape.addresses` (`recall/record/address.py`) instead.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from agents.files import atomic_file
 from envs.errors import UserError
 from memory import AddressRecord
-from recall.address import AddressTape
+from recall.record.address import AddressTape
 
 FORMAT_VERSION = 1
 LAYERS = 3
@@ -58,7 +58,7 @@ class MemoryRecordLike(Protocol):
 
 
 class WriteRule(NamedTuple):
-    """What redoing a write needs beside its key, its target value and its rate; see `recall/reapply.py`."""
+    """What redoing a write needs beside its key, its target value and its rate; see `recall/scores/reapplied.py`."""
 
     name: str
     """"local" for MNM-p, "gradient" for MNM-g."""

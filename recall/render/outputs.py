@@ -19,9 +19,25 @@ from agents.evaluation import Policy
 from agents.files import atomic_file, check_writable
 from agents.model import ActorCritic
 from envs.errors import UserError
-from recall.effect import policy_effect
-from recall.html import ViewerPage
-from recall.matrix import (
+from recall.record.tape import Tape
+from recall.render.episode import Env, Episode, SceneStore, record_episode
+from recall.render.html import ViewerPage
+from recall.render.palette import fixed_colours
+from recall.render.picture import Facts, Painter, Tile
+from recall.render.scene import Scene, scene_of
+from recall.render.similarity import draw_similarity, maps_of_tape
+from recall.render.video import MovieWriter, check_movie, open_movie
+from recall.scores.effect import policy_effect
+from recall.scores.recalls import (
+    UNAFFECTED,
+    Rows,
+    StepRecalls,
+    Thresholds,
+    bar_scale,
+    recalls_of,
+    stable_rows,
+)
+from recall.scores.registry import (
     OF_ADDRESSES,
     SCORES,
     Measures,
@@ -35,22 +51,6 @@ from recall.matrix import (
     score_matrices,
     scores_that_apply,
 )
-from recall.palette import fixed_colours
-from recall.picture import Facts, Painter, Tile
-from recall.record import Env, Episode, SceneStore, record_episode
-from recall.scene import Scene, scene_of
-from recall.similarity import draw_similarity, maps_of_tape
-from recall.tape import Tape
-from recall.top import (
-    UNAFFECTED,
-    Rows,
-    StepRecalls,
-    Thresholds,
-    bar_scale,
-    recalls_of,
-    stable_rows,
-)
-from recall.video import MovieWriter, check_movie, open_movie
 
 __all__ = [
     "Env",
@@ -84,7 +84,7 @@ class Outputs:
     html: str | Path | None = None
     """The viewer, one self-contained page."""
     tape: str | Path | None = None
-    """The raw tape, .npz (`recall.tape.Tape.load` reads it)."""
+    """The raw tape, .npz (`recall.record.tape.Tape.load` reads it)."""
     similarity: str | Path | None = None
     """Maps of write keys and target values, .png."""
 

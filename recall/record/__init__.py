@@ -1,0 +1,1 @@
+"""What one episode wrote and read: the tape and what fills it."""

@@ -1,0 +1,1 @@
+"""Recalls as pictures: animation, viewer page, similarity maps."""

@@ -1,0 +1,1 @@
+"""Experiments that could show that recalls mean nothing."""
