@@ -10,7 +10,7 @@
 The processes of torchrun train one policy together; --num-envs is their total. If one dies, torchrun starts
 all of them again, and the run continues from its latest checkpoint.
 
-Ctrl-C finishes the update in hand, writes a checkpoint and exits with code 130; --resume continues it.
+Ctrl-C finishes the current update, writes a checkpoint and exits with code 130; --resume continues it.
 """
 
 from __future__ import annotations

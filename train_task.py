@@ -4,7 +4,7 @@
     python train_task.py TASK --help
     python train_task.py --run-dir runs/dictionary --resume
 
-Ctrl-C finishes the update in hand, writes a checkpoint and exits with code 130; --resume continues it.
+Ctrl-C finishes the current update, writes a checkpoint and exits with code 130; --resume continues it.
 A run that reaches its end tests its best weights and writes result.json, tables and pictures.
 """
 

@@ -24,51 +24,50 @@ class TrainConfig(CoreOptions):
     env_kwargs: str = option("{}", "arguments of the environment as a JSON object", metavar="JSON")
     algo: Literal["ppo", "a2c"] = option("ppo", "algorithm")
     total_steps: int = option(
-        1_000_000, "environment steps (valid frames over all environments) to train for"
+        1_000_000, "number of frames to train for (valid steps of all environments together)"
     )
     enough_success: float | None = option(
         None,
-        "end before total-steps once this share of the last 100 episodes succeeded, in two log rows in a row",
+        "stop once this fraction of the last 100 episodes succeeded at two consecutive log points",
     )
-    num_envs: int = option(64, "environments that are stepped together")
-    rollout_steps: int = option(100, "steps per environment between updates; gradients are cut there")
+    num_envs: int = option(64, "environments stepped in parallel")
+    rollout_steps: int = option(100, "steps per environment per rollout; the length of truncated BPTT")
     seed: int = option(0, "seed of weights, environments, actions and minibatches")
-    backend: BackendName = option("auto", "what steps the environments")
-    device: Literal["auto", "cpu", "cuda"] = option("auto", "where the agent lives")
-    run_dir: str | None = option(
-        None, "directory of the run; runs/ENV-CORE-ALGO-SEED if not given", metavar="DIR"
-    )
+    backend: BackendName = option("auto", "environment backend")
+    device: Literal["auto", "cpu", "cuda"] = option("auto", "device of the agent and the rollouts")
+    run_dir: str | None = option(None, "run directory; default runs/ENV-CORE-ALGO-SEED", metavar="DIR")
     warm_start: str | None = option(
         None,
-        "begin with the weights of this run, checkpoint or published agent; frames count from 0",
+        "initialize the weights from this run, checkpoint or published agent; frames count from 0",
         metavar="PATH",
     )
-    log_every: int = option(5, "updates between rows of metrics.csv")
+    log_every: int = option(5, "updates between log points (rows of metrics.csv)")
     checkpoint_every: int = option(50, "updates between checkpoints")
     threads: int = option(
-        1, "threads of PyTorch on the CPU; its products are small here, and 0 lets PyTorch choose"
+        1, "PyTorch threads on the CPU, where matrix products are small; 0 lets PyTorch choose"
     )
 
     embedding_size: int = option(128, "size of the encoded observation")
     previous_inputs: bool = option(True, "give the agent its previous action and reward as extra inputs")
 
-    learning_rate: float = option(7e-4, "step size of Adam")
-    anneal: bool = option(True, "lower the learning rate linearly to 0 over total-steps")
-    gamma: float = option(0.95, "discount")
-    gae_lambda: float = option(0.95, "mixing of n-step advantages (1 = full returns)")
-    reward_scale: float = option(1.0, "rewards are multiplied by this for learning; reported returns are not")
-    epochs: int = option(4, "PPO: passes over a rollout (A2C makes one)")
-    minibatches: int = option(4, "PPO: minibatches per pass, cut over environments (A2C uses one)")
+    learning_rate: float = option(7e-4, "learning rate of Adam")
+    anneal: bool = option(True, "anneal the learning rate linearly to 0 over total-steps")
+    gamma: float = option(0.95, "discount factor")
+    gae_lambda: float = option(0.95, "lambda of generalized advantage estimation (1: Monte Carlo returns)")
+    reward_scale: float = option(1.0, "factor on rewards for learning; reported returns are unscaled")
+    epochs: int = option(4, "PPO: epochs per rollout (A2C: one)")
+    minibatches: int = option(4, "PPO: minibatches per epoch, split over environments (A2C: one)")
     minibatch_cut: Literal["random", "even"] = option(
-        "random", "PPO: environments of a minibatch: any, or equally many of each rank"
+        "random",
+        "PPO: how environments are assigned to minibatches: at random, or equally many from each rank",
     )
-    clip: float = option(0.2, "PPO: how far the probability ratio may move")
-    value_clip: float | None = option(None, "PPO: how far a value may move before its error stops to count")
-    value_coef: float = option(0.5, "weight of the value loss")
-    entropy_coef: float = option(0.01, "weight of the entropy bonus at the start")
-    entropy_coef_final: float | None = option(None, "weight of the entropy bonus at the end (None: constant)")
-    max_grad_norm: float = option(0.5, "gradients are scaled down to this norm")
-    normalize_advantages: bool = option(True, "shift and scale advantages to mean 0 and deviation 1")
+    clip: float = option(0.2, "PPO clipping range of the probability ratio")
+    value_clip: float | None = option(None, "PPO value clipping range (None: no clipping)")
+    value_coef: float = option(0.5, "coefficient of the value loss")
+    entropy_coef: float = option(0.01, "entropy coefficient at the start")
+    entropy_coef_final: float | None = option(None, "entropy coefficient at the end (None: constant)")
+    max_grad_norm: float = option(0.5, "maximum gradient norm")
+    normalize_advantages: bool = option(True, "normalize advantages to mean 0 and standard deviation 1")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -86,7 +85,7 @@ class TrainConfig(CoreOptions):
         if self.algo == "ppo" and self.minibatches > self.num_envs:
             raise UserError(
                 f"--minibatches {self.minibatches} needs at least as many environments, got --num-envs "
-                f"{self.num_envs}: minibatches are cut over environments, never over time"
+                f"{self.num_envs}: minibatches are split over environments, never over time"
             )
         self.env_arguments()
 

@@ -1,6 +1,6 @@
 """The learner: one rollout in, one update out, for A2C and PPO alike.
 
-Minibatches are cut over environments, never over time: every sequence is a whole column of the rollout,
+Minibatches are split over environments, never over time: every sequence is a whole column of the rollout,
 re-run from the state that entered row 0, with the same reset flags. A2C is one pass in one minibatch.
 
 With several ranks a minibatch is cut from the columns of all of them, and each runs those that it owns. Its

@@ -81,7 +81,7 @@ def a2c_loss(new: NewPolicy, targets: Targets) -> LossTerms:
 def ppo_loss(new: NewPolicy, targets: Targets, clip: float, value_clip: float | None = None) -> LossTerms:
     """-min(rho A, clip(rho, 1 - clip, 1 + clip) A) with rho = pi_new(a) / pi_old(a).
 
-    `value_clip` limits how far the value may move from the old one before its error stops to count.
+    `value_clip` is PPO's value clipping range: the larger of the clipped and unclipped errors counts.
     """
     ratio = torch.exp(new.log_prob - targets.log_prob)
     clipped = ratio.clamp(1.0 - clip, 1.0 + clip)

@@ -30,7 +30,7 @@ def draw_tiles(colours: NDArray[np.uint8], tile: int) -> Image:
 
 
 def draw_square(image: Image, cell: Cell, colour: Colour, tile: int, inset: float = 0.15) -> None:
-    """Fill the middle of one tile in place; `inset` is the margin as a share of the tile."""
+    """Fill the middle of one tile in place; `inset` is the margin as a fraction of the tile."""
     margin = max(1, round(tile * inset))
     top, left = cell[0] * tile, cell[1] * tile
     image[top + margin : top + tile - margin + 1, left + margin : left + tile - margin + 1] = colour

@@ -34,43 +34,42 @@ class CoreSettings:
     )
     controller: Controller = option(
         "lstm",
-        "MNM and hard: what stands in front of the memory: lstm, gru, or feedforward, which keeps no state",
+        "MNM and hard: network in front of the memory: lstm, gru, or feedforward, which has no state",
         architecture=True,
     )
     read_feedback: bool = option(
         True,
-        "MNM: show the controller the value read last; without it and with the feedforward controller, what "
-        "was written is the only path through time",
+        "MNM: feed the last value read back to the controller; without it and with the feedforward controller, "
+        "the written memory is the only path through time",
         architecture=True,
     )
     interaction_gain: float = option(
-        1.0, "MNM: factor on the first weights of keys, values and rate; large keys bind at once"
+        1.0, "MNM: factor on the initial weights of keys, values and rate; large keys bind at once"
     )
     initial_weights: Literal["learned", "fixed"] = option(
-        "learned", "MNM: whether a new episode's memory is trained", architecture=True
+        "learned", "MNM: whether the initial weights of the memory are trained", architecture=True
     )
     update_rate: Literal["scalar", "per-layer"] = option(
         "scalar", "MNM: one update rate, or one per layer", architecture=True
     )
     written_layers: Literal["all", "last", "none"] = option(
-        "all", "MNM, to see what writes are for: layers of the memory that they change", architecture=True
+        "all", "MNM, for ablations: layers of the memory that writes change", architecture=True
     )
     read_memory: bool = option(
-        True, "MNM, to see what reads are for: without, nothing sees the values read", architecture=True
+        True, "MNM, for ablations: without it, nothing receives the values read", architecture=True
     )
     implementation: Implementation = option(
-        "auto", "MNM: compiled, fused (needs no compiler), plain (the oracle of both); auto takes the fastest"
+        "auto",
+        "MNM: compiled, fused (needs no compiler), plain (the reference for both); auto takes the fastest",
     )
-    slots: int = option(64, "hard: slots of the memory; the oldest write is forgotten", architecture=True)
+    slots: int = option(64, "hard: slots of the memory; a write replaces the oldest", architecture=True)
     slot_value: Literal["input", "controller"] = option(
         "input",
-        "hard: what a slot keeps, the encoded observation of its step or the controller's vector",
+        "hard: what a slot stores, the encoded observation of its step or the controller's output",
         architecture=True,
     )
-    address_temperature: float = option(2.0, "hard: temperature of the address gradients at the start")
-    address_temperature_final: float = option(
-        0.3, "hard: the same at the end; in between it falls geometrically"
-    )
+    address_temperature: float = option(2.0, "hard: temperature of the address gradient at the start")
+    address_temperature_final: float = option(0.3, "hard: the same at the end; annealed geometrically")
 
 
 @dataclass(frozen=True)

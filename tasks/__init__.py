@@ -1,4 +1,4 @@
-"""Supervised tasks: what can be learnt with `train_task.py`, each a name, its options and its builder."""
+"""Supervised tasks: what can be trained with `train_task.py`, each a name, its options and its builder."""
 
 from functools import partial
 from typing import Any

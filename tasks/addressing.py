@@ -1,4 +1,4 @@
-"""What the tasks with a hard-addressed bank share: options, the loss of a sampled read, its log figures."""
+"""Common parts of the hard-addressing tasks: options, the loss of a sampled read, its logged metrics."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class AddressOptions:
     estimator: Literal["st", "gumbel-rao", "reinmax", "reinforce", "exact"] = option(
         "st", "estimator of the gradient through the choice; exact enumerates all cells"
     )
-    gumbel_samples: int = option(8, "gumbel-rao: noises redrawn for each choice")
-    tau_start: float = option(2.0, "temperature at the beginning")
+    gumbel_samples: int = option(8, "gumbel-rao: noise samples per choice")
+    tau_start: float = option(2.0, "temperature at the start")
     tau_end: float = option(
         0.3, "temperature at the end, approached geometrically; equal to the first: fixed"
     )

@@ -17,19 +17,19 @@ class TaskConfig:
     A task with a memory core derives from `TaskConfig` and `agents.core_options.CoreOptions`.
     """
 
-    task: str = option("", "what to learn")
+    task: str = option("", "task to train")
     steps: int = option(5_000, "updates to train for")
     batch_size: int = option(64, "examples per update")
-    learning_rate: float = option(1e-3, "step size of Adam")
-    anneal: bool = option(False, "lower the learning rate linearly to 0 over --steps")
-    max_grad_norm: float = option(10.0, "gradients are scaled down to this norm")
+    learning_rate: float = option(1e-3, "learning rate of Adam")
+    anneal: bool = option(False, "anneal the learning rate linearly to 0 over --steps")
+    max_grad_norm: float = option(10.0, "maximum gradient norm")
     stop_at: float | None = option(
         None, "end before --steps once the validation score reaches this", metavar="X"
     )
     seed: int = option(0, "seed of weights, batches and noise")
-    log_every: int = option(100, "updates between evaluations, each with a row of metrics.csv")
+    log_every: int = option(100, "updates between evaluations (rows of metrics.csv)")
     checkpoint_every: int = option(500, "updates between checkpoints")
-    device: Literal["auto", "cpu", "cuda"] = option("auto", "where the model lives")
+    device: Literal["auto", "cpu", "cuda"] = option("auto", "device of the model")
     threads: int = option(
         1, "threads of PyTorch on the CPU; its products are small here, and 0 lets PyTorch choose"
     )

@@ -1,6 +1,6 @@
-"""The task `curve-fit`: a feed-forward network reads a bank of numbers to fit a noisy quadratic.
+"""The task `curve-fit`: a feedforward network reads a bank of numbers to fit a noisy quadratic.
 
-Legend: B batch, n cells. x [B] -> address logits [B, n] -> ONE cell per row -> its number [B], compared with
+Legend: B batch, n cells. x [B] -> address logits [B, n] -> ONE cell per example -> its number [B], compared with
 y by the squared error. The network never sees which cell would be right.
 
 Two settings, both of the source's design: `--tau-start 0.67 --tau-end 0.67` is its fixed temperature; the
@@ -39,9 +39,9 @@ class CurveFitConfig(TaskConfig, AddressOptions):
     """Options of the curve fit."""
 
     cells: int = option(5, "numbers in the bank, evenly spaced on [0, 1]")
-    learn_bank: bool = option(False, "train the numbers as well")
+    learn_bank: bool = option(False, "also train the numbers")
     noise: float = option(0.01, "standard deviation of the noise on y")
-    hidden_size: int = option(64, "units of a hidden layer")
+    hidden_size: int = option(64, "units per hidden layer")
     layers: int = option(3, "hidden layers, each linear, batch norm, ReLU")
 
     def __post_init__(self) -> None:

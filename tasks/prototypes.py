@@ -40,13 +40,13 @@ REPLACED = 0
 class PrototypesConfig(TaskConfig, AddressOptions):
     """Options of the prototype comparison."""
 
-    read: Literal["hard", "soft"] = option("hard", "one prototype, or (for comparison) a mixture by softmax")
+    read: Literal["hard", "soft"] = option("hard", "one prototype, or (for comparison) a softmax mixture")
     shapes: int = option(len(SHAPES), "prototypes in the bank")
-    defects: int = option(3, "most inverted 3 x 3 squares in a user image")
+    defects: int = option(3, "maximum number of inverted 3 x 3 squares in a user image")
     noise: float = option(0.1, "standard deviation of the noise on every pixel")
-    hidden_size: int = option(64, "units of a hidden layer")
+    hidden_size: int = option(64, "units per hidden layer")
     layers: int = option(2, "hidden layers, each linear, batch norm, ReLU")
-    test_examples: int = option(4_096, "user images in the test")
+    test_examples: int = option(4_096, "user images in the test set")
 
     def __post_init__(self) -> None:
         TaskConfig.__post_init__(self)

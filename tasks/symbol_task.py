@@ -38,13 +38,13 @@ class SymbolConfig(TaskConfig, CoreOptions):
     """Options of dictionary inference, copy and associative recall."""
 
     symbols: int = option(26, "size of the alphabet")
-    min_items: int = option(4, "fewest items (dictionary: pairs) of a training sequence")
-    max_items: int = option(4, "most items of a training sequence")
-    min_item_length: int = option(1, "fewest symbols of an item in training")
-    max_item_length: int = option(1, "most symbols of an item in training")
-    embedding_size: int = option(64, "size of an embedded symbol")
-    valid_examples: int = option(256, "sequences of each trained size in an evaluation")
-    test_examples: int = option(1_000, "sequences of each size in the test")
+    min_items: int = option(4, "minimum number of items (dictionary: pairs) of a training sequence")
+    max_items: int = option(4, "maximum number of items of a training sequence")
+    min_item_length: int = option(1, "minimum number of symbols of an item in training")
+    max_item_length: int = option(1, "maximum number of symbols of an item in training")
+    embedding_size: int = option(64, "size of a symbol embedding")
+    valid_examples: int = option(256, "validation sequences per trained size")
+    test_examples: int = option(1_000, "test sequences per size")
 
     def __post_init__(self) -> None:
         TaskConfig.__post_init__(self)

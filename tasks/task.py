@@ -1,6 +1,6 @@
 """What the supervised loop asks of a task, and what the list of tasks knows about one.
 
-The loop owns the optimiser, the random stream, checkpoints, logs and the run directory. A task owns its
+The loop owns the optimizer, the random stream, checkpoints, logs and the run directory. A task owns its
 model, its data and its figures. Everything random in training comes from the generator given to `draw` (put
 the noise of an estimator into the batch), so that a resumed run continues bit for bit.
 """
@@ -49,7 +49,7 @@ class TaskEntry:
     """A line of the list of tasks."""
 
     summary: str
-    """What is learnt, in one line of --help."""
+    """What is learned, in one line of --help."""
     defaults: TaskConfig
     """The task's options with its own defaults; the class of this instance is the class of its configuration."""
     build: Callable[[Any, torch.device], Task]

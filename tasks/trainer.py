@@ -1,6 +1,6 @@
 """The supervised loop: build or resume, then draw -> loss -> update, evaluate -> log, checkpoint, finish.
 
-One random stream, saved with the optimiser and the running means, makes N + M updates with a resume in
+One random stream, saved with the optimizer and the running means, makes N + M updates with a resume in
 between equal N + M without one, bit for bit on the CPU.
 """
 
@@ -63,7 +63,7 @@ class TaskTrainer:
         self.generator = make_generator(config.seed, DRAW_STREAM, torch.device("cpu"))
         self.updates, self.wall_s, self.cpu_s, self.best_score = 0, 0.0, 0.0, -math.inf
         self.sums: dict[str, Tensor] = {}
-        """Figures added up since the last row of metrics.csv."""
+        """Metrics accumulated since the last row of metrics.csv."""
         self.summed = 0
         if saved is None:
             self.directory.create(config)

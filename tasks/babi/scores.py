@@ -1,6 +1,6 @@
 """Errors per task in the form in which the literature reports bAbI: per cent, mean, number of failed tasks.
 
-A question counts as right if all its answers are. A task counts as failed if its error is above 5 %.
+A question counts as right if all its answers are. A task counts as failed if its error is above 5%.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Errors:
 
     @property
     def failed(self) -> int:
-        """Number of tasks with an error above 5 %."""
+        """Number of tasks with an error above 5%."""
         return sum(self.of(task) > FAILED_ABOVE for task in self.asked)
 
     @property

@@ -1,7 +1,7 @@
-"""Stories as padded batches of numbers: where they are cut, what is a target, and what is drawn together.
+"""Stories as padded batches of numbers: where they are split, what is a target, and what is batched together.
 
 A story is one sequence with all its questions, which is about three times cheaper than one window per
-question. A story longer than WINDOW + OVERHANG tokens is cut into pieces. Every question is a target in
+question. A story longer than WINDOW + OVERHANG tokens is split into windows. Every question is a target in
 exactly one piece, and at least WINDOW tokens (or all there are) come before it there: more than the 326 tokens
 that the farthest supporting fact of the 20 tasks is away. The state starts anew in every piece.
 
@@ -153,7 +153,7 @@ class Sampler:
 
     POOL batches' worth of samples are drawn independently and sorted by length; one random stretch of them
     is the batch. So every sample keeps its chance, and a batch depends on the generator's state alone.
-    A share `late` of the samples opens at a random sentence: small data sets are learnt by heart otherwise.
+    A fraction `late` of the samples starts at a random sentence: otherwise small data sets are overfitted.
     """
 
     def __init__(self, samples: Sequence[Sample], batch_size: int, late: float = 0.0) -> None:

@@ -49,11 +49,13 @@ class BabiConfig(TaskConfig, CoreOptions):
         metavar="DIR",
     )
     tasks: str = option("all", 'tasks that one model learns: numbers as in "1,2,3", or "all"')
-    embedding_size: int = option(32, "size of a word's vector")
-    window: int = option(WINDOW, "tokens kept before a question, at least; longer stories are read in pieces")
+    embedding_size: int = option(32, "size of a word embedding")
+    window: int = option(
+        WINDOW, "minimum number of tokens before a question; longer stories are split into windows"
+    )
     late_starts: float = option(
         0.7,
-        "share of the training stories that open at a random sentence; questions that lose a fact are not asked",
+        "fraction of training stories that start at a random sentence; questions that lose a fact are not asked",
     )
     word_answers: bool = option(False, 'an answer of several words, as "n,w", fills one blank per word')
 
@@ -64,7 +66,7 @@ class BabiConfig(TaskConfig, CoreOptions):
         CoreOptions.__post_init__(self)
         check_at_least(self, 1, "embedding_size", "window")
         if not 0.0 <= self.late_starts <= 1.0:
-            raise UserError(f"--late-starts is a share between 0 and 1, got {self.late_starts}")
+            raise UserError(f"--late-starts must be a fraction between 0 and 1, got {self.late_starts}")
         self.task_numbers()
 
     def task_numbers(self) -> tuple[int, ...]:
