@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -73,11 +74,34 @@ def test_every_repository_path_that_is_named_exists(path: Path) -> None:
     assert missing == []
 
 
+def importable(name: str) -> bool:
+    """Whether a dotted name such as `recall.scores.decision.decision_effect` is a module or part of one."""
+    module, _, attribute = name.rpartition(".")
+    try:
+        return importlib.util.find_spec(name) is not None or hasattr(
+            importlib.import_module(module), attribute
+        )
+    except ModuleNotFoundError:
+        return bool(module) and hasattr(importlib.import_module(module), attribute)
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_every_dotted_name_can_be_imported(path: Path) -> None:
+    text = path.read_text()
+    names = re.findall(rf"`((?:{FOLDERS})(?:\.[A-Za-z_]\w*)+)[(`]", text)
+    for module, imported in re.findall(rf"^from ((?:{FOLDERS})[\w.]*) import ([\w, ]+)$", text, re.MULTILINE):
+        names += [f"{module}.{name.strip()}" for name in imported.split(",")]
+    files = tuple(f".{ending}" for ending in ENDINGS.split("|"))
+    assert [name for name in names if not name.endswith(files) and not importable(name)] == []
+
+
 def test_a_path_that_does_not_exist_is_noticed() -> None:
     text = "`agents/nowhere.py`, `python nothing.py`, `python -m benchmarks.nowhere` and `agents/learner.py`"
     assert [name for name in names_in(text) if not exists(name)] == [
         "agents/nowhere.py", "nothing.py", "benchmarks/nowhere",
     ]  # fmt: skip
+    assert importable("recall.scores") and importable("agents.config.TrainConfig")
+    assert not importable("agents.config.Nothing")
 
 
 def test_every_page_is_in_the_index() -> None:
