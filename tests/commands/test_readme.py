@@ -78,11 +78,10 @@ def importable(name: str) -> bool:
     """Whether a dotted name such as `recall.scores.decision.decision_effect` is a module or part of one."""
     module, _, attribute = name.rpartition(".")
     try:
-        return importlib.util.find_spec(name) is not None or hasattr(
-            importlib.import_module(module), attribute
-        )
+        parent = importlib.import_module(module)
+        return hasattr(parent, attribute) or importlib.util.find_spec(name) is not None
     except ModuleNotFoundError:
-        return bool(module) and hasattr(importlib.import_module(module), attribute)
+        return False
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
@@ -100,8 +99,10 @@ def test_a_path_that_does_not_exist_is_noticed() -> None:
     assert [name for name in names_in(text) if not exists(name)] == [
         "agents/nowhere.py", "nothing.py", "benchmarks/nowhere",
     ]  # fmt: skip
-    assert importable("recall.scores") and importable("agents.config.TrainConfig")
+    assert importable("recall.scores")
+    assert importable("agents.config.TrainConfig")
     assert not importable("agents.config.Nothing")
+    assert not importable("agents.nowhere.Nothing")
 
 
 def test_every_page_is_in_the_index() -> None:
