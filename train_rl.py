@@ -26,6 +26,7 @@ from rich.console import Console
 
 from agents.config import ARCHITECTURE, FIXED_ON_RESUME, PRESETS, TrainConfig, preset
 from agents.distributed import RankLost, join, leave, was_restarted
+from agents.hints import hint
 from agents.options import given, option, parse_parts, run_command
 from agents.profile import Profile
 from agents.progress import StopSignal
@@ -97,9 +98,8 @@ def main(argv: Sequence[str]) -> int:
     if not finished:
         console.print(f"Stopped at {trainer.collector.frames:,} frames; continue: --run-dir {where} --resume")
         return stop.code or 128 + signal.SIGINT
-    console.print(
-        f"Done: {trainer.collector.frames:,} frames in {where}; play it: python evaluate.py {where}"
-    )
+    play = hint(f"python evaluate.py {where}")
+    console.print(f"Done: {trainer.collector.frames:,} frames in {where}; play it: {play}")
     return 0
 
 

@@ -20,7 +20,7 @@ import torch
 from agents.config import ARCHITECTURE, TrainConfig
 from agents.episodes import is_success
 from agents.model import ActorCritic, AgentState
-from agents.pretrained import WEIGHTS, load_published_weights
+from agents.pretrained import WEIGHTS, find_agent, load_published_weights
 from agents.rollout import select_agent
 from agents.run_dir import RunDirectory, config_from_dict, load_checkpoint, load_weights, package_versions
 from agents.trainer import build_model
@@ -58,6 +58,7 @@ def load_agent(run_dir: Path, checkpoint: str, device: torch.device) -> LoadedAg
 
     Of a published agent (`agents/pretrained.py`), `latest` is what was published.
     """
+    run_dir = find_agent(run_dir)
     run = RunDirectory(run_dir)
     config = run.read_config(TrainConfig)
     if checkpoint == "untrained":

@@ -18,6 +18,7 @@ import types
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from agents.hints import hint
 from envs.errors import UserError, nearest
 from memory.options import option as option
 
@@ -52,7 +53,9 @@ def parse_parts(
 ) -> list[Any]:
     """`parse` for a command whose options are the fields of several dataclass instances together."""
     parser = OneLineParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+        description=hint(description),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     hints: dict[str, Any] = {}
     for part in parts:

@@ -14,12 +14,27 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 
 from agents.files import atomic_file
+from agents.hints import ROOT
+from agents.options import suggestion
 from agents.run_dir import RunDirectory, load_checkpoint
 from envs.errors import UserError
 
 WEIGHTS = "model.safetensors"
 MOST_BYTES = 3_000_000
 """Published weights are files of a source repository, and stay small."""
+
+
+def find_agent(path: Path) -> Path:
+    """The directory of an agent: the path of a run, or a published agent by NAME or pretrained/NAME."""
+    if path.exists() or path.parent not in (Path(), Path("pretrained")):
+        return path
+    published = ROOT / "pretrained"
+    if (published / path.name / WEIGHTS).is_file():
+        return published / path.name
+    names = [entry.parent.name for entry in (*published.glob(f"*/{WEIGHTS}"), *Path().glob("*/config.json"))]
+    raise UserError(
+        f"{path} is neither a run directory nor a published agent{suggestion(path.name, sorted(names))}"
+    )
 
 
 def save_weights(directory: Path, weights: dict[str, torch.Tensor], frames: int) -> int:
@@ -48,6 +63,7 @@ def load_published_weights(path: Path) -> tuple[dict[str, torch.Tensor], int]:
 
 def weights_at(path: Path) -> dict[str, torch.Tensor]:
     """The weights of a published agent, of a run's latest checkpoint, or of a checkpoint file."""
+    path = find_agent(path)
     if (path / WEIGHTS).is_file():
         return load_published_weights(path / WEIGHTS)[0]
     weights: dict[str, torch.Tensor] = load_checkpoint(

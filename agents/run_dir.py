@@ -23,6 +23,7 @@ from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
 from agents.files import atomic_file, write_text
+from agents.hints import INSTALLED, ROOT
 from agents.options import own_fields_first, suggestion
 from envs.errors import UserError
 
@@ -61,9 +62,12 @@ def package_versions() -> dict[str, str]:
 def source_commit() -> str:
     """The commit of this code, with "-dirty" if tracked files differ from it; "unknown" outside a git checkout.
 
-    Recorded results and pages may differ: no run reads them, and recording a run changes them.
+    Recorded results and pages may differ: no run reads them, and recording a run changes them. An installed copy
+    gives its release, not the commit of a repository that it may lie in.
     """
-    root = str(Path(__file__).resolve().parent.parent)
+    if INSTALLED:
+        return f"release {version('mnm-rl')}"
+    root = str(ROOT)
     changes = ["status", "--porcelain", "--untracked-files=no", "--", ".", *UNREAD]
     try:
         commit, changed = (

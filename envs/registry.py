@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import traceback
 from typing import Any
@@ -12,6 +11,7 @@ from gymnasium.envs.registration import EnvSpec, load_env_creator
 
 from envs.envpool_backend import known_ids
 from envs.errors import UserError, nearest
+from envs.user_modules import import_user_module
 
 
 def split_id(env_id: str) -> tuple[str | None, str]:
@@ -26,7 +26,9 @@ def import_module_of(env_id: str) -> str:
     if module is None:
         return name
     try:
-        importlib.import_module(module)
+        import_user_module(module, env_id)
+    except UserError:
+        raise
     except Exception as error:
         raise UserError(
             f"cannot import module {module!r} of {env_id!r}: {type(error).__name__}: {first_line(error)} "
