@@ -1,5 +1,6 @@
 # make test   create .venv, install everything the tests need, run the whole suite
 # make demo   create .venv, train MNM-p in the Grid World maze, evaluate it, write runs/demo/
+# make test-fast   the tests that take no learning run (`-m "not slow"`)
 # make lint   ruff and mypy
 
 PYTHON ?= python3
@@ -7,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint clean
+.PHONY: demo test test-fast lint clean
 
 # One install serves every target. EnvPool has no wheel for some machines; everything else works without it.
 $(STAMP): pyproject.toml constraints.txt
@@ -21,6 +22,9 @@ $(STAMP): pyproject.toml constraints.txt
 
 test: $(STAMP)
 	$(BIN)/python -m pytest tests
+
+test-fast: $(STAMP)
+	$(BIN)/python -m pytest tests -m "not slow"
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
