@@ -4,11 +4,12 @@ Each part is mapped to the embedding size by its own encoder, the parts are summ
 flat parts the sum equals one linear layer over their concatenation. What an encoder does follows from the
 Gymnasium space alone:
 
-    Box, 3-d uint8 image      three convolutions, then a linear map
+    Box, picture              three convolutions, then a linear map; a picture is 3-d, uint8 with bounds 0 to
+                              255, and at least 8 pixels high and wide
     Box, anything else        a linear map of the flattened numbers
     Discrete, MultiDiscrete,  one embedding per component and value, summed: a linear map of the one-hot
     MultiBinary               code, without building it; categories are never fed as raw integers
-    key "mission"             word ids; the sum over positions j of P_j * E[word_j] keeps the word order
+    Tokens                    words or characters; the sum over positions j of P_j * E[word_j] keeps their order
                               (Sukhbaatar et al. 2015)
 
 Every distinct observation is encoded once: a rollout of 8,192 rows of MiniGrid-MemoryS7 holds about a hundred
@@ -32,6 +33,7 @@ from torch import Tensor, nn
 
 from agents.distributions import Actions
 from envs.errors import UserError
+from envs.observations import ActionMask, Tokens
 
 LARGEST_BOUND = 65_535
 """Above this, the bound of a whole-number Box is that of its type and says nothing about the values."""
@@ -62,7 +64,7 @@ class ImageEncoder(nn.Module):
 
     def __init__(self, space: spaces.Box, size: int) -> None:
         super().__init__()
-        self.channels_first = space.shape[0] < space.shape[2]
+        self.channels_first = has_channels_first(space.shape)
         height, width, channels = (*space.shape[1:], space.shape[0]) if self.channels_first else space.shape
         self.convolutions = nn.Sequential(
             nn.Conv2d(channels, 32, 3, stride=2, padding=1),
@@ -130,13 +132,15 @@ class ObservationEncoder(nn.Module):
         super().__init__()
         self.output_size = size
         self.reward_scale = reward_scale
-        self.parts = nn.ModuleDict({key: part_encoder(key, part, size) for key, part in space.items()})
+        entries = [(key, part) for key, part in space.items() if not isinstance(part, ActionMask)]
+        self.names = module_names([key for key, _ in entries])
+        self.parts = nn.ModuleDict({self.names[key]: part_encoder(key, part, size) for key, part in entries})
         self.previous_action = actions.encoder(size) if previous_inputs else None
         self.previous_reward = nn.Linear(1, size, bias=False) if previous_inputs else None
 
     def forward(self, obs: dict[str, Tensor], is_first: Tensor, action: Tensor, reward: Tensor) -> Tensor:
         """obs[key] [..., *shape]; is_first, previous action, previous raw reward [...]."""
-        parts = [encode_rows(part, obs[key], is_first.dim()) for key, part in self.parts.items()]
+        parts = [encode_rows(self.parts[name], obs[key], is_first.dim()) for key, name in self.names.items()]
         total = torch.stack(parts).sum(0) if len(parts) > 1 else parts[0]
         if self.previous_action is not None and self.previous_reward is not None:
             scaled = (reward * self.reward_scale).masked_fill(is_first, 0.0).to(total.dtype)
@@ -146,13 +150,34 @@ class ObservationEncoder(nn.Module):
         return torch.relu(total)
 
 
+def is_picture(space: spaces.Box) -> bool:
+    """Whether a Box is a picture: grids of categories or of zeros and ones have other bounds."""
+    has_form = len(space.shape) == 3 and space.dtype == np.uint8 and sorted(space.shape)[1] >= 8
+    return has_form and int(space.low.min()) == 0 and int(space.high.max()) == 255
+
+
+def has_channels_first(shape: tuple[int, ...]) -> bool:
+    """Which end of [a, b, c] holds the channels: the one that is not the side of a square, else the shorter one."""
+    if shape[0] == shape[1] or shape[1] == shape[2]:
+        return shape[0] != shape[1]
+    return shape[0] < shape[2]
+
+
+def module_names(keys: list[str]) -> dict[str, str]:
+    """A name that a module may have for every key: the key itself, where torch takes it."""
+    names: dict[str, str] = {}
+    for place, key in enumerate(keys):
+        usable = key != "" and "." not in key and not hasattr(nn.ModuleDict(), key)
+        names[key] = key if usable else f"part_{place}"
+    return names
+
+
 def part_encoder(key: str, space: spaces.Space, size: int) -> nn.Module:
     """The encoder of one part of the observation; raises UserError for a space it cannot encode."""
-    if key == "mission" and isinstance(space, spaces.MultiDiscrete):
+    if isinstance(space, Tokens):
         return WordsEncoder(space, size)
     if isinstance(space, spaces.Box):
-        is_image = len(space.shape) == 3 and space.dtype == np.uint8 and sorted(space.shape)[1] >= 8
-        return ImageEncoder(space, size) if is_image else NumbersEncoder(space, size)
+        return ImageEncoder(space, size) if is_picture(space) else NumbersEncoder(space, size)
     if isinstance(space, spaces.Discrete):
         return CategoriesEncoder(np.array(space.n), np.array(space.start), size)
     if isinstance(space, spaces.MultiDiscrete):

@@ -19,9 +19,10 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from envs.encoding import OBSERVATION, action_table, dict_space
+from envs.actions import ActionCode
 from envs.errors import UserError, nearest
 from envs.minigrid_arrays import MissionRows, image_space, is_minigrid_id, mission_space
+from envs.observations import OBSERVATION, leaves_of
 from envs.vector import Flags, Observations, VecEnv, VecStep
 
 DEFAULT_VIEW = 7
@@ -98,16 +99,17 @@ class EnvPoolVecEnv(VecEnv):
         self._minigrid = is_minigrid_id(env_id)
         self.success_rule = "positive_return" if self._minigrid else None
         self._missions = MissionRows(self.num_envs) if self._minigrid else None
-        self.observation_space = dict_space(pool.observation_space, env_id)
+        leaves = leaves_of(pool.observation_space, env_id)
+        self.observation_space = spaces.Dict({leaf.key: leaf.space for leaf in leaves})
         if self._minigrid:
             image, direction = self.observation_space["image"], self.observation_space["direction"]
             assert image.shape is not None
             self.observation_space = spaces.Dict(
                 {"image": image_space(*image.shape[:2]), "direction": direction, "mission": mission_space()}
             )
-        self._table = action_table(pool.action_space, actions, env_id)
+        self._actions = ActionCode(pool.action_space, actions, env_id)
         self._action_dtype = pool.action_space.dtype
-        self.action_space = spaces.Discrete(len(self._table))
+        self.action_space = self._actions.space
         self._done = np.zeros(self.num_envs, dtype=np.bool_)
 
     def reset(self) -> Observations:
@@ -118,7 +120,7 @@ class EnvPoolVecEnv(VecEnv):
         return self.last_obs
 
     def step(self, actions: NDArray[np.int64]) -> VecStep:
-        chosen = self._table[actions].astype(self._action_dtype)
+        chosen = self._actions.decode(actions).astype(self._action_dtype)
         observations, rewards, terminated, truncated, info = self.pool.step(chosen)
         is_first: Flags = np.asarray(info["elapsed_step"]) == 0
         assert np.array_equal(is_first, self._done), "EnvPool must reset exactly the rows that were done"

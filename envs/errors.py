@@ -3,11 +3,37 @@
 from __future__ import annotations
 
 import difflib
+import traceback
 from collections.abc import Iterable
 
 
 class UserError(ValueError):
     """A mistake in what was asked for. One line: what was wrong, what was expected, the nearest choice."""
+
+
+class EnvFault(UserError):
+    """What an environment did wrong while it was used, in one line; `trace` holds the traceback, if there is one.
+
+    It crosses from worker processes by its arguments, and is raised again there as EnvFault(EnvFault(...)).
+    """
+
+    def __init__(self, message: str | EnvFault, trace: str = "") -> None:
+        if isinstance(message, EnvFault):
+            message, trace = message.args
+        super().__init__(message, trace)
+        self.trace = trace
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an exception's message; for a bare `assert`, the assertion itself."""
+    lines = str(error).strip().splitlines()
+    if lines:
+        return lines[0].split(" was raised from the environment creator")[0]
+    frames = traceback.extract_tb(error.__traceback__)
+    return (frames[-1].line if frames else None) or type(error).__name__
 
 
 def nearest(name: str, choices: Iterable[str], limit: int = 3) -> str:

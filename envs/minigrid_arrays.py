@@ -22,6 +22,8 @@ from minigrid.core.constants import COLOR_TO_IDX, DIR_TO_VEC, OBJECT_TO_IDX, STA
 from minigrid.core.mission import MissionSpace
 from numpy.typing import NDArray
 
+from envs.observations import Tokens
+
 MISSION_WORDS = 24
 WORD_IDS = 256
 IMAGE_CATEGORIES = (len(OBJECT_TO_IDX), len(COLOR_TO_IDX), max(len(STATE_TO_IDX), len(DIR_TO_VEC)))
@@ -69,9 +71,9 @@ def image_space(height: int, width: int) -> spaces.MultiDiscrete:
     return spaces.MultiDiscrete(categories, dtype=np.uint8)  # type: ignore[arg-type]
 
 
-def mission_space() -> spaces.MultiDiscrete:
+def mission_space() -> Tokens:
     """[24] word ids."""
-    return spaces.MultiDiscrete([WORD_IDS] * MISSION_WORDS)
+    return Tokens([WORD_IDS] * MISSION_WORDS)
 
 
 def has_mission(space: gymnasium.Space[Any]) -> bool:

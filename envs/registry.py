@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import inspect
-import traceback
 from typing import Any
 
 import gymnasium
 from gymnasium.envs.registration import EnvSpec, load_env_creator
 
 from envs.envpool_backend import known_ids
-from envs.errors import UserError, nearest
+from envs.errors import UserError, first_line, nearest
 from envs.user_modules import import_user_module
 
 
@@ -111,12 +110,3 @@ def check_render_mode(env_id: str, entry_point: Any, render_mode: str) -> None:
 def could_not_make(env_id: str, env_kwargs: dict[str, Any], error: Exception) -> UserError:
     """The error for a constructor that refused its arguments."""
     return UserError(f"could not make {env_id} with env kwargs {env_kwargs}: {first_line(error)}")
-
-
-def first_line(error: Exception) -> str:
-    """The first line of an exception's message; for a bare `assert`, the assertion itself."""
-    lines = str(error).strip().splitlines()
-    if lines:
-        return lines[0].split(" was raised from the environment creator")[0]
-    frames = traceback.extract_tb(error.__traceback__)
-    return (frames[-1].line if frames else None) or type(error).__name__

@@ -14,19 +14,27 @@ done flag:
 
 from __future__ import annotations
 
+import contextlib
 import json
+import multiprocessing
+import traceback
 import warnings
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+import gymnasium
 import numpy as np
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
-from envs.encoding import OBSERVATION, action_table, dict_space
-from envs.errors import UserError
+from envs.actions import ActionCode
+from envs.errors import EnvFault, UserError, first_line
+from envs.observations import leaves_of
 
+SILENT = 100
+"""A level of Gymnasium's log above all others."""
 Observations = dict[str, NDArray[Any]]
 Flags = NDArray[np.bool_]
 
@@ -48,6 +56,8 @@ class VecStep(NamedTuple):
     """[N] the call was a real transition, not the one that merely resets an environment."""
     final_obs: Observations | None
     """[N, ...] SAME_STEP: the last observation of episodes that ended now; other rows arbitrary. None if none did"""
+    success: NDArray[np.float64] | None = None
+    """[N] 1 or 0 where an episode ended whose environment told success, else NaN; None if none told."""
 
 
 class VecEnv(ABC):
@@ -58,8 +68,8 @@ class VecEnv(ABC):
     """native, sync, async or envpool: what really runs."""
     observation_space: spaces.Dict
     """Of one environment."""
-    action_space: spaces.Discrete
-    """Of one environment."""
+    action_space: gymnasium.Space[Any]
+    """What the agent chooses from in one environment (`envs/actions.py`)."""
     success_rule: str | None = None
     """"positive_return": an episode is a success if its return is above 0; None: success is not defined."""
     resumable: bool = False
@@ -74,8 +84,8 @@ class VecEnv(ABC):
         """Begin an episode everywhere. The first call uses the seeds, later ones the random streams."""
 
     @abstractmethod
-    def step(self, actions: NDArray[np.int64]) -> VecStep:
-        """One call of every environment with actions [N]."""
+    def step(self, actions: NDArray[Any]) -> VecStep:
+        """One call of every environment with choices [N], or [N, W] where a choice is a vector."""
 
     @abstractmethod
     def close(self) -> None:
@@ -105,46 +115,56 @@ class GymnasiumVecEnv(VecEnv):
         seed: int | None,
         backend: str,
         env_id: str = "environment",
-        actions: list[int] | None = None,
+        actions: ActionCode | None = None,
         success_rule: str | None = None,
+        timeout: float | None = None,
     ) -> None:
+        """`actions` of environments that stand behind a door; a native vector's own are decoded here.
+
+        `timeout`: seconds that an async vector may take for one step.
+        """
         mode = vector.metadata.get("autoreset_mode")
         if mode not in (AutoresetMode.SAME_STEP, AutoresetMode.NEXT_STEP):
             name = mode.value if isinstance(mode, AutoresetMode) else repr(mode)
             raise UserError(
                 f"{env_id}: autoreset mode {name} is not supported; expected SameStep or NextStep"
             )
-        self.vector = vector
-        self.backend = backend
+        self.vector, self.backend, self.env_id, self.timeout = vector, backend, env_id, timeout
         self.num_envs = vector.num_envs
         self.success_rule = success_rule
-        self.observation_space = dict_space(vector.single_observation_space, env_id)
-        self._table = action_table(vector.single_action_space, actions, env_id)
-        self.action_space = spaces.Discrete(len(self._table))
+        self._leaves = leaves_of(vector.single_observation_space, env_id)
+        self.observation_space = spaces.Dict({leaf.key: leaf.space for leaf in self._leaves})
+        self._code = actions or ActionCode(vector.single_action_space, None, env_id)
+        self._decodes = backend not in ("sync", "async") or actions is None
+        self.action_space = self._code.space
         self._has_state = hasattr(vector, "get_state") and hasattr(vector, "set_state")
         self.resumable = self._has_state or backend in ("sync", "async")
         self._same_step = mode == AutoresetMode.SAME_STEP
-        self._is_dict = isinstance(vector.single_observation_space, spaces.Dict)
         self._seed = seed
+        self._steps = 0
         self._due = np.zeros(self.num_envs, dtype=np.bool_)
         """NEXT_STEP: environments that the coming call resets."""
 
     def reset(self) -> Observations:
-        observations, _ = self.vector.reset(seed=self._seed)
+        with self._faults():
+            observations, _ = self.vector.reset(seed=self._seed)
         self._seed = None
         self._due = np.zeros(self.num_envs, dtype=np.bool_)
         self.last_obs = self._as_dict(observations)
         self.last_is_first = np.ones(self.num_envs, dtype=np.bool_)
         return self.last_obs
 
-    def step(self, actions: NDArray[np.int64]) -> VecStep:
-        observations, rewards, terminated, truncated, info = self.vector.step(self._table[actions])
+    def step(self, actions: NDArray[Any]) -> VecStep:
+        observations, rewards, terminated, truncated, info = self._call(
+            self._code.decode(actions) if self._decodes else actions
+        )
+        self._steps += 1
         obs = self._as_dict(observations)
         terminated, truncated = np.asarray(terminated, np.bool_), np.asarray(truncated, np.bool_)
-        reward = np.asarray(rewards, np.float32)
-        final_obs = None
+        reward = self._rewards(rewards)
+        final_obs, ended = None, terminated | truncated
         if self._same_step:
-            is_first = terminated | truncated
+            is_first = ended
             valid = np.ones(self.num_envs, dtype=np.bool_)
             if is_first.any():
                 final_obs = self._final_obs(obs, info, is_first)
@@ -152,12 +172,60 @@ class GymnasiumVecEnv(VecEnv):
             is_first = self._due
             valid = ~is_first
             reward, terminated, truncated = reward * valid, terminated & valid, truncated & valid
-            self._due = terminated | truncated
+            ended = self._due = terminated | truncated
         self.last_obs, self.last_is_first = obs, is_first
-        return VecStep(obs, is_first, reward, terminated, truncated, valid, final_obs)
+        success = told_by(info, ended) if ended.any() else None
+        return VecStep(obs, is_first, reward, terminated, truncated, valid, final_obs, success)
 
     def close(self) -> None:
-        self.vector.close()
+        if self.backend != "async":
+            self.vector.close()
+            return
+        # A worker that is gone or hangs would keep an orderly end waiting.
+        with contextlib.suppress(Exception):
+            self.vector.close(terminate=any(not p.is_alive() for p in self.vector.processes), timeout=5)
+
+    def _call(self, actions: Any) -> Any:
+        with self._faults():
+            if self.backend != "async":
+                return self.vector.step(actions)
+            self.vector.step_async(actions)
+            return self.vector.step_wait(timeout=self.timeout)
+
+    @contextlib.contextmanager
+    def _faults(self) -> Iterator[None]:
+        """Whatever ends a call of the vector as one line; workers' tracebacks are in the fault, not in the log."""
+        level = gymnasium.logger.min_level
+        gymnasium.logger.min_level = SILENT
+        try:
+            yield
+        except UserError:
+            raise
+        except multiprocessing.TimeoutError:
+            silent = [i for i, pipe in enumerate(self.vector.parent_pipes) if not pipe.poll(0)]
+            for process in self.vector.processes:
+                process.kill()
+            raise self._fault(
+                f"environment {silent} has not answered for {self.timeout:g} s (--env-timeout)"
+            ) from None
+        except (EOFError, ConnectionError) as error:
+            if self.backend != "async":
+                raise self._fault(
+                    f"{type(error).__name__}: {first_line(error)}", traceback.format_exc()
+                ) from error
+            gone = [i for i, process in enumerate(self.vector.processes) if not process.is_alive()]
+            raise self._fault(
+                f"the worker process of environment {gone} has ended (killed, or out of memory)"
+            ) from None
+        except (Exception, SystemExit) as error:
+            raise self._fault(
+                f"{type(error).__name__}: {first_line(error)}", traceback.format_exc()
+            ) from error
+        finally:
+            gymnasium.logger.min_level = level
+
+    def _fault(self, what: str, trace: str = "") -> EnvFault:
+        return EnvFault(f"{self.env_id}: step {self._steps}: {what}", trace)
 
     def snapshot(self) -> str | None:
         if not self.resumable:
@@ -201,16 +269,45 @@ class GymnasiumVecEnv(VecEnv):
             )
 
     def _as_dict(self, observations: Any) -> Observations:
-        return dict(observations) if self._is_dict else {OBSERVATION: observations}
+        """Checked copies; what passed a door was checked there."""
+        if self.backend in ("sync", "async"):
+            return {leaf.key: np.array(leaf.take(observations)) for leaf in self._leaves}
+        obs: Observations = {}
+        for leaf in self._leaves:
+            try:
+                obs[leaf.key] = leaf.encode(leaf.take(observations), (self.num_envs,))
+            except (ValueError, KeyError, IndexError, TypeError) as error:
+                raise self._fault(f"observation {leaf.key!r}: {error}") from None
+        return obs
+
+    def _rewards(self, rewards: Any) -> NDArray[np.float32]:
+        with np.errstate(over="ignore"):
+            reward = np.asarray(rewards, np.float32)
+        if not np.isfinite(reward).all():
+            i = int(np.argmin(np.isfinite(reward)))
+            raise self._fault(
+                f"environment {i}: reward: got {np.asarray(rewards)[i]:g}, expected a finite number"
+            )
+        return reward
 
     def _final_obs(self, obs: Observations, info: dict[str, Any], done: Flags) -> Observations:
         """Arrays [N, ...] from Gymnasium's object array of one observation per ended environment."""
         final = {key: value.copy() for key, value in obs.items()}
         last = info["final_obs"]
-        for key, value in final.items():
+        for leaf in self._leaves:
             for i in np.flatnonzero(done):
-                if not self._is_dict:
-                    value[i] = last[i]
-                else:  # some native vectors give one dict of arrays instead
-                    value[i] = last[key][i] if isinstance(last, dict) else last[i][key]
+                if isinstance(last, dict):  # some native vectors give one dict of arrays instead
+                    final[leaf.key][i] = leaf.encode(leaf.take(last)[i], ())
+                else:
+                    final[leaf.key][i] = leaf.encode(leaf.take(last[i]), ())
         return final
+
+
+def told_by(info: dict[str, Any], ended: Flags) -> NDArray[np.float64] | None:
+    """[N] what the info of a vector says of the success of the episodes that ended; None if nothing."""
+    found = info.get("final_info", info)
+    for key in ("success", "is_success"):
+        if isinstance(found, dict) and key in found:
+            told = ended & np.asarray(found.get(f"_{key}", ended), dtype=np.bool_)
+            return np.where(told, np.asarray(found[key], np.float64), np.nan)
+    return None

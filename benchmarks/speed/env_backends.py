@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from gymnasium.spaces import Discrete
 from numpy.typing import NDArray
 
 from agents.files import read_csv, write_csv
@@ -70,7 +71,8 @@ def measure(config: EnvBackendsConfig, sizes: Sequence[int]) -> list[dict[str, A
             generator = np.random.default_rng(0)
             for _ in range(config.rounds):
                 for name, env in running.items():
-                    actions = generator.integers(env.action_space.n, size=(8, size))
+                    assert isinstance(env.action_space, Discrete)
+                    actions = generator.integers(int(env.action_space.n), size=(8, size))
                     best[name] = max(best[name], steps_per_second(env, actions, config.seconds))
             for env in running.values():
                 env.close()

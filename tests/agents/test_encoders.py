@@ -18,6 +18,7 @@ from agents.encoders import (
 )
 from envs import make_single
 from envs.errors import UserError
+from envs.observations import Tokens
 
 SIZE = 8
 
@@ -87,7 +88,7 @@ def test_images_may_have_their_channels_first() -> None:
 
 
 def test_the_order_of_words_matters_and_padding_does_not() -> None:
-    encoder = part_encoder("mission", spaces.MultiDiscrete([256] * 6), SIZE)
+    encoder = part_encoder("mission", Tokens([256] * 6), SIZE)
     assert isinstance(encoder, WordsEncoder)
     ids = torch.tensor([[7, 9, 0, 0, 0, 0], [9, 7, 0, 0, 0, 0]])
     first, second = encoder(ids)

@@ -80,9 +80,7 @@ def test_auto_takes_envpool_where_it_can_serve() -> None:
         vec.close()
     assert envs.make_vec("minigrid:MiniGrid-MemoryS7-v0", 2, 0).backend == "envpool"
     assert envs.make_vec("Acrobot-v1", 2, 0).backend == "envpool"
-    refused(
-        "the observation space is a Tuple space", "Blackjack-v1", 2, 0
-    )  # an array in EnvPool, unlike Python's
+    assert envs.make_vec("Blackjack-v1", 2, 0).backend == "sync"  # an array in EnvPool, a Tuple in Python
 
 
 @needs_envpool
@@ -170,22 +168,30 @@ def test_numbers_of_environments_and_seeds() -> None:
 @pytest.mark.parametrize(
     ("space", "named"),
     [
-        (spaces.Tuple([spaces.Discrete(2)]), "the observation space is a Tuple space"),
-        (spaces.Text(5), "the observation space is a Text space"),
-        (spaces.Dict({"a": spaces.Discrete(2), "b": spaces.Text(5)}), "observation 'b' is a Text space"),
-        (spaces.Dict({"in": spaces.Dict({"a": spaces.Discrete(2)})}), "observation 'in' is a Dict space"),
-        (spaces.Discrete(3, start=1), "categories must start at 0"),
-        (spaces.Dict({}), "empty Dict"),
+        (spaces.Graph(spaces.Box(0, 1, (2,)), None), "the observation space is a Graph space"),
+        (
+            spaces.Dict({"in": spaces.Dict({"a": spaces.OneOf([spaces.Discrete(2)])})}),
+            "'in/a' is a OneOf space",
+        ),
+        (spaces.Sequence(spaces.Text(3)), "a Sequence of Text"),
+        (spaces.Dict({}), "is empty"),
     ],
 )
 def test_unsupported_observation_spaces_are_named(space: Any, named: str) -> None:
     refused(named, "counter_plugin:Counter-v0", 2, 0, env_kwargs={"observation_space": space})
 
 
-@pytest.mark.parametrize("space", [spaces.Box(0, 1, (2,)), spaces.MultiDiscrete([2, 2])])
+@pytest.mark.parametrize(
+    "space",
+    [
+        spaces.Text(3),
+        spaces.Box(0, 9, (2,), np.int64),
+        spaces.Dict({"a": spaces.Tuple([spaces.Discrete(2)])}),
+    ],
+)
 def test_unsupported_action_spaces_are_named(space: Any) -> None:
     kwargs = {"action_space": space}
-    refused(f"the action space is {space}", "counter_plugin:Counter-v0", 2, 0, env_kwargs=kwargs)
+    refused("the action space is", "counter_plugin:Counter-v0", 2, 0, env_kwargs=kwargs)
 
 
 @pytest.mark.parametrize(
