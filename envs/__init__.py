@@ -1,7 +1,8 @@
 """Environments: one convention for observations, actions, seeds and autoreset, whatever stands behind it.
 
 Importing this package registers with Gymnasium: `mnm/GridMaze-v0` (and GridMaze9, GridMaze11, GridMaze13:
-fixed side), `mnm/TMaze-v0`, `mnm/CueMaze-v0` and `mnm/RepeatPrevious-v0`.
+fixed side), `mnm/PairBandit-v0` (also under the name of its picture, `mnm/DoorMaze-v0`), `mnm/TMaze-v0`,
+`mnm/CueMaze-v0` and `mnm/RepeatPrevious-v0`.
 """
 
 from __future__ import annotations
@@ -36,6 +37,12 @@ def _register() -> None:
             entry_point="envs.maze:GridMaze",
             vector_entry_point="envs.maze_vector:GridMazeVector",
             kwargs=kwargs,
+        )
+    for env_id in ("mnm/PairBandit-v0", "mnm/DoorMaze-v0"):
+        gymnasium.register(
+            env_id,
+            entry_point="envs.pair_bandit:PairBandit",
+            vector_entry_point="envs.pair_bandit:PairBanditVector",
         )
     gymnasium.register("mnm/TMaze-v0", entry_point="envs.tmaze:TMaze")
     gymnasium.register("mnm/CueMaze-v0", entry_point="envs.cue_maze:CueMaze")

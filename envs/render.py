@@ -52,3 +52,45 @@ def draw_maze(
         draw_square(image, goal, RED, tile)
     draw_square(image, agent, ORANGE, tile)
     return image
+
+
+DARK: Colour = (70, 70, 78)
+LIT: Colour = (255, 214, 64)
+
+
+def draw_doors(
+    doors: int, before: tuple[int, int, int] | None, now: tuple[int, int] | None, tile: int = 24
+) -> Image:
+    """Two rooms with a sign above a wall of doors: the one before (left, faded) and the present one.
+
+    `before` is (sign, right door, chosen door): the right door is lit yellow, the agent stands at its choice.
+    `now` is (sign, right door): the right door is red, the agent waits in the middle. A sign is 16 bits.
+    """
+    width = max(2 * doors + 1, 7)
+    rooms = []
+    for sign, right, chosen in (before or (None, -1, -1), (*now, -1) if now else (None, -1, -1)):
+        colours = np.full((9, width, 3), WALL, dtype=np.uint8)
+        colours[7:8, 1:-1] = FREE
+        image = draw_tiles(colours, tile)
+        first = (width - 2 * doors + 1) // 2
+        if sign is not None:
+            for door in range(doors):
+                colour = DARK if door != right else (LIT if chosen >= 0 else RED)
+                draw_square(image, (6, first + 2 * door), colour, tile, inset=0.05)
+            _draw_sign(image, sign, width, tile)
+            column = first + 2 * chosen if chosen >= 0 else width // 2
+            draw_square(image, (7, column), ORANGE, tile)
+        rooms.append(image)
+    faded = (0.65 * rooms[0] + 0.35 * 255).astype(np.uint8) if before else rooms[0]
+    gap = np.full((faded.shape[0], tile // 2, 3), 255, dtype=np.uint8)
+    return np.concatenate([faded, gap, rooms[1]], axis=1)
+
+
+def _draw_sign(image: Image, sign: int, width: int, tile: int) -> None:
+    """A white board with the sign's 16 bits as a pattern of 4 x 4 blue squares."""
+    left = (width * tile) // 2 - 2 * tile
+    image[tile - 4 : 5 * tile + 5, left - 4 : left + 4 * tile + 5] = FREE
+    for bit in range(16):
+        if sign >> bit & 1:
+            top, start = tile + bit // 4 * tile, left + bit % 4 * tile
+            image[top : top + tile, start : start + tile] = BLUE

@@ -1,0 +1,138 @@
+"""The pair bandit: single and native forms agree, resume is exact, and the closed-form returns are the true ones."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+from gymnasium.utils.env_checker import check_env
+
+import envs
+from envs.pair_bandit import PairBandit, Rules
+
+SETTINGS: list[dict[str, Any]] = [
+    {"contexts": 4, "rounds": 3},
+    {"contexts": 5, "doors": 3, "rounds": 2, "codes": "random", "feedback": "reward", "blocks": 2},
+    {"contexts": 4, "codes": "random", "blocks": 2},
+]
+
+
+@pytest.mark.parametrize("kwargs", SETTINGS)
+def test_native_form_equals_single_environments_step_by_step(kwargs):
+    native = envs.make_vec("mnm/PairBandit-v0", 5, 3, "native", kwargs)
+    sync = envs.make_vec("mnm/PairBandit-v0", 5, 3, "sync", kwargs)
+    rng = np.random.default_rng(0)
+    assert np.array_equal(native.reset()["obs"], sync.reset()["obs"])
+    ends = 0
+    for _ in range(90):
+        actions = rng.integers(native.action_space.n, size=5)
+        a, b = native.step(actions), sync.step(actions)
+        assert np.array_equal(a.obs["obs"], b.obs["obs"])
+        assert np.array_equal(a.reward, b.reward)
+        assert np.array_equal(a.terminated, b.terminated)
+        assert not a.truncated.any()
+        if a.final_obs is not None:
+            ends += 1
+            assert b.final_obs is not None
+            for i in np.flatnonzero(a.terminated):
+                assert np.array_equal(a.final_obs["obs"][i], b.final_obs["obs"][i])
+    assert ends >= 3
+
+
+@pytest.mark.parametrize("kwargs", SETTINGS)
+def test_a_snapshot_continues_exactly(kwargs):
+    first, second = (envs.make_vec("mnm/DoorMaze-v0", 3, seed, "native", kwargs) for seed in (1, 9))
+    first.reset()
+    rng = np.random.default_rng(1)
+    for _ in range(7):
+        first.step(rng.integers(3, size=3))
+    text = first.snapshot()
+    assert text is not None
+    assert json.loads(text)
+    second.restore(text)
+    for _ in range(60):
+        actions = rng.integers(3, size=3)
+        a, b = first.step(actions), second.step(actions)
+        assert np.array_equal(a.obs["obs"], b.obs["obs"])
+        assert np.array_equal(a.reward, b.reward)
+
+
+def play(env: PairBandit, memory: bool, seed: int) -> float:
+    """One episode of a player that reads observations only and remembers outcomes, or of one that forgets."""
+    rules, rng = env.rules, np.random.default_rng(seed + 10_000)
+    observation, _ = env.reset(seed=seed)
+    left: dict[bytes, set[int]] = {}
+    total, done, size, doors = 0.0, False, rules.code_size, rules.doors
+    while not done:
+        code = observation[:size].tobytes()
+        options = left.setdefault(code, set(range(doors))) if memory else set(range(doors))
+        action = int(rng.choice(sorted(options)))
+        observation, reward, done, _, _ = env.step(action)
+        total += reward
+        if memory and rules.feedback == "told":
+            left[code] = {int(observation[2 * size + doors + 1 :][:doors].argmax())}
+        elif memory:
+            left[code] = {action} if reward else options - {action}
+        if rules.blocks == 2 and observation[-1] == 1:
+            left = {}
+    return total
+
+
+@pytest.mark.parametrize("kwargs", [*SETTINGS, {"contexts": 4, "rounds": 6, "feedback": "reward"}])
+@pytest.mark.parametrize("memory", [True, False])
+def test_closed_form_returns_are_those_of_players(kwargs, memory):
+    env = PairBandit(**kwargs)
+    expected = env.rules.optimal_return if memory else env.rules.memoryless_return
+    returns = [play(env, memory, seed) for seed in range(120)]
+    error = np.std(returns) / np.sqrt(len(returns))
+    assert abs(np.mean(returns) - expected) < 4 * error
+
+
+def test_known_optima():
+    assert Rules(16, 4, 3, "symbol", "told", 1).optimal_return == 36
+    assert Rules(16, 4, 3, "symbol", "told", 1).memoryless_return == 12
+    assert Rules(4, 4, 6, "symbol", "reward", 1).optimal_return == 4 * 4.5
+
+
+def test_needed_steps_hold_the_answer_for_the_present_sign():
+    env = PairBandit(contexts=4, rounds=3, blocks=2)
+    observation, info = env.reset(seed=0)
+    seen, named, done = [observation], 0, False
+    while not done:
+        observation, _, done, _, info = env.step(0)
+        for step in info["needed_steps"]:
+            named += 1
+            assert step < len(seen)
+            assert np.array_equal(seen[step][4:8], observation[:4])
+            assert seen[step][13:17].argmax() == env.right[env.steps]
+        seen.append(observation)
+    assert named > 10
+
+
+def test_picture_and_gymnasium_checker():
+    env = PairBandit(render_mode="rgb_array")
+    check_env(env, skip_render_check=True)
+    env.reset(seed=0)
+    opening = env.render()
+    env.step(1)
+    after = env.render()
+    assert opening is not None
+    assert after is not None
+    assert opening.shape == after.shape
+    assert not np.array_equal(opening, after)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"contexts": 0}, "contexts"),
+        ({"blocks": 3}, "blocks"),
+        ({"codes": "words"}, "symbol or random"),
+        ({"feedback": "none"}, "told or reward"),
+    ],
+)
+def test_faults_are_named(kwargs, message):
+    with pytest.raises(envs.UserError, match=message):
+        PairBandit(**kwargs)
