@@ -16,9 +16,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from memory import MNMCore
-from memory.mnm.tape import add_outer
-from memory.mnm.torch_backend.step import control, interact, pass_through
+from memory import MNMCore, MNMState, step_in_place
 from recall.scores.reapplied import memories_in_cache
 
 
@@ -59,20 +57,10 @@ class Branches:
         core = self.core
         h, c, value_read, w1, w2, w3 = (buffer[: self.rows] for buffer in self.parts)
         weights = w1, w2, w3
-        read_in = core.control_input(x_t.expand(self.rows, -1), value_read)
-        hidden, h_t, c_t = control(core, read_in, h, c)
-        write_key, target_value, read_key, beta = interact(core, hidden)
-        if part:
-            beta = beta.clone()
-            beta[-1] = 0.0
-        before = pass_through(weights, write_key)
-        steps = core.memory.rule(weights, before, target_value, beta)
-        for weight, u, z in zip(weights, steps, (write_key, before.hidden1, before.hidden2), strict=True):
-            add_outer(weight, u, z, alpha=-1.0)
-        value_t = pass_through(weights, read_key).value.mean(dim=1)
-        for buffer, new in zip((h, c, value_read), (h_t, c_t, value_t), strict=True):
-            buffer.copy_(new)
-        return torch.cat([hidden, value_t], dim=-1)
+        skip = torch.zeros(self.rows, dtype=torch.bool, device=x_t.device)
+        skip[-1] = part
+        state = MNMState(h, c, value_read, *weights)
+        return step_in_place(core, x_t.expand(self.rows, -1), state, weights, skip if part else None)
 
     def run(self) -> list[Tensor]:
         """Where the run stands now."""

@@ -16,8 +16,7 @@ from torch import Tensor
 
 from agents.model import ActorCritic, AgentState
 from envs.errors import UserError
-from memory import MNMCore, MNMState, reset_state
-from memory.mnm.neural import forward
+from memory import Intervention, MNMCore, MNMState, reset_state
 
 
 class StepAnswer(NamedTuple):
@@ -56,22 +55,10 @@ def act_with(
     """
     core = write_memory_of(model)
     x_t = model.encoder(obs, is_first, state.action, state.reward)
-    old: MNMState = reset_state(state.core, is_first)
-    hidden, h, c = core._control(core.control_input(x_t, old.value_read), old.h, old.c)
-    write_key, target_value, read_key, beta = core._interact(hidden)
-    weights, factors, _ = core.memory.write(core.weights(old), write_key, target_value, beta)
-    value_read = forward(weights, read_key).value.mean(dim=1)
-    if unwritten is not None:
-        phi0 = core.weights(core.initial_state(len(is_first)))
-        value_read = torch.where(unwritten[:, None], forward(phi0, read_key).value.mean(dim=1), value_read)
-    delta = [
-        torch.baddbmm(d, u.mT, z, alpha=-1.0)
-        for d, u, z in zip(old.delta, factors.steps, factors.inputs, strict=True)
-    ]
-    features = core._mix(hidden, value_read)
-    new = state._replace(core=MNMState(h, c, value_read, *delta))
-    value = model.value_head(features).squeeze(-1)
-    return StepAnswer(model.policy_head(features), value, new)
+    entering = reset_state(state.core, is_first)
+    output, new = core.step(x_t, entering, intervention=Intervention(read_initial=unwritten))
+    value = model.value_head(output.features).squeeze(-1)
+    return StepAnswer(model.policy_head(output.features), value, state._replace(core=new))
 
 
 def add_to_memory(state: AgentState, changes: tuple[Tensor, Tensor, Tensor]) -> AgentState:
