@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from envs.door import Door
 from envs.errors import UserError
 from recall.render import palette
 
@@ -78,8 +79,10 @@ def scene_of(env: gymnasium.Env[Any, Any]) -> Scene:
 def action_name(env: gymnasium.Env[Any, Any], action: int) -> str:
     """A word for an action where the environment has one, else its number."""
     while isinstance(env, gymnasium.Wrapper):
-        if isinstance(env, gymnasium.ActionWrapper):
-            action = env.action(action)  # for example a wrapper that offers a choice of the actions
+        if isinstance(env, Door):
+            action = env.actions.decode(action)
+        elif isinstance(env, gymnasium.ActionWrapper):
+            action = env.action(action)
         env = env.env
     inner: Any = env
     if hasattr(inner, "walls") and hasattr(inner, "agent_position"):
