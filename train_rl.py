@@ -26,13 +26,14 @@ from rich.console import Console
 
 from agents.config import ARCHITECTURE, FIXED_ON_RESUME, PRESETS, TrainConfig, preset
 from agents.distributed import RankLost, join, leave, was_restarted
+from agents.files import write_text
 from agents.hints import hint
 from agents.options import given, option, parse_parts, run_command
 from agents.profile import Profile
 from agents.progress import StopSignal
 from agents.run_dir import RunDirectory, check_resume
 from agents.trainer import Trainer
-from envs.errors import UserError
+from envs.errors import EnvFault, UserError
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,13 @@ def main(argv: Sequence[str]) -> int:
             finished = trainer.run(stop=lambda: stop.code != 0)
         if command.profile and ranks.leads:
             profile.report(trainer.collector.frames - frames_before, console, where / "profile.csv")
+    except EnvFault as error:
+        if error.trace:
+            write_text(where / "fault.txt", error.trace)
+        trace = f"; traceback in {where / 'fault.txt'}" if error.trace else ""
+        raise UserError(
+            f"{error}{trace}; the latest checkpoint is whole: --run-dir {where} --resume"
+        ) from error
     except RankLost as error:
         raise UserError(f"{error}; the latest checkpoint is whole: --run-dir {where} --resume") from error
     finally:
