@@ -19,7 +19,7 @@ from torch.nn.functional import linear
 from memory.core import CoreOutput, Intervention
 from memory.mnm.cpp_backend.bindings import CompiledBackward, CompiledForward, ForwardWeights, kernel_for
 from memory.mnm.cpp_backend.step import Stage, compiled_step
-from memory.mnm.reference import MNMCore, MNMState
+from memory.mnm.reference import MNMCore, MNMState, normalized
 from memory.mnm.rules import LocalRule
 from memory.mnm.tape import OutputGradients, SlowWeights, Spec, Tape
 from memory.mnm.torch_backend.backward import BackwardPass
@@ -33,14 +33,21 @@ Gradients = tuple[Tensor | None, ...]
 
 
 def forward_pass(
-    spec: Spec, slow: SlowWeights, xs: Tensor, start: Tensor, cell: Tensor, is_first: Tensor
+    spec: Spec,
+    slow: SlowWeights,
+    xs: Tensor,
+    offset: Tensor | None,
+    start: Tensor,
+    cell: Tensor,
+    is_first: Tensor,
 ) -> ForwardPass | CompiledForward:
     """The forward of a segment, compiled where that was chosen and is possible."""
     kernel = kernel_for(xs) if spec.compiled else None
     if kernel is None:
-        return ForwardPass(spec, slow, xs, start, cell, is_first)
+        return ForwardPass(spec, slow, xs, offset, start, cell, is_first)
     gates = linear(xs, slow.cell_x, slow.cell_b)
-    return CompiledForward(kernel, spec, ForwardWeights.pack(kernel, slow), gates, start, cell, is_first)
+    weights = ForwardWeights.pack(kernel, slow)
+    return CompiledForward(kernel, spec, weights, gates, offset, start, cell, is_first)
 
 
 def backward_pass(
@@ -56,7 +63,7 @@ def backward_pass(
 class Segment(torch.autograd.Function):
     """T steps of controller and memory.
 
-    (spec, is_first, keep, xs, start, cell, D^1..D^3, slow weights) ->
+    (spec, is_first, keep, xs, W_x LN(xs) or None, start, cell, D^1..D^3, slow weights) ->
     (meta loss, write error, [h ; v] of all steps, [h ; v] and c after the last, D^1..D^3 after the last)
     """
 
@@ -67,12 +74,13 @@ class Segment(torch.autograd.Function):
         is_first: Tensor,
         keep: bool,
         xs: Tensor,
+        offset: Tensor | None,
         start: Tensor,
         cell: Tensor,
         *rest: Tensor,
     ) -> tuple[Tensor, ...]:
         delta, slow = rest[:3], SlowWeights(*rest[3:])
-        segment = forward_pass(spec, slow, xs, start, cell, is_first)
+        segment = forward_pass(spec, slow, xs, offset, start, cell, is_first)
         meta_loss, write_error, tape = segment.run(delta, keep)
         ctx.spec, ctx.blocks = spec, len(tape.inputs)
         ctx.set_materialize_grads(False)
@@ -95,9 +103,9 @@ class Segment(torch.autograd.Function):
         meta_loss, _, hv, last, cell, *delta_above = above
         gradients = OutputGradients(meta_loss, hv, last, cell, tuple(delta_above))
         found = backward_pass(ctx.spec, slow, tape, xs, is_first, gradients).run()
-        wanted = ctx.needs_input_grad[6:9]
+        wanted = ctx.needs_input_grad[7:10]
         delta = [g.clone() if want else None for g, want in zip(found.delta, wanted, strict=True)]
-        return None, None, None, found.xs, found.start, found.cell, *delta, *found.slow
+        return None, None, None, found.xs, found.offset, found.start, found.cell, *delta, *found.slow
 
 
 class FusedMNMCore(MNMCore):
@@ -120,9 +128,10 @@ class FusedMNMCore(MNMCore):
         start = torch.cat([h, state.value_read], dim=-1)
         # The GRU mixes its own h into the next one, as the LSTM does with c.
         carried = state.h if self.controller == "gru" else state.c
-        parts = self._parts(xs)
+        parts, offset = self._parts(xs), self.interaction_offset(xs)
         pieces = zip(
             *(x.chunk(parts, dim=1) for x in (is_first, xs)),
+            offset.chunk(parts, dim=1) if offset is not None else (None,) * parts,
             *(x.chunk(parts) for x in (start, carried, *state.delta)),
             strict=True,
         )
@@ -175,10 +184,11 @@ class FusedMNMCore(MNMCore):
             isinstance(self.memory.rule, LocalRule),
             self.compiled and self.reset_capacity is None,
             self.reset_capacity,
+            self.interaction_x is not None,
         )
 
     def own_tensors(self) -> tuple[Tensor, ...]:
-        """What `slow_weights` is made of, found faster than by `parameters()`."""
+        """What `slow_weights` and `offset_weight` are made of, found faster than by `parameters()`."""
         cell, interaction, rate, rule = self.cell, self.interaction, self.rate, self.memory.rule
         layers = (
             (interaction, rate, rule.predict_targets) if isinstance(rule, LocalRule) else (interaction, rate)
@@ -189,11 +199,11 @@ class FusedMNMCore(MNMCore):
             assert isinstance(cell, nn.Linear)
             controller = [cell.weight, cell.bias]
         linear_maps = [x for layer in layers for x in (layer.weight, layer.bias)]
-        return (*self.memory.initial_weights, *controller, *linear_maps)
+        from_input = [] if self.interaction_x is None else [self.interaction_x.weight]
+        return (*self.memory.initial_weights, *controller, *linear_maps, *from_input)
 
     def slow_weights(self) -> SlowWeights:
         """The parameters in the order of `SlowWeights`, by operations that autograd undoes."""
-        size, heads = self.memory_size, self.heads
         controller = self.cell
         if isinstance(controller, nn.LSTMCell):
             w_x, w_v = self._by_origin(controller.weight_ih)
@@ -208,13 +218,9 @@ class FusedMNMCore(MNMCore):
         else:
             assert isinstance(controller, nn.Linear)
             cell = [*self._by_origin(controller.weight), controller.bias]
-        interaction = []
-        for part in (self.interaction.weight, self.interaction.bias[:, None]):
-            rate, per_head = part.split([size, 3 * heads * size])
-            write_key, target_value, read_key = per_head.view(heads, 3, size, -1).unbind(1)
-            interaction.append(
-                torch.cat([*(x.flatten(0, 1) for x in (read_key, write_key, target_value)), rate])
-            )
+        interaction = [
+            self._interaction_rows(x) for x in (self.interaction.weight, self.interaction.bias[:, None])
+        ]
         rule, nothing = self.memory.rule, self.rate.bias.new_empty(0)
         targets = (nothing[:, None], nothing)
         if isinstance(rule, LocalRule):
@@ -230,6 +236,22 @@ class FusedMNMCore(MNMCore):
                 *targets,
             )
         )
+
+    def interaction_offset(self, xs: Tensor) -> Tensor | None:
+        """W_x LN(x) of all steps at once, [T, B, K]; None where the interaction layer sees h_t alone."""
+        weight = self.offset_weight()
+        return None if weight is None else linear(normalized(xs), weight)
+
+    def offset_weight(self) -> Tensor | None:
+        """W_x with its rows in the order of `SlowWeights`, if there is one."""
+        return None if self.interaction_x is None else self._interaction_rows(self.interaction_x.weight)
+
+    def _interaction_rows(self, part: Tensor) -> Tensor:
+        """Rows of the interaction layer, re-ordered to [k^r, k^w, v^w, beta']."""
+        size, heads = self.memory_size, self.heads
+        rate, per_head = part.split([size, 3 * heads * size])
+        write_key, target_value, read_key = per_head.view(heads, 3, size, -1).unbind(1)
+        return torch.cat([*(x.flatten(0, 1) for x in (read_key, write_key, target_value)), rate])
 
     def _gru_rows(self, cell: nn.GRUCell) -> list[Tensor]:
         """Rows [r, z, a, p]: a sees h alone, p everything but h, so that each has a block of zeros."""

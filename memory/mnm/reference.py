@@ -4,11 +4,15 @@ Legend: B batch, n controller size, H heads, d key and value size, u hidden widt
 One time step, in this order:
 
     h_t, c_t = controller([x_t ; v_{t-1}], (h_{t-1}, c_{t-1}))                     x_t alone without read feedback
-    [beta'_t ; (k^w_i, v^w_i, k^r_i) for i = 1..H] = tanh(W_v h_t + b_v)        beta_t = sigmoid(w_b . beta'_t + b_b)
+    [beta'_t ; (k^w_i, v^w_i, k^r_i) for i = 1..H] = tanh(W_v LN(h_t) + W_x LN(x_t) + b_v)
+    beta_t = sigmoid(w_b . beta'_t + b_b)
     WRITE  phi_{t-1} -> phi_t  with the write keys, target values and rate of step t
     READ   v_t = (1/H) sum_i f(k^r_i; phi_t)   from the UPDATED memory
     out_t = W_o [h_t ; v_t] + b_o
     m_t = mean over heads and units of (f(k^w; phi_t) - v^w)^2                    the meta loss of the step
+
+LN shifts and scales a vector to mean 0 and variance 1. `interaction_input="controller"` is the released
+arrangement, tanh(W_v h_t + b_v).
 
 This is the plain, out-of-place formulation under ordinary autograd: the oracle against which faster
 versions are tested. Source: Munkhdalai et al. 2019, with the choices that the paper leaves open
@@ -27,6 +31,8 @@ from memory.core import Controller, CoreOutput, Intervention, MemoryCore, Memory
 from memory.mnm.neural import NeuralMemory, Weights, WriteFactors
 from memory.mnm.rules import GradientRule, LocalRule
 
+InteractionInput = Literal["controller", "both"]
+"""What keys, values and rate are made of: h_t alone, or LN(h_t) and LN(x_t)."""
 NEVER = -1000.0
 """Bias of the rate of a layer that is never written: its sigmoid is 0 (in the compiled kernel 4e-39, which no
 weight feels), and so is the gradient, so that training leaves it there."""
@@ -74,6 +80,7 @@ class MNMCore(MemoryCore):
         interaction_gain: float = 1.0,
         written_layers: Literal["all", "last", "none"] = "all",
         read_memory: bool = True,
+        interaction_input: InteractionInput = "controller",
     ) -> None:
         super().__init__()
         if rule == "local" and memory_hidden != memory_size:
@@ -89,8 +96,13 @@ class MNMCore(MemoryCore):
         layers = {"lstm": nn.LSTMCell, "gru": nn.GRUCell, "feedforward": nn.Linear}
         self.cell: nn.Module = layers[controller](read_in, hidden_size)
         self.interaction = nn.Linear(hidden_size, (3 * heads + 1) * memory_size)
+        self.interaction_x: nn.Linear | None = None
+        if interaction_input == "both":
+            self.interaction_x = nn.Linear(input_size, (3 * heads + 1) * memory_size, bias=False)
         with torch.no_grad():
-            self.interaction.weight.mul_(interaction_gain)
+            for layer in (self.interaction, self.interaction_x):
+                if layer is not None:
+                    layer.weight.mul_(interaction_gain)
         self.rate = nn.Linear(memory_size, 3 if rate_per_layer or written_layers == "last" else 1)
         write_rule = LocalRule(memory_size) if rule == "local" else GradientRule()
         self.memory = NeuralMemory(memory_size, memory_hidden, write_rule, learn_initial_weights)
@@ -173,7 +185,7 @@ class MNMCore(MemoryCore):
     ) -> Moment:
         """Controller, write, read: one step on the full weights M."""
         hidden, h, c = self._control(self.control_input(x_t, value_read), h, c)
-        write_key, target_value, read_key, beta = self._interact(hidden)
+        write_key, target_value, read_key, beta = self._interact(x_t, hidden)
         if intervention is not None and intervention.skip_write is not None:
             beta = beta.masked_fill(intervention.skip_write[:, None], 0.0)
         weights, factors, before = self.memory.write(weights, write_key, target_value, beta)
@@ -229,9 +241,12 @@ class MNMCore(MemoryCore):
             return h, h, c
         return torch.tanh(self.cell(read_in)), h, c
 
-    def _interact(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _interact(self, x_t: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Write keys, target values and read keys [B, H, d], and rates beta [B, 3]."""
-        vector = torch.tanh(self.interaction(hidden))
+        if self.interaction_x is None:
+            vector = torch.tanh(self.interaction(hidden))
+        else:
+            vector = torch.tanh(self.interaction(normalized(hidden)) + self.interaction_x(normalized(x_t)))
         rate_in, per_head = vector.split([self.memory_size, 3 * self.heads * self.memory_size], dim=-1)
         write_key, target_value, read_key = per_head.view(-1, self.heads, 3 * self.memory_size).chunk(3, -1)
         return write_key, target_value, read_key, torch.sigmoid(self.rate(rate_in)).expand(-1, 3)
@@ -242,6 +257,11 @@ class MNMCore(MemoryCore):
     def seen(self, hv: Tensor) -> Tensor:
         """[h ; v] as the output layer gets it: [h ; 0] where the memory is not read."""
         return hv if self.read_memory else F.pad(hv[..., : self.output_size], (0, self.memory_size))
+
+
+def normalized(x: Tensor) -> Tensor:
+    """LN(x): mean 0 and variance 1 over the last axis; a gain of its own would be absorbed by what follows."""
+    return F.layer_norm(x, x.shape[-1:])
 
 
 @torch.no_grad()

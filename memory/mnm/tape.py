@@ -36,6 +36,8 @@ class Spec(NamedTuple):
     """Whether the compiled kernel is used where it can be."""
     reset_capacity: int | None = None
     """Resets after its first step that a segment may hold, for use in a CUDA graph; None: any number."""
+    normalizes: bool = False
+    """Whether the interaction layer sees LN(h_t) and an offset from the input, in place of h_t alone."""
 
     @property
     def kept(self) -> int:
@@ -166,6 +168,7 @@ class InputGradients(NamedTuple):
     """What goes below."""
 
     xs: Tensor
+    offset: Tensor | None
     start: Tensor
     cell: Tensor
     delta: tuple[Tensor, ...]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn.functional import layer_norm
 
 from memory.mnm.tape import Lease, SlowWeights, Spec, Tape, add_weight_gradient
 
@@ -26,6 +27,9 @@ class WeightGradients:
         self.sums = SlowWeights(*(torch.zeros_like(w) for w in slow))
         self.xs_gradient = torch.empty_like(xs, memory_format=torch.contiguous_format)
         self.dgates = lease.empty(length, self.batch, len(slow.cell_b))
+        self.offset_gradient: Tensor | None = None
+        if spec.normalizes:
+            self.offset_gradient = xs.new_empty(steps, self.batch, len(slow.interaction_b))
         self.dinteraction = lease.empty(length, self.batch, len(slow.interaction_b))
         self.drate = lease.empty(length, self.batch, len(slow.rate_b))
         # Like the BFPF's output: the three layers side by side.
@@ -44,7 +48,11 @@ class WeightGradients:
         sums.cell_b.add_(dgates.sum(0))
         torch.mm(dgates, self.slow.cell_x, out=self.xs_gradient[start:stop].view(len(dgates), -1))
         dinteraction = self.dinteraction[:length].flatten(0, 1)
-        add_weight_gradient(sums.interaction_w, dinteraction, tape.hv[start:stop].flatten(0, 1)[:, :n])
+        seen = tape.hv[start:stop].flatten(0, 1)[:, :n]
+        if self.offset_gradient is not None:
+            seen = layer_norm(seen, (n,))
+            self.offset_gradient[start:stop] = self.dinteraction[:length]
+        add_weight_gradient(sums.interaction_w, dinteraction, seen)
         sums.interaction_b.add_(dinteraction.sum(0))
         drate = self.drate[:length].flatten(0, 1)
         sums.rate_w.addmm_(drate.t(), tape.rate_in[start:stop].flatten(0, 1))

@@ -18,6 +18,10 @@ def sigmoid(x: Array) -> Array:
     return 1.0 / (1.0 + np.exp(-x))
 
 
+def normalized(x: Array) -> Array:
+    return (x - np.mean(x)) / np.sqrt(np.mean((x - np.mean(x)) ** 2) + 1e-5)
+
+
 def memory_pass(weights: list[Array], key: Array) -> list[Array]:
     """[z^0, z^1, z^2, z^3] for one key."""
     z1 = np.tanh(weights[0] @ key)
@@ -78,7 +82,11 @@ class Reference:
         """out_t, m_t, h_t, c_t, v_t and phi_t."""
         d, heads = self.memory_size, self.heads
         h, c = self.lstm(np.concatenate([x, value_read]), h, c)
-        vector = np.tanh(self.linear("interaction", h))
+        from_input = self.parameters.get("interaction_x.weight")
+        if from_input is None:
+            vector = np.tanh(self.linear("interaction", h))
+        else:
+            vector = np.tanh(self.linear("interaction", normalized(h)) + from_input @ normalized(x))
         beta = np.broadcast_to(sigmoid(self.linear("rate", vector[:d])), (3,))
         per_head = vector[d:].reshape(heads, 3, d)
         write_keys, values, read_keys = per_head[:, 0], per_head[:, 1], per_head[:, 2]

@@ -37,6 +37,21 @@ VARIANTS = {
     "g, the memory alone": CoreConfig(
         name="mnm-g", memory_size=4, heads=1, controller="feedforward", read_feedback=False
     ),
+    "p sees the input": CoreConfig(name="mnm-p", memory_size=4, heads=3, interaction_input="both"),
+    "p GRU sees the input": CoreConfig(
+        name="mnm-p", memory_size=4, heads=1, controller="gru", interaction_input="both"
+    ),
+    "p of several panels sees the input": CoreConfig(
+        name="mnm-p", memory_size=37, heads=2, read_feedback=False, interaction_input="both"
+    ),
+    "g feed-forward sees the input": CoreConfig(
+        name="mnm-g",
+        memory_size=4,
+        memory_hidden=5,
+        heads=2,
+        controller="feedforward",
+        interaction_input="both",
+    ),
     "p rate per layer": CoreConfig(name="mnm-p", memory_size=4, heads=3, update_rate="per-layer"),
     "p writes its last layer alone": CoreConfig(name="mnm-p", memory_size=4, heads=2, written_layers="last"),
     "p is not read": CoreConfig(name="mnm-p", memory_size=4, heads=2, read_memory=False),
@@ -289,7 +304,7 @@ def test_weights_recovered_over_2000_steps_drift_less_than_1e_5(name: Any, imple
         xs, nobody = torch.randn(steps, batch, X), torch.zeros(steps, batch, dtype=torch.bool)
         start = torch.cat([state.h, state.value_read], dim=-1)
         slow = core.slow_weights()
-        segment = forward_pass(core.spec, slow, xs, start, state.c, nobody)  # owns the tape's buffers
+        segment = forward_pass(core.spec, slow, xs, None, start, state.c, nobody)  # owns the tape's buffers
         _, _, tape = segment.run(state.delta, keep=True)
         ones = torch.full((steps, batch), 1.0 / steps)
         above = OutputGradients(ones, None, None, None, (None, None, None))

@@ -50,7 +50,8 @@ def mean_squared_error(weights: Weights, keys: Tensor, values: Tensor) -> Tensor
 
 @pytest.mark.parametrize("rule", ["local", "gradient"])
 @pytest.mark.parametrize("per_layer", [False, True])
-def test_a_step_equals_the_numpy_reference(rule: str, per_layer: bool) -> None:
+@pytest.mark.parametrize("interaction_input", ["controller", "both"])
+def test_a_step_equals_the_numpy_reference(rule: str, per_layer: bool, interaction_input: Any) -> None:
     torch.manual_seed(1)
     config = CoreConfig(
         name="mnm-p" if rule == "local" else "mnm-g",
@@ -59,6 +60,7 @@ def test_a_step_equals_the_numpy_reference(rule: str, per_layer: bool) -> None:
         memory_hidden=None if rule == "local" else U,
         heads=H,
         update_rate="per-layer" if per_layer else "scalar",
+        interaction_input=interaction_input,
     )
     core = make_core(config, X).double()
     assert isinstance(core, MNMCore)

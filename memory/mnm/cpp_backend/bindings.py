@@ -34,7 +34,7 @@ class Sizes(ctypes.Structure):
         (name, ctypes.c_int64)
         for name in (
             *("steps", "batch", "heads", "size", "hidden", "controller", "gates", "rates"),
-            *("kind", "is_local", "threads", "block"),
+            *("kind", "is_local", "normalizes", "threads", "block"),
         )
     ]
 
@@ -60,7 +60,7 @@ class ForwardArgs(ctypes.Structure):
         ("sizes", Sizes),
         ("tape", TapeAddresses),
         *((name, ADDRESS) for name in ("cell_r", "interaction_w", "target_w", "interaction_b")),
-        *((name, ADDRESS) for name in ("rate_w", "rate_b", "target_b")),
+        *((name, ADDRESS) for name in ("rate_w", "rate_b", "target_b", "offset")),
         ("phi0", ADDRESSES),
         ("delta", ADDRESSES),
         ("meta_loss", ADDRESS),
@@ -159,7 +159,7 @@ def sizes_of(spec: Spec, batch: int, steps: int, gates: int, rates: int, element
     threads = torch.get_num_threads()
     live = 2 * element * sum(o * i for o, i in zip(spec.widths_out, spec.widths_in, strict=True))
     block = max(1, min(BLOCK_BYTES // live, -(-batch // threads), 12))
-    flags = CONTROLLERS.index(spec.controller), int(spec.is_local)
+    flags = CONTROLLERS.index(spec.controller), int(spec.is_local), int(spec.normalizes)
     return Sizes(
         steps,
         batch,
@@ -204,7 +204,10 @@ def slots(is_first: Tensor) -> Tensor:
 
 
 class CompiledForward:
-    """Stands for `ForwardPass`; takes the input's part of the gates, [T, B, G], where that takes the input."""
+    """Stands for `ForwardPass`; takes the input's part of the gates, [T, B, G], where that takes the input.
+
+    `gates` and `offset` are read when it runs.
+    """
 
     def __init__(
         self,
@@ -212,12 +215,14 @@ class CompiledForward:
         spec: Spec,
         weights: ForwardWeights,
         gates: Tensor,
+        offset: Tensor | None,
         start: Tensor,
         cell: Tensor,
         is_first: Tensor,
     ) -> None:
         self.kernel, self.spec, self.weights, self.gates = kernel, spec, weights, gates
         self.is_first = is_first.contiguous()
+        self.offset = None if offset is None else offset.contiguous()
         self.slot = slots(self.is_first)
         self.lease = Lease(gates)
         (steps, batch, width), slow = gates.shape, weights.slow
@@ -228,7 +233,7 @@ class CompiledForward:
             sizes_of(spec, batch, steps, width, len(slow.rate_w), gates.element_size()),
             tape_addresses(self.tape, gates, self.is_first, self.slot),
             *map(address, (cell_r, interaction, target, slow.interaction_b)),
-            *map(address, (slow.rate_w, slow.rate_b, slow.target_b)),
+            *map(address, (slow.rate_w, slow.rate_b, slow.target_b, self.offset)),
             addresses(phi0),
             ADDRESSES(),
             *map(address, self.losses),
@@ -328,7 +333,8 @@ class CompiledBackward:
             total.add_(left.sum(0)).add_(kept.sum(0))
             if above is not None:  # D = W - phi_0
                 total.sub_(above.sum(0))
-        return InputGradients(deltas.xs_gradient, self.dhv, self.dc, tuple(self.ddelta), deltas.sums)
+        inputs = deltas.xs_gradient, deltas.offset_gradient
+        return InputGradients(*inputs, self.dhv, self.dc, tuple(self.ddelta), deltas.sums)
 
     def recovered_weights(self) -> list[Tensor]:
         """W before the segment [B, out, in] as the walk found it, for the test of its drift."""

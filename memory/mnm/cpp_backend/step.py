@@ -16,7 +16,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from memory.core import Controller, CoreOutput, MemoryRecord
 from memory.mnm.cpp_backend.bindings import CompiledForward, ForwardWeights, Kernel
-from memory.mnm.reference import MNMState
+from memory.mnm.reference import MNMState, normalized
 from memory.mnm.tape import Layered, SlowWeights, Spec
 
 optimizer_steps = 0
@@ -43,6 +43,7 @@ class SteppedCore(Protocol):
     def spec(self) -> Spec: ...
     def own_tensors(self) -> tuple[Tensor, ...]: ...
     def slow_weights(self) -> SlowWeights: ...
+    def offset_weight(self) -> Tensor | None: ...
     def seen(self, hv: Tensor) -> Tensor: ...
 
 
@@ -59,9 +60,14 @@ class Stage:
         like = self.input_b
         self.gates = like.new_empty(1, batch, len(like))
         self.start = like.new_zeros(batch, self.spec.controller_size + self.spec.size)
+        from_input = core.offset_weight()
+        self.offset_w = None if from_input is None else from_input.detach().t()
+        self.offset = None if from_input is None else like.new_empty(1, batch, len(from_input))
         cell = like.new_zeros(batch, self.spec.controller_size if self.spec.is_recurrent else 0)
         nobody = torch.zeros(1, batch, dtype=torch.bool)
-        self.segment = CompiledForward(kernel, self.spec, weights, self.gates, self.start, cell, nobody)
+        self.segment = CompiledForward(
+            kernel, self.spec, weights, self.gates, self.offset, self.start, cell, nobody
+        )
         self._prepare_record()
 
     def _prepare_record(self) -> None:
@@ -99,6 +105,8 @@ def compiled_step(
         stage = core.stage = Stage(core, kernel, len(x_t))
     size, tape = core.memory_size, stage.segment.tape
     torch.addmm(stage.input_b, x_t, stage.input_w, out=stage.gates[0])
+    if stage.offset_w is not None and stage.offset is not None:
+        torch.mm(normalized(x_t), stage.offset_w, out=stage.offset[0])
     stage.start[:, -size:] = state.value_read
     if stage.spec.is_recurrent:
         stage.start[:, :-size] = state.h

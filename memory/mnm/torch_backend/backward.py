@@ -40,6 +40,13 @@ from memory.mnm.weight_gradients import STRETCH, WeightGradients
 sigmoid_backward = torch.ops.aten.sigmoid_backward.grad_input
 
 
+def layer_norm_backward(dy: Tensor, x: Tensor) -> Tensor:
+    """Of y = (x - mean) r with r = 1 / sqrt(variance + 1e-5): dx = r (dy - mean(dy) - y mean(y dy))."""
+    y, _, r = torch.native_layer_norm(x, x.shape[-1:], None, None, 1e-5)
+    along_y = (y * dy).mean(-1, keepdim=True)
+    return dy.sub(dy.mean(-1, keepdim=True)).addcmul_(y, along_y, value=-1.0).mul_(r)
+
+
 class BackwardPass:
     """Live buffers of one walk; nothing of the tape is changed, so that it can be walked again."""
 
@@ -154,8 +161,9 @@ class BackwardPass:
             add_outer(g, da, z[0])
         for total, g in zip(self.sums.phi0, self.gradient.layers, strict=True):
             total.add_(g.sum(0))
-        xs = self.weight_gradients.xs_gradient
-        return InputGradients(xs, self.dhv, self.dc, tuple(self.gradient.layers), self.sums)
+        deltas = self.weight_gradients
+        inputs = deltas.xs_gradient, deltas.offset_gradient
+        return InputGradients(*inputs, self.dhv, self.dc, tuple(self.gradient.layers), self.sums)
 
     def _read(self, t: int) -> None:
         """From dv_t and the meta loss through the passes of read and write keys under W_t."""
@@ -244,7 +252,8 @@ class BackwardPass:
         tanh_backward(self.dv_target, self.target_t[t], grad_input=targets)
         drate = sigmoid_backward(self.dbeta, self.beta_t[t], grad_input=self.drate[at])
         tanh_backward(drate @ self.slow.rate_w, self.rate_in_t[t], grad_input=out[:, 3 * wide :])
-        self.dh.add_(linear(out, self.interaction_w))
+        dseen = linear(out, self.interaction_w)
+        self.dh.add_(layer_norm_backward(dseen, self.hidden_t[t]) if self.spec.normalizes else dseen)
 
     def _control(self, t: int, at: int) -> None:
         """dh, dc -> the gates, and from them [h ; v] of the step before."""

@@ -3,15 +3,15 @@
 Legend: T time, B batch, n controller size, H heads, d key and value size, u hidden width of the memory.
 
 The maths is that of `memory/mnm/reference.py`, step by step; only the work is arranged differently. The input's part
-of the gates is one product for the whole segment, W is updated in place, every activation is written to
-where the backward walk will read it, and the losses are taken after the loop.
+of the gates and of the interaction layer is one product each for the whole segment, W is updated in place, every
+activation is written to where the backward walk will read it, and the losses are taken after the loop.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear
+from torch.nn.functional import layer_norm, linear
 
 from memory.mnm.tape import (
     MINUS_ONE,
@@ -34,10 +34,17 @@ class ForwardPass:
     """Buffers of one segment, and the step that fills them."""
 
     def __init__(
-        self, spec: Spec, slow: SlowWeights, xs: Tensor, start: Tensor, cell: Tensor, is_first: Tensor
+        self,
+        spec: Spec,
+        slow: SlowWeights,
+        xs: Tensor,
+        offset: Tensor | None,
+        start: Tensor,
+        cell: Tensor,
+        is_first: Tensor,
     ) -> None:
         steps, batch = xs.shape[:2]
-        self.spec, self.slow, self.is_first = spec, slow, is_first
+        self.spec, self.slow, self.is_first, self.offset = spec, slow, is_first, offset
         self.resets = resets_of(is_first, spec.reset_capacity)
         self.lease, self.scratch = Lease(xs), Lease(xs)
         self._prepare_weights(xs)
@@ -155,8 +162,11 @@ class ForwardPass:
     def _interact(self, t: int) -> None:
         """h_t -> keys, target value and rate, each written to where it is used."""
         heads, size = self.spec.heads, self.spec.size
-        vector = linear(self.h_t[t], self.interaction_w, self.interaction_b).sigmoid_()
-        rows = vector.view(-1, 3 * heads + 1, size)
+        h_t = self.h_t[t] if self.offset is None else layer_norm(self.h_t[t], (self.spec.controller_size,))
+        vector = linear(h_t, self.interaction_w, self.interaction_b)
+        if self.offset is not None:
+            vector.add_(self.offset[t], alpha=2.0)
+        rows = vector.sigmoid_().view(-1, 3 * heads + 1, size)
         torch.add(MINUS_ONE, rows[:, : 2 * heads], alpha=2.0, out=self.q_t[0][t + 1])
         torch.add(MINUS_ONE, rows[:, heads : 2 * heads], alpha=2.0, out=self.z_t[0][t])
         torch.add(MINUS_ONE, rows[:, 2 * heads : 3 * heads], alpha=2.0, out=self.target_t[t])

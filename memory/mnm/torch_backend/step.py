@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from memory.core import CoreOutput, MemoryRecord
-from memory.mnm.reference import MNMCore, MNMState
+from memory.mnm.reference import MNMCore, MNMState, normalized
 from memory.mnm.rules import Activations, Weights
 from memory.mnm.tape import add_outer, tanh_of_half
 
@@ -21,7 +21,7 @@ from memory.mnm.tape import add_outer, tanh_of_half
 def acting_step(core: MNMCore, x_t: Tensor, state: MNMState, record: bool) -> tuple[CoreOutput, MNMState]:
     """Equals `MNMCore.step` up to rounding; the record, if asked for, is made of the very numbers used."""
     hidden, h, c = control(core, core.control_input(x_t, state.value_read), state.h, state.c)
-    write_key, target_value, read_key, beta = interact(core, hidden)
+    write_key, target_value, read_key, beta = interact(core, x_t, hidden)
     weights = core.weights(state)
     before = pass_through(weights, write_key)
     steps = core.memory.rule(weights, before, target_value, beta)
@@ -66,7 +66,7 @@ def step_in_place(
     For replays that own their memories: nothing of the size of a memory is allocated. skip_write bool [B].
     """
     hidden, h, c = control(core, core.control_input(x_t, state.value_read), state.h, state.c)
-    write_key, target_value, read_key, beta = interact(core, hidden)
+    write_key, target_value, read_key, beta = interact(core, x_t, hidden)
     if skip_write is not None:
         beta = beta.masked_fill(skip_write[:, None], 0.0)
     before = pass_through(weights, write_key)
@@ -99,9 +99,14 @@ def control(core: MNMCore, read_in: Tensor, h: Tensor, c: Tensor) -> tuple[Tenso
     return tanh_(linear(read_in, cell.weight, cell.bias)), h, c
 
 
-def interact(core: MNMCore, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def interact(core: MNMCore, x_t: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Write keys, target values and read keys [B, H, d], and rates beta [B, 3]."""
-    vector = tanh_(linear(hidden, core.interaction.weight, core.interaction.bias))
+    from_input = core.interaction_x
+    seen = hidden if from_input is None else normalized(hidden)
+    vector = linear(seen, core.interaction.weight, core.interaction.bias)
+    if from_input is not None:
+        vector.add_(linear(normalized(x_t), from_input.weight))
+    tanh_(vector)
     rate_in, per_head = vector.split([core.memory_size, 3 * core.heads * core.memory_size], dim=-1)
     write_key, target_value, read_key = per_head.view(-1, core.heads, 3 * core.memory_size).chunk(3, -1)
     beta = linear(rate_in, core.rate.weight, core.rate.bias).sigmoid_().expand(-1, 3)

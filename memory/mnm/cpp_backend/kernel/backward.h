@@ -43,6 +43,7 @@ template <class T> class Backward {
         dvalue_ = arena_.take(rows_ * H * padded<T>(s_.size));
         through_ = arena_.take(rows_ * H * padded<T>(s_.size));
         dh_ = arena_.take(rows_ * padded<T>(s_.controller));
+        normalized_ = arena_.take(s_.controller);
         dprevious_ = arena_.take(rows_ * padded<T>(s_.hv()));
     }
 
@@ -64,7 +65,7 @@ template <class T> class Backward {
   private:
     int64_t scratch() const {
         const int64_t rows = 4 * s_.heads * padded<T>(s_.size) + padded<T>(s_.controller) + padded<T>(s_.hv());
-        return rows_ * rows + 23 * s_.heads * wide_ + 32 * LANES<T>;
+        return rows_ * rows + 23 * s_.heads * wide_ + padded<T>(s_.controller) + 32 * LANES<T>;
     }
 
     int64_t matrix(int l) const { return matrix_size<T>(s_.out(l), s_.in(l)); }
@@ -344,6 +345,23 @@ template <class T> class Backward {
         product<T>(
             rows_, delta_row(args_.dinteraction, t, 0, width), width, static_cast<T*>(args_.interaction_w), width,
             s_.controller, dh_, padded<T>(s_.controller));
+        for (int64_t i = 0; s_.normalizes && i < rows_; ++i) undo_normalize(t, i);
+    }
+
+    // Of y = (h - mean) r: dh = r (dy - mean(dy) - y mean(y dy)), in place of dy.
+    void undo_normalize(int64_t t, int64_t i) {
+        const int64_t n = s_.controller;
+        T *y = normalized_, *dy = dh_ + i * padded<T>(n);
+        const T r = normalize<T>(n, v_.hv(t, begin_ + i), y);
+        Vec<T> total{}, along{};
+        each<T>(n, [&](int64_t j, auto count) {
+            total += load(dy + j, count);
+            along += load(dy + j, count) * load(y + j, count);
+        });
+        const T mean = sum<T>(total) / T(n), mean_along = sum<T>(along) / T(n);
+        each<T>(n, [&](int64_t j, auto count) {
+            store(dy + j, (load(dy + j, count) - mean - load(y + j, count) * mean_along) * r, count);
+        });
     }
 
     // beta = sigmoid(w beta' + b)
@@ -453,7 +471,7 @@ template <class T> class Backward {
     int64_t block_, begin_, rows_, wide_;
     Arena<T> arena_;
     T *da_[3], *du_[3], *dz_[3], *second_[2];
-    T *u_, *dq_, *rows_in_, *product_, *dkeys_, *dvalue_, *through_, *dh_, *dprevious_;
+    T *u_, *dq_, *rows_in_, *product_, *dkeys_, *dvalue_, *through_, *dh_, *normalized_, *dprevious_;
     T dbeta_[3];
     std::vector<T> dbetas_ = std::vector<T>(3 * rows_);
 };

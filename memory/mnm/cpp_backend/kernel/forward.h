@@ -15,6 +15,7 @@ struct ForwardArgs {
     Tape tape;
     void *cell_r, *interaction_w, *target_w;  // panels [K, N]: [n + d or d, G], [n, (3H + 1) d], [d, 3d]
     void *interaction_b, *rate_w, *rate_b, *target_b;
+    void* offset;   // [T, B, (3H + 1) d], the input's part of the interaction layer, or null
     void* phi0[3];  // panels [in, out]
     void* delta[3];  // D before the first step, [B, in, out]
     void *meta_loss, *write_error;  // [T, B]
@@ -28,6 +29,7 @@ template <class T> class Forward {
         previous_ = arena_.take(rows_ * s_.hv());
         gates_ = arena_.take(rows_ * padded<T>(s_.gates));
         interaction_ = arena_.take(rows_ * padded<T>(s_.interaction()));
+        normalized_ = arena_.take(rows_ * s_.controller);
         targets_ = arena_.take(rows_ * s_.heads * padded<T>(3 * s_.size));
         for (T*& a : written_) a = arena_.take(s_.heads * out_);
         for (T*& u : steps_) u = arena_.take(s_.heads * out_);
@@ -50,7 +52,7 @@ template <class T> class Forward {
 
   private:
     int64_t scratch() const {
-        const int64_t rows = s_.hv() + padded<T>(s_.gates) + padded<T>(s_.interaction()) +
+        const int64_t rows = s_.hv() + s_.controller + padded<T>(s_.gates) + padded<T>(s_.interaction()) +
                              s_.heads * padded<T>(3 * s_.size) + v_.weights_size();
         return rows_ * rows + 8 * s_.heads * out_ + 16 * LANES<T>;
     }
@@ -163,15 +165,21 @@ template <class T> class Forward {
     // h_t -> keys, target values and rate; then the BFPF of all target values
     void interact(int64_t t) {
         const int64_t d = s_.size, keys = s_.heads * d, wide = padded<T>(s_.interaction());
+        const int64_t n = s_.controller;
+        for (int64_t i = 0; s_.normalizes && i < rows_; ++i)
+            normalize<T>(n, v_.hv(t, begin_ + i), normalized_ + i * n);
         product<T>(
-            rows_, v_.hv(t, begin_), s_.hv(), static_cast<T*>(args_.interaction_w), s_.controller, s_.interaction(),
-            interaction_, wide);
-        const T* bias = static_cast<T*>(args_.interaction_b);
+            rows_, s_.normalizes ? normalized_ : v_.hv(t, begin_), s_.normalizes ? n : s_.hv(),
+            static_cast<T*>(args_.interaction_w), n, s_.interaction(), interaction_, wide);
+        const T *bias = static_cast<T*>(args_.interaction_b), *offsets = static_cast<T*>(args_.offset);
         for (int64_t i = 0; i < rows_; ++i) {
             const int64_t b = begin_ + i;
             T* x = interaction_ + i * wide;
+            const T* offset = offsets ? offsets + (t * s_.batch + b) * s_.interaction() : nullptr;
             each<T>(s_.interaction(), [&](int64_t j, auto count) {
-                store(x + j, tanh(load(x + j, count) + load(bias + j, count)), count);
+                Vec<T> total = load(x + j, count) + load(bias + j, count);
+                if (offset) total += load(offset + j, count);
+                store(x + j, tanh(total), count);
             });
             std::copy(x, x + 2 * keys, v_.q(0, t, b));
             std::copy(x + keys, x + 2 * keys, v_.z(0, t, b));
@@ -326,7 +334,7 @@ template <class T> class Forward {
     View<T> v_;
     int64_t begin_, rows_, out_;
     Arena<T> arena_;
-    T *previous_, *gates_, *interaction_, *targets_, *written_[3], *steps_[3], *read_, *weights_;
+    T *previous_, *gates_, *interaction_, *normalized_, *targets_, *written_[3], *steps_[3], *read_, *weights_;
 };
 
 template <class T> void forward(const ForwardArgs& args) {

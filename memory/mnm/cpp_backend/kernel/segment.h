@@ -19,7 +19,7 @@ namespace mnm {
 enum Controller : int64_t { FEEDFORWARD, LSTM, GRU };
 
 struct Sizes {
-    int64_t steps, batch, heads, size, hidden, controller, gates, rates, kind, is_local, threads, block;
+    int64_t steps, batch, heads, size, hidden, controller, gates, rates, kind, is_local, normalizes, threads, block;
 
     int64_t in(int l) const { return l == 0 ? size : hidden; }
     int64_t out(int l) const { return l == 2 ? size : hidden; }
@@ -103,6 +103,18 @@ template <class T> class Arena {
     }
     T *next_, *end_;
 };
+
+// y = (x - mean) r over n numbers, r = 1 / sqrt(variance + 1e-5); returns r.
+template <class T> inline T normalize(int64_t n, const T* x, T* y) {
+    Vec<T> total{}, squares{};
+    each<T>(n, [&](int64_t j, auto count) { total += load(x + j, count); });
+    const T mean = sum<T>(total) / T(n);
+    each<T>(n, [&](int64_t j, auto count) { store(y + j, load(x + j, count) - mean, count); });
+    each<T>(n, [&](int64_t j, auto count) { squares += load(y + j, count) * load(y + j, count); });
+    const T r = T(1) / std::sqrt(sum<T>(squares) / T(n) + T(1e-5));
+    each<T>(n, [&](int64_t j, auto count) { store(y + j, load(y + j, count) * r, count); });
+    return r;
+}
 
 // body(block, first example, one past the last) for every block of examples. Blocks share nothing, so the
 // result does not depend on the number of threads as long as the blocks are the same.
