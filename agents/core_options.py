@@ -20,6 +20,7 @@ class CoreOptions(CoreSettings):
 
     def __post_init__(self) -> None:
         check_at_least(self, 1, "hidden_size", "memory_size", "heads", "slots")
+        check_at_least(self, 0, "interaction_window")
         for name in ("interaction_gain", "address_temperature", "address_temperature_final"):
             value = getattr(self, name)
             if not (value > 0.0 and math.isfinite(value)):

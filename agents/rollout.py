@@ -267,7 +267,9 @@ class Collector:
             self.rollout.noise[-1] = saved["noise"]
         # An environment that could not repeat its episode has opened a new one.
         self.episodes.abandon(self.env.last_is_first)
-        core = type(self.state.core)(*(x.to(self.device) for x in saved["core"]))
+        stored, fresh = [x.to(self.device) for x in saved["core"]], self.state.core
+        # What a state has gained since it was stored is as in a new episode.
+        core = type(fresh)(*stored, *fresh[len(stored) :])
         self.state = AgentState(core, saved["action"].to(self.device), saved["reward"].to(self.device))
         return True
 

@@ -19,7 +19,7 @@ from memory.hard.estimators import ESTIMATORS, Choice, EstimatorName, choice_noi
 from memory.hard.straight_through import Annealing, gumbel_noise, straight_through
 from memory.mnm.fast import FusedMNMCore
 from memory.mnm.neural import NeuralMemory, WriteFactors
-from memory.mnm.reference import InteractionInput, MNMCore, MNMState
+from memory.mnm.reference import MNMCore, MNMState
 from memory.mnm.torch_backend.step import step_in_place
 from memory.recurrent.cores import GRUCore, LSTMCore, NoMemory
 
@@ -41,7 +41,6 @@ __all__ = [
     "HardCore",
     "HardState",
     "Implementation",
-    "InteractionInput",
     "Intervention",
     "LSTMCore",
     "MNMCore",

@@ -10,7 +10,7 @@ from memory.hard.core import HardCore
 from memory.hard.straight_through import Annealing
 from memory.mnm.cpp_backend.build import require_kernel
 from memory.mnm.fast import FusedMNMCore
-from memory.mnm.reference import InteractionInput, MNMCore
+from memory.mnm.reference import MNMCore
 from memory.options import option
 from memory.recurrent.cores import GRUCore, LSTMCore, NoMemory
 
@@ -43,10 +43,10 @@ class CoreSettings:
         "the written memory is the only path through time",
         architecture=True,
     )
-    interaction_input: InteractionInput = option(
-        "controller",
-        "MNM: what keys, values and rate are computed from: controller (its output alone), or both (with the "
-        "core's input, each layer-normalized)",
+    interaction_window: int = option(
+        0,
+        "MNM: how many of the latest inputs keys, values and rate see beside the controller's output, all "
+        "layer-normalized; 0: the controller's output alone, as published",
         architecture=True,
     )
     interaction_gain: float = option(
@@ -126,7 +126,7 @@ def make_core(config: CoreConfig, input_size: int) -> MemoryCore:
         interaction_gain=config.interaction_gain,
         written_layers=config.written_layers,
         read_memory=config.read_memory,
-        interaction_input=config.interaction_input,
+        interaction_window=config.interaction_window,
     )
     if isinstance(core, FusedMNMCore):
         core.compiled = config.implementation != "fused"

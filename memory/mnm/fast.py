@@ -19,7 +19,7 @@ from torch.nn.functional import linear
 from memory.core import CoreOutput, Intervention
 from memory.mnm.cpp_backend.bindings import CompiledBackward, CompiledForward, ForwardWeights, kernel_for
 from memory.mnm.cpp_backend.step import Stage, compiled_step
-from memory.mnm.reference import MNMCore, MNMState, normalized
+from memory.mnm.reference import MNMCore, MNMState
 from memory.mnm.rules import LocalRule
 from memory.mnm.tape import OutputGradients, SlowWeights, Spec, Tape
 from memory.mnm.torch_backend.backward import BackwardPass
@@ -63,7 +63,7 @@ def backward_pass(
 class Segment(torch.autograd.Function):
     """T steps of controller and memory.
 
-    (spec, is_first, keep, xs, W_x LN(xs) or None, start, cell, D^1..D^3, slow weights) ->
+    (spec, is_first, keep, xs, p or None, start, cell, D^1..D^3, slow weights) ->
     (meta loss, write error, [h ; v] of all steps, [h ; v] and c after the last, D^1..D^3 after the last)
     """
 
@@ -128,7 +128,9 @@ class FusedMNMCore(MNMCore):
         start = torch.cat([h, state.value_read], dim=-1)
         # The GRU mixes its own h into the next one, as the LSTM does with c.
         carried = state.h if self.controller == "gru" else state.c
-        parts, offset = self._parts(xs), self.interaction_offset(xs)
+        parts, offset, recent = self._parts(xs), None, state.recent
+        if self.window is not None:
+            offset, recent = self.window.segment(xs, recent, is_first, self.order)
         pieces = zip(
             *(x.chunk(parts, dim=1) for x in (is_first, xs)),
             offset.chunk(parts, dim=1) if offset is not None else (None,) * parts,
@@ -143,7 +145,7 @@ class FusedMNMCore(MNMCore):
         )
         h, value_read = last.split([self.output_size, self.memory_size], dim=-1)
         h, c = (h if self.spec.is_recurrent else state.h), (c if self.controller == "lstm" else state.c)
-        final = MNMState(h, c, value_read, d1, d2, d3)
+        final = MNMState(h, c, value_read, d1, d2, d3, recent)
         features = self.output(self.seen(hv))
         return CoreOutput(features, meta_loss, write_error), final
 
@@ -184,11 +186,11 @@ class FusedMNMCore(MNMCore):
             isinstance(self.memory.rule, LocalRule),
             self.compiled and self.reset_capacity is None,
             self.reset_capacity,
-            self.interaction_x is not None,
+            self.window is not None,
         )
 
     def own_tensors(self) -> tuple[Tensor, ...]:
-        """What `slow_weights` and `offset_weight` are made of, found faster than by `parameters()`."""
+        """What `slow_weights` is made of, found faster than by `parameters()`."""
         cell, interaction, rate, rule = self.cell, self.interaction, self.rate, self.memory.rule
         layers = (
             (interaction, rate, rule.predict_targets) if isinstance(rule, LocalRule) else (interaction, rate)
@@ -199,8 +201,7 @@ class FusedMNMCore(MNMCore):
             assert isinstance(cell, nn.Linear)
             controller = [cell.weight, cell.bias]
         linear_maps = [x for layer in layers for x in (layer.weight, layer.bias)]
-        from_input = [] if self.interaction_x is None else [self.interaction_x.weight]
-        return (*self.memory.initial_weights, *controller, *linear_maps, *from_input)
+        return (*self.memory.initial_weights, *controller, *linear_maps)
 
     def slow_weights(self) -> SlowWeights:
         """The parameters in the order of `SlowWeights`, by operations that autograd undoes."""
@@ -237,14 +238,11 @@ class FusedMNMCore(MNMCore):
             )
         )
 
-    def interaction_offset(self, xs: Tensor) -> Tensor | None:
-        """W_x LN(x) of all steps at once, [T, B, K]; None where the interaction layer sees h_t alone."""
-        weight = self.offset_weight()
-        return None if weight is None else linear(normalized(xs), weight)
-
-    def offset_weight(self) -> Tensor | None:
-        """W_x with its rows in the order of `SlowWeights`, if there is one."""
-        return None if self.interaction_x is None else self._interaction_rows(self.interaction_x.weight)
+    @property
+    def order(self) -> Tensor:
+        """Rows of the interaction layer in the order of `SlowWeights`, [K]."""
+        rows = torch.arange(self.rows, device=self.interaction.bias.device)
+        return self._interaction_rows(rows[:, None]).flatten()
 
     def _interaction_rows(self, part: Tensor) -> Tensor:
         """Rows of the interaction layer, re-ordered to [k^r, k^w, v^w, beta']."""

@@ -4,15 +4,15 @@ Legend: B batch, n controller size, H heads, d key and value size, u hidden widt
 One time step, in this order:
 
     h_t, c_t = controller([x_t ; v_{t-1}], (h_{t-1}, c_{t-1}))                     x_t alone without read feedback
-    [beta'_t ; (k^w_i, v^w_i, k^r_i) for i = 1..H] = tanh(W_v LN(h_t) + W_x LN(x_t) + b_v)
+    [beta'_t ; (k^w_i, v^w_i, k^r_i) for i = 1..H] = tanh(W_v LN(h_t) + p_t + b_v)
     beta_t = sigmoid(w_b . beta'_t + b_b)
     WRITE  phi_{t-1} -> phi_t  with the write keys, target values and rate of step t
     READ   v_t = (1/H) sum_i f(k^r_i; phi_t)   from the UPDATED memory
     out_t = W_o [h_t ; v_t] + b_o
     m_t = mean over heads and units of (f(k^w; phi_t) - v^w)^2                    the meta loss of the step
 
-LN shifts and scales a vector to mean 0 and variance 1. `interaction_input="controller"` is the released
-arrangement, tanh(W_v h_t + b_v).
+p_t is made of the last inputs (`memory/mnm/input_window.py`). `interaction_window=0` is the published arrangement,
+tanh(W_v h_t + b_v).
 
 This is the plain, out-of-place formulation under ordinary autograd: the oracle against which faster
 versions are tested. Source: Munkhdalai et al. 2019, with the choices that the paper leaves open
@@ -28,11 +28,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from memory.core import Controller, CoreOutput, Intervention, MemoryCore, MemoryRecord, map_state, reset_state
+from memory.mnm.input_window import InputWindow, normalized
 from memory.mnm.neural import NeuralMemory, Weights, WriteFactors
 from memory.mnm.rules import GradientRule, LocalRule
 
-InteractionInput = Literal["controller", "both"]
-"""What keys, values and rate are made of: h_t alone, or LN(h_t) and LN(x_t)."""
 NEVER = -1000.0
 """Bias of the rate of a layer that is never written: its sigmoid is 0 (in the compiled kernel 4e-39, which no
 weight feels), and so is the gradient, so that training leaves it there."""
@@ -53,6 +52,9 @@ class MNMState(NamedTuple):
     """D^2 [B, u, u]."""
     delta3: Tensor
     """D^3 [B, d, u]."""
+    recent: Tensor
+    """What the last inputs add to the interaction layer, the newest first, [B, w - 1, K]; [B, 0, K] without a
+    window."""
 
     @property
     def delta(self) -> Weights:
@@ -80,7 +82,7 @@ class MNMCore(MemoryCore):
         interaction_gain: float = 1.0,
         written_layers: Literal["all", "last", "none"] = "all",
         read_memory: bool = True,
-        interaction_input: InteractionInput = "controller",
+        interaction_window: int = 0,
     ) -> None:
         super().__init__()
         if rule == "local" and memory_hidden != memory_size:
@@ -96,13 +98,13 @@ class MNMCore(MemoryCore):
         layers = {"lstm": nn.LSTMCell, "gru": nn.GRUCell, "feedforward": nn.Linear}
         self.cell: nn.Module = layers[controller](read_in, hidden_size)
         self.interaction = nn.Linear(hidden_size, (3 * heads + 1) * memory_size)
-        self.interaction_x: nn.Linear | None = None
-        if interaction_input == "both":
-            self.interaction_x = nn.Linear(input_size, (3 * heads + 1) * memory_size, bias=False)
         with torch.no_grad():
-            for layer in (self.interaction, self.interaction_x):
-                if layer is not None:
-                    layer.weight.mul_(interaction_gain)
+            self.interaction.weight.mul_(interaction_gain)
+        self.window: InputWindow | None = None
+        if interaction_window > 0:
+            self.window = InputWindow(input_size, (3 * heads + 1) * memory_size, interaction_window)
+            with torch.no_grad():
+                self.window.project.weight.mul_(interaction_gain)
         self.rate = nn.Linear(memory_size, 3 if rate_per_layer or written_layers == "last" else 1)
         write_rule = LocalRule(memory_size) if rule == "local" else GradientRule()
         self.memory = NeuralMemory(memory_size, memory_hidden, write_rule, learn_initial_weights)
@@ -116,7 +118,8 @@ class MNMCore(MemoryCore):
         h = self._zeros(batch_size, 0 if self.controller == "feedforward" else self.output_size)
         c = self._zeros(batch_size, self.output_size if self.controller == "lstm" else 0)
         deltas = [self._zeros(batch_size, *shape) for shape in self.memory.shapes]
-        return MNMState(h, c, self._zeros(batch_size, self.memory_size), *deltas)
+        recent = self._zeros(batch_size, len(self.window.taps) - 1 if self.window else 0, self.rows)
+        return MNMState._make((h, c, self._zeros(batch_size, self.memory_size), *deltas, recent))
 
     def weights(self, state: MNMState) -> Weights:
         """The memory's full weights phi_0 + D, [B, d_l, d_{l-1}]."""
@@ -132,7 +135,9 @@ class MNMCore(MemoryCore):
     ) -> tuple[CoreOutput, MNMState]:
         """One step; an intervention changes what is written or read, and all that follows from it."""
         weights = self.weights(state)
-        moment = self._advance(x_t, state.h, state.c, state.value_read, weights, intervention)
+        from_input, recent = self.from_input(x_t, state.recent)
+        carried = state.h, state.c, state.value_read
+        moment = self._advance(x_t, from_input, *carried, weights, intervention)
         # D takes the same step as M = phi_0 + D; taking M - phi_0 instead would round D even if beta = 0.
         delta = [
             torch.baddbmm(d, u.mT, z, alpha=-1.0)
@@ -144,7 +149,7 @@ class MNMCore(MemoryCore):
             moment.write_error,
             moment.record() if record else None,
         )
-        return output, MNMState(moment.h, moment.c, moment.value_read, *delta)
+        return output, MNMState._make((moment.h, moment.c, moment.value_read, *delta, recent))
 
     def unroll(
         self, xs: Tensor, state: MNMState, is_first: Tensor, noise: Tensor | None = None
@@ -152,18 +157,19 @@ class MNMCore(MemoryCore):
         """Inside the segment the full weights M are carried, which saves a copy of them per step."""
         phi0 = self.memory.initial_weights
         weights = self.weights(state)
-        h, c, value_read = state.h, state.c, state.value_read
+        h, c, value_read, recent = state.h, state.c, state.value_read, state.recent
         moments = []
         any_first = is_first.any(dim=1).tolist()
         for x_t, is_first_t, resets in zip(xs, is_first, any_first, strict=True):
             if resets:
-                h, c, value_read = reset_state((h, c, value_read), is_first_t)
+                h, c, value_read, recent = reset_state((h, c, value_read, recent), is_first_t)
                 w1, w2, w3 = (
                     torch.where(is_first_t[:, None, None], initial, weight)
                     for initial, weight in zip(phi0, weights, strict=True)
                 )
                 weights = w1, w2, w3
-            moment = self._advance(x_t, h, c, value_read, weights)
+            from_input, recent = self.from_input(x_t, recent)
+            moment = self._advance(x_t, from_input, h, c, value_read, weights)
             h, c, value_read, weights = moment.h, moment.c, moment.value_read, moment.weights
             moments.append(moment)
         features = self._mix(
@@ -172,11 +178,14 @@ class MNMCore(MemoryCore):
         meta_loss = torch.stack([m.meta_loss for m in moments])
         write_error = torch.stack([m.write_error for m in moments])
         delta = [weight - initial for weight, initial in zip(weights, phi0, strict=True)]
-        return CoreOutput(features, meta_loss, write_error), MNMState(h, c, value_read, *delta)
+        return CoreOutput(features, meta_loss, write_error), MNMState._make(
+            (h, c, value_read, *delta, recent)
+        )
 
     def _advance(
         self,
         x_t: Tensor,
+        from_input: Tensor | None,
         h: Tensor,
         c: Tensor,
         value_read: Tensor,
@@ -185,7 +194,7 @@ class MNMCore(MemoryCore):
     ) -> Moment:
         """Controller, write, read: one step on the full weights M."""
         hidden, h, c = self._control(self.control_input(x_t, value_read), h, c)
-        write_key, target_value, read_key, beta = self._interact(x_t, hidden)
+        write_key, target_value, read_key, beta = self._interact(hidden, from_input)
         if intervention is not None and intervention.skip_write is not None:
             beta = beta.masked_fill(intervention.skip_write[:, None], 0.0)
         weights, factors, before = self.memory.write(weights, write_key, target_value, beta)
@@ -241,12 +250,21 @@ class MNMCore(MemoryCore):
             return h, h, c
         return torch.tanh(self.cell(read_in)), h, c
 
-    def _interact(self, x_t: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    @property
+    def rows(self) -> int:
+        """K, the rows of the interaction layer."""
+        return (3 * self.heads + 1) * self.memory_size
+
+    def from_input(self, x_t: Tensor, recent: Tensor) -> tuple[Tensor | None, Tensor]:
+        """p_t [B, K], None without a window, and what the next step gets as `recent`."""
+        return (None, recent) if self.window is None else self.window.step(x_t, recent)
+
+    def _interact(self, hidden: Tensor, from_input: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Write keys, target values and read keys [B, H, d], and rates beta [B, 3]."""
-        if self.interaction_x is None:
+        if from_input is None:
             vector = torch.tanh(self.interaction(hidden))
         else:
-            vector = torch.tanh(self.interaction(normalized(hidden)) + self.interaction_x(normalized(x_t)))
+            vector = torch.tanh(self.interaction(normalized(hidden)) + from_input)
         rate_in, per_head = vector.split([self.memory_size, 3 * self.heads * self.memory_size], dim=-1)
         write_key, target_value, read_key = per_head.view(-1, self.heads, 3 * self.memory_size).chunk(3, -1)
         return write_key, target_value, read_key, torch.sigmoid(self.rate(rate_in)).expand(-1, 3)
@@ -257,11 +275,6 @@ class MNMCore(MemoryCore):
     def seen(self, hv: Tensor) -> Tensor:
         """[h ; v] as the output layer gets it: [h ; 0] where the memory is not read."""
         return hv if self.read_memory else F.pad(hv[..., : self.output_size], (0, self.memory_size))
-
-
-def normalized(x: Tensor) -> Tensor:
-    """LN(x): mean 0 and variance 1 over the last axis; a gain of its own would be absorbed by what follows."""
-    return F.layer_norm(x, x.shape[-1:])
 
 
 @torch.no_grad()

@@ -29,7 +29,7 @@ def batch_size(core: MNMCore) -> int:
 def opening(core: MNMCore) -> list[Tensor]:
     """Where a run stands before its first step."""
     state = core.initial_state(1)
-    return [state.h, state.c, state.value_read, *core.weights(state)]
+    return [state.h, state.c, state.value_read, *core.weights(state), state.recent]
 
 
 class Branches:
@@ -55,11 +55,11 @@ class Branches:
                 buffer[self.rows] = buffer[0]
             self.rows += 1
         core = self.core
-        h, c, value_read, w1, w2, w3 = (buffer[: self.rows] for buffer in self.parts)
+        h, c, value_read, w1, w2, w3, recent = (buffer[: self.rows] for buffer in self.parts)
         weights = w1, w2, w3
         skip = torch.zeros(self.rows, dtype=torch.bool, device=x_t.device)
         skip[-1] = part
-        state = MNMState(h, c, value_read, *weights)
+        state = MNMState(h, c, value_read, *weights, recent)
         return step_in_place(core, x_t.expand(self.rows, -1), state, weights, skip if part else None)
 
     def run(self) -> list[Tensor]:

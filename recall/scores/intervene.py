@@ -78,7 +78,7 @@ def wipe_memory(state: AgentState) -> AgentState:
 def wipe_controller(state: AgentState) -> AgentState:
     """h, c := 0 and the last value read := 0: all that the controller itself carries through time."""
     core: MNMState = state.core
-    parts = {name: torch.zeros_like(getattr(core, name)) for name in ("h", "c", "value_read")}
+    parts = {name: torch.zeros_like(getattr(core, name)) for name in ("h", "c", "value_read", "recent")}
     return state._replace(core=core._replace(**parts))
 
 

@@ -76,17 +76,23 @@ class Reference:
         c = sigmoid(forget) * c + sigmoid(enter) * np.tanh(new)
         return sigmoid(out) * np.tanh(c), c
 
+    def from_inputs(self, xs: Array) -> Array:
+        """sum over k of a_k * W_x LN(x_{t-k}), as far as the episode goes back."""
+        total = np.zeros_like(self.parameters["interaction.bias"])
+        for tap, x in zip(self.parameters["window.taps"], xs[::-1], strict=False):
+            total += tap * (self.parameters["window.project.weight"] @ normalized(x))
+        return total
+
     def step(
-        self, x: Array, h: Array, c: Array, value_read: Array, weights: list[Array]
+        self, xs: Array, h: Array, c: Array, value_read: Array, weights: list[Array]
     ) -> tuple[Array, float, Array, Array, Array, list[Array]]:
-        """out_t, m_t, h_t, c_t, v_t and phi_t."""
+        """out_t, m_t, h_t, c_t, v_t and phi_t; xs are all inputs of the episode so far, the present one last."""
         d, heads = self.memory_size, self.heads
-        h, c = self.lstm(np.concatenate([x, value_read]), h, c)
-        from_input = self.parameters.get("interaction_x.weight")
-        if from_input is None:
-            vector = np.tanh(self.linear("interaction", h))
+        h, c = self.lstm(np.concatenate([xs[-1], value_read]), h, c)
+        if "window.taps" in self.parameters:
+            vector = np.tanh(self.linear("interaction", normalized(h)) + self.from_inputs(xs))
         else:
-            vector = np.tanh(self.linear("interaction", normalized(h)) + from_input @ normalized(x))
+            vector = np.tanh(self.linear("interaction", h))
         beta = np.broadcast_to(sigmoid(self.linear("rate", vector[:d])), (3,))
         per_head = vector[d:].reshape(heads, 3, d)
         write_keys, values, read_keys = per_head[:, 0], per_head[:, 1], per_head[:, 2]

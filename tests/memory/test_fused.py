@@ -37,20 +37,20 @@ VARIANTS = {
     "g, the memory alone": CoreConfig(
         name="mnm-g", memory_size=4, heads=1, controller="feedforward", read_feedback=False
     ),
-    "p sees the input": CoreConfig(name="mnm-p", memory_size=4, heads=3, interaction_input="both"),
-    "p GRU sees the input": CoreConfig(
-        name="mnm-p", memory_size=4, heads=1, controller="gru", interaction_input="both"
+    "p sees the input": CoreConfig(name="mnm-p", memory_size=4, heads=3, interaction_window=1),
+    "p GRU sees two inputs": CoreConfig(
+        name="mnm-p", memory_size=4, heads=1, controller="gru", interaction_window=2
     ),
-    "p of several panels sees the input": CoreConfig(
-        name="mnm-p", memory_size=37, heads=2, read_feedback=False, interaction_input="both"
+    "p of several panels sees four inputs": CoreConfig(
+        name="mnm-p", memory_size=37, heads=2, read_feedback=False, interaction_window=4
     ),
-    "g feed-forward sees the input": CoreConfig(
+    "g feed-forward sees three inputs": CoreConfig(
         name="mnm-g",
         memory_size=4,
         memory_hidden=5,
         heads=2,
         controller="feedforward",
-        interaction_input="both",
+        interaction_window=3,
     ),
     "p rate per layer": CoreConfig(name="mnm-p", memory_size=4, heads=3, update_rate="per-layer"),
     "p writes its last layer alone": CoreConfig(name="mnm-p", memory_size=4, heads=2, written_layers="last"),
@@ -230,7 +230,7 @@ def test_gradcheck(variant: str, implementation: str) -> None:
     is_first = torch.tensor([[True, False], [False, False], [False, True]])
 
     def run(*tensors: Tensor) -> tuple[Tensor, ...]:
-        output, final = fused.unroll(tensors[0], MNMState(*tensors[1:7]), is_first)
+        output, final = fused.unroll(tensors[0], MNMState(*tensors[1:8]), is_first)
         return tuple(x for x in (output.features, output.meta_loss, *final) if x.requires_grad and x.numel())
 
     everything = (xs, *state, *fused.parameters())

@@ -16,7 +16,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from memory.core import Controller, CoreOutput, MemoryRecord
 from memory.mnm.cpp_backend.bindings import CompiledForward, ForwardWeights, Kernel
-from memory.mnm.reference import MNMState, normalized
+from memory.mnm.reference import MNMState
 from memory.mnm.tape import Layered, SlowWeights, Spec
 
 optimizer_steps = 0
@@ -41,9 +41,11 @@ class SteppedCore(Protocol):
 
     @property
     def spec(self) -> Spec: ...
+    @property
+    def order(self) -> Tensor: ...
     def own_tensors(self) -> tuple[Tensor, ...]: ...
     def slow_weights(self) -> SlowWeights: ...
-    def offset_weight(self) -> Tensor | None: ...
+    def from_input(self, x_t: Tensor, recent: Tensor) -> tuple[Tensor | None, Tensor]: ...
     def seen(self, hv: Tensor) -> Tensor: ...
 
 
@@ -60,9 +62,8 @@ class Stage:
         like = self.input_b
         self.gates = like.new_empty(1, batch, len(like))
         self.start = like.new_zeros(batch, self.spec.controller_size + self.spec.size)
-        from_input = core.offset_weight()
-        self.offset_w = None if from_input is None else from_input.detach().t()
-        self.offset = None if from_input is None else like.new_empty(1, batch, len(from_input))
+        self.order, width = core.order, len(weights.slow.interaction_b)
+        self.offset = like.new_empty(1, batch, width) if self.spec.normalizes else None
         cell = like.new_zeros(batch, self.spec.controller_size if self.spec.is_recurrent else 0)
         nobody = torch.zeros(1, batch, dtype=torch.bool)
         self.segment = CompiledForward(
@@ -105,8 +106,9 @@ def compiled_step(
         stage = core.stage = Stage(core, kernel, len(x_t))
     size, tape = core.memory_size, stage.segment.tape
     torch.addmm(stage.input_b, x_t, stage.input_w, out=stage.gates[0])
-    if stage.offset_w is not None and stage.offset is not None:
-        torch.mm(normalized(x_t), stage.offset_w, out=stage.offset[0])
+    from_input, recent = core.from_input(x_t, state.recent)
+    if from_input is not None and stage.offset is not None:
+        stage.offset[0] = from_input[:, stage.order]
     stage.start[:, -size:] = state.value_read
     if stage.spec.is_recurrent:
         stage.start[:, :-size] = state.h
@@ -121,7 +123,8 @@ def compiled_step(
         record_of(stage, value_read) if record else None,
     )
     c = tape.cells[1].clone() if is_lstm else state.c
-    return output, MNMState(h if stage.spec.is_recurrent else state.h, c, value_read, *tape.delta)
+    h = h if stage.spec.is_recurrent else state.h
+    return output, MNMState._make((h, c, value_read, *tape.delta, recent))
 
 
 def record_of(stage: Stage, value_read: Tensor) -> MemoryRecord:

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from memory.core import CoreOutput, MemoryRecord
-from memory.mnm.reference import MNMCore, MNMState, normalized
+from memory.mnm.input_window import normalized
+from memory.mnm.reference import MNMCore, MNMState
 from memory.mnm.rules import Activations, Weights
 from memory.mnm.tape import add_outer, tanh_of_half
 
@@ -21,7 +22,8 @@ from memory.mnm.tape import add_outer, tanh_of_half
 def acting_step(core: MNMCore, x_t: Tensor, state: MNMState, record: bool) -> tuple[CoreOutput, MNMState]:
     """Equals `MNMCore.step` up to rounding; the record, if asked for, is made of the very numbers used."""
     hidden, h, c = control(core, core.control_input(x_t, state.value_read), state.h, state.c)
-    write_key, target_value, read_key, beta = interact(core, x_t, hidden)
+    from_input, recent = core.from_input(x_t, state.recent)
+    write_key, target_value, read_key, beta = interact(core, hidden, from_input)
     weights = core.weights(state)
     before = pass_through(weights, write_key)
     steps = core.memory.rule(weights, before, target_value, beta)
@@ -49,7 +51,7 @@ def acting_step(core: MNMCore, x_t: Tensor, state: MNMState, record: bool) -> tu
         if record
         else None,
     )
-    return output, MNMState(h, c, value_read, *delta)
+    return output, MNMState._make((h, c, value_read, *delta, recent))
 
 
 @torch.no_grad()
@@ -66,7 +68,8 @@ def step_in_place(
     For replays that own their memories: nothing of the size of a memory is allocated. skip_write bool [B].
     """
     hidden, h, c = control(core, core.control_input(x_t, state.value_read), state.h, state.c)
-    write_key, target_value, read_key, beta = interact(core, x_t, hidden)
+    from_input, recent = core.from_input(x_t, state.recent)
+    write_key, target_value, read_key, beta = interact(core, hidden, from_input)
     if skip_write is not None:
         beta = beta.masked_fill(skip_write[:, None], 0.0)
     before = pass_through(weights, write_key)
@@ -74,7 +77,8 @@ def step_in_place(
     for weight, u, z in zip(weights, steps, (write_key, before.hidden1, before.hidden2), strict=True):
         add_outer(weight, u, z, alpha=-1.0)
     value_read = pass_through(weights, read_key).value.mean(dim=1)
-    for buffer, new in zip((state.h, state.c, state.value_read), (h, c, value_read), strict=True):
+    carried, after = (state.h, state.c, state.value_read, state.recent), (h, c, value_read, recent)
+    for buffer, new in zip(carried, after, strict=True):
         buffer.copy_(new)
     return torch.cat([hidden, value_read], dim=-1)
 
@@ -99,13 +103,14 @@ def control(core: MNMCore, read_in: Tensor, h: Tensor, c: Tensor) -> tuple[Tenso
     return tanh_(linear(read_in, cell.weight, cell.bias)), h, c
 
 
-def interact(core: MNMCore, x_t: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def interact(
+    core: MNMCore, hidden: Tensor, from_input: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Write keys, target values and read keys [B, H, d], and rates beta [B, 3]."""
-    from_input = core.interaction_x
     seen = hidden if from_input is None else normalized(hidden)
     vector = linear(seen, core.interaction.weight, core.interaction.bias)
     if from_input is not None:
-        vector.add_(linear(normalized(x_t), from_input.weight))
+        vector.add_(from_input)
     tanh_(vector)
     rate_in, per_head = vector.split([core.memory_size, 3 * core.heads * core.memory_size], dim=-1)
     write_key, target_value, read_key = per_head.view(-1, core.heads, 3 * core.memory_size).chunk(3, -1)
