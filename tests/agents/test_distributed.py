@@ -18,8 +18,9 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from checks import same
 from rich.console import Console
-from test_resume import SMALL, same, state_of
+from test_resume import SMALL, state_of
 
 import train_rl
 from agents.config import TrainConfig

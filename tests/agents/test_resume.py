@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
+from checks import same
 
 from agents.config import TrainConfig
 from agents.run_dir import load_checkpoint, read_metrics
@@ -44,17 +44,6 @@ def train(case: str, run_dir: Path, stop_after: int | None = None) -> None:
     finished = trainer.run(stop_after_updates=stop_after)
     trainer.close()
     assert finished == (stop_after is None)
-
-
-def same(first: Any, second: Any) -> bool:
-    """Bit-wise equality of nested checkpoints."""
-    if isinstance(first, torch.Tensor):
-        return torch.equal(first, second)
-    if isinstance(first, dict):
-        return first.keys() == second.keys() and all(same(first[key], second[key]) for key in first)
-    if isinstance(first, list):
-        return len(first) == len(second) and all(same(a, b) for a, b in zip(first, second, strict=True))
-    return first == second or (first != first and second != second)
 
 
 def state_of(run_dir: Path) -> dict[str, Any]:

@@ -111,7 +111,7 @@ def test_recorded_results_do_not_make_the_tree_uncommitted(
     git("init")
     git("add", ".")
     git("commit", "-m", "x")
-    monkeypatch.setattr(run_dir, "__file__", str(code))
+    monkeypatch.setattr(run_dir, "ROOT", tmp_path)
     commit = run_dir.source_commit()
     assert len(commit) >= 7
     assert not commit.endswith("-dirty")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from checks import refusal
 from interrupted import interrupt
 
 import evaluate
@@ -32,15 +33,6 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("runs") / "tiny"
     assert train_rl.main([*TINY, "--total-steps", "1000", "--log-every", "2", "--run-dir", str(path)]) == 0
     return path
-
-
-def refusal(main: object, *argv: str) -> str:
-    """The one line with which a command refuses its arguments."""
-    with pytest.raises(UserError) as caught:
-        main(list(argv))  # type: ignore[operator]
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
 
 
 def test_a_run_directory_holds_everything(run_dir: Path) -> None:

@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from checks import refusal, same
 from interrupted import interrupt
-from test_commands import refusal
-from test_resume import same
 
 import train_task
 from agents.run_dir import load_checkpoint, read_metrics

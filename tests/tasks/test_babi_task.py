@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_babi_generate import generate
-from test_commands import refusal
+from checks import refusal
 from torch import Tensor, nn
 
 import train_task
 from memory import CoreConfig
 from recall.render.similarity import rebinding_score
+from tasks.babi.generate import generate
 from tasks.babi.reader import read_text
 from tasks.babi.scores import Errors, error_table
 from tasks.babi.sequences import Vocabulary

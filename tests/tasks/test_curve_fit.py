@@ -8,9 +8,8 @@ from typing import Any
 
 import pytest
 import torch
+from checks import refusal, same
 from PIL import Image
-from test_commands import refusal
-from test_resume import same
 from torch import Tensor
 
 import train_task

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 import torch
+from checks import refusal
 from PIL import Image
-from test_commands import refusal
 from torch import Tensor, nn
 
 import train_task
