@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from agents.core_options import CoreOptions
-from agents.options import check_at_least, option, suggestion
+from agents.options import check_at_least, check_finite, option, suggestion
 from envs.errors import UserError
 from memory.options import architecture_of
 
@@ -71,6 +71,7 @@ class TrainConfig(CoreOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_finite(self)
         check_at_least(
             self, 1, "total_steps", "num_envs", "rollout_steps", "log_every", "checkpoint_every",
             "embedding_size", "epochs", "minibatches",

@@ -80,6 +80,14 @@ def own_fields_first(kind: type[Any]) -> list[dataclasses.Field[Any]]:
     return [f for f in fields if f.name in own] + [f for f in fields if f.name not in own]
 
 
+def check_finite(config: Any) -> None:
+    """Refuse a configuration with a number that is not finite: nan passes every comparison with a bound."""
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"--{field.name.replace('_', '-')} must be a finite number, got {value}")
+
+
 def check_at_least(config: Any, least: int, *names: str) -> None:
     """Refuse a configuration in which one of the options `names` is smaller than `least`."""
     for name in names:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from agents.options import check_at_least, option
+from agents.options import check_at_least, check_finite, option
 from envs.errors import UserError
 
 
@@ -44,6 +44,7 @@ class TaskConfig:
     """Options that a resumed run may change; all others are kept."""
 
     def __post_init__(self) -> None:
+        check_finite(self)
         check_at_least(self, 1, "steps", "batch_size", "log_every", "checkpoint_every")
         check_at_least(self, 0, "threads", "seed")
         if self.learning_rate <= 0.0 or self.max_grad_norm <= 0.0:
