@@ -161,10 +161,28 @@ POPGYM: dict[str, Any] = {
 }
 """Tasks in the manner of POPGym: short episodes, a symbol per step, an answer that is due later."""
 
+PAIR_BANDIT: dict[str, Any] = {
+    "env": "mnm/PairBandit-v0",
+    # The observation already holds the previous sign, action and reward.
+    "previous_inputs": False,
+    "total_steps": 500_000,
+    "num_envs": 128,
+    "rollout_steps": 48,
+    "minibatches": 8,
+    "learning_rate": 2e-3,
+    # An answer earns its reward at once: what comes later is noise to it.
+    "gamma": 0.3,
+    "entropy_coef": 0.03,
+    # Keys and values see the sign and its answer directly, and need not wait for the controller to pass them on.
+    "interaction_window": 4,
+}
+"""A memory in which many pairs are bound; an episode of 16 contexts and 3 rounds is one rollout."""
+
 PRESETS: dict[str, dict[str, Any]] = {
     "maze": MAZE,
     "minigrid-memory": MINIGRID_MEMORY,
     "popgym": POPGYM,
+    "pair-bandit": PAIR_BANDIT,
     "demo": {**MAZE, "total_steps": 400_000, "checkpoint_every": 20},
 }
 
