@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from agents.config import ARCHITECTURE, TrainConfig
+from agents.distributions import ActionDistribution
 from agents.episodes import is_success
 from agents.model import ActorCritic, AgentState
 from agents.pretrained import WEIGHTS, find_agent, load_published_weights
@@ -92,7 +93,8 @@ def moved_to(agent: LoadedAgent, env_id: str) -> LoadedAgent:
     """The agent for playing another environment with the same observations and actions."""
     config = dataclasses.replace(agent.config, env=env_id)
     there, here = (make_single(c.env, c.env_arguments()) for c in (config, agent.config))
-    same = (there.observation_space, there.action_space) == (here.observation_space, here.action_space)
+    same = there.observation_space == here.observation_space
+    same = same and there.agent_action_space == here.agent_action_space
     there.close()
     here.close()
     if not same:
@@ -104,20 +106,14 @@ def moved_to(agent: LoadedAgent, env_id: str) -> LoadedAgent:
 
 def _fresh_model(config: TrainConfig) -> ActorCritic:
     env = make_single(config.env, config.env_arguments())
-    model = build_model(config, env.observation_space, env.action_space)
+    model = build_model(config, env.observation_space, env.agent_action_space)
     env.close()
     return model
 
 
-def choose(logits: torch.Tensor, policy: Policy, rngs: list[np.random.Generator]) -> np.ndarray:
-    """Actions [B]: the most probable one, or a draw from softmax(logits [B, A]) with one stream per row.
-
-    A draw is the largest of logit + Gumbel noise.
-    """
-    values = logits.detach().cpu().double().numpy()
-    if policy == "sample":
-        values = values + np.stack([rng.gumbel(size=values.shape[1]) for rng in rngs])
-    return values.argmax(axis=1)
+def choose(answer: ActionDistribution, policy: Policy, rngs: list[np.random.Generator]) -> torch.Tensor:
+    """Actions [B, ...] of distributions [B, P]: the most probable ones, or draws with one stream per row."""
+    return answer.mode() if policy == "greedy" else answer.draw(rngs)
 
 
 def address_noise(model: ActorCritic, policy: Policy, rngs: list[np.random.Generator]) -> torch.Tensor | None:
@@ -173,10 +169,10 @@ def play_episodes(
         is_first = torch.tensor([slot.is_first for slot in slots], device=device)
         rngs = [slot.rng for slot in slots]
         out = model.act(obs, is_first, state, noise=address_noise(model, policy, rngs))
-        actions = choose(out.logits, policy, rngs)
+        actions = choose(out.policy, policy, rngs)
         rewards, kept = [], []
-        for row, (slot, action) in enumerate(zip(slots, actions, strict=True)):
-            slot.obs, reward, terminated, truncated, _ = slot.env.step(int(action))
+        for row, (slot, action) in enumerate(zip(slots, model.actions.to_env(actions), strict=True)):
+            slot.obs, reward, terminated, truncated, _ = slot.env.step(action)
             slot.is_first = False
             slot.episode_return += float(reward)
             slot.length += 1
@@ -194,11 +190,7 @@ def play_episodes(
                 slots[row] = _open(slot.env, coming, seed)
                 coming += 1
             kept.append(row)
-        state = between_steps(
-            model.after(
-                out.state, torch.as_tensor(actions, device=device), torch.tensor(rewards, device=device)
-            )
-        )
+        state = between_steps(model.after(out.state, actions, torch.tensor(rewards, device=device)))
         if len(kept) < len(slots):
             slots = [slots[row] for row in kept]
             state = select_agent(state, torch.tensor(kept, dtype=torch.int64, device=device))

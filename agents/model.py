@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from agents.distributions import ActionDistribution, actions_for
 from agents.encoders import ObservationEncoder
 from agents.profile import region
+from envs.observations import ActionMask
 from memory import AddressRecord, CoreConfig, MemoryRecord, make_core, reset_state
 
 
@@ -77,7 +78,9 @@ class ActorCritic(nn.Module):
             observation_space, self.actions, embedding_size, previous_inputs, reward_scale
         )
         self.core = make_core(core, embedding_size)
-        self.policy_head = nn.Linear(self.core.output_size, self.actions.parameters)
+        self.policy_head = self.actions.head(self.core.output_size)
+        masks = [key for key, part in observation_space.items() if isinstance(part, ActionMask)]
+        self.mask_key = masks[0] if masks else None
         self.value_head = nn.Linear(self.core.output_size, 1)
         # A nearly uniform first policy: no action is ruled out before anything was learnt.
         nn.init.orthogonal_(self.policy_head.weight, 0.01)
@@ -109,7 +112,7 @@ class ActorCritic(nn.Module):
         # Most rows open no episode, and a reset copies the whole memory; a GPU copies sooner than it answers.
         entering = reset_state(state.core, is_first) if is_first.is_cuda or is_first.any() else state.core
         output, core_state = self.core.step(x_t, entering, record=record, noise=noise)
-        policy, value = self._heads(output.features)
+        policy, value = self.heads(output.features, obs)
         return ActOutput(policy, value, state._replace(core=core_state), output.record)
 
     @staticmethod
@@ -134,8 +137,11 @@ class ActorCritic(nn.Module):
             xs = self.encoder(obs, is_first, previous_action, previous_reward)
         with region("core forward"):
             output, _ = self.core.unroll(xs, core_state, is_first, noise=noise)
-        policy, value = self._heads(output.features)
+        policy, value = self.heads(output.features, obs)
         return UnrollOutput(policy, value, output.meta_loss, output.write_error)
 
-    def _heads(self, features: Tensor) -> tuple[ActionDistribution, Tensor]:
-        return self.actions.distribution(self.policy_head(features)), self.value_head(features).squeeze(-1)
+    def heads(self, features: Tensor, obs: dict[str, Tensor]) -> tuple[ActionDistribution, Tensor]:
+        """Policy over the legal actions and value [...] of features [..., n]; obs tells what is legal."""
+        mask = None if self.mask_key is None else obs[self.mask_key]
+        policy = self.actions.distribution(self.policy_head(features), mask)
+        return policy, self.value_head(features).squeeze(-1)

@@ -52,7 +52,7 @@ def play(model: Any, env: Any, recorder: TapeRecorder | None) -> float:
     """Play one episode; returns processor seconds per step. Without a recorder nothing of the tape runs."""
     state, rng = model.initial_state(1), np.random.default_rng(0)
     observation, _ = env.reset(seed=0)
-    action, reward, steps, done = -1, 0.0, 0, False
+    action, reward, steps, done = state.action, 0.0, 0, False
     begun = time.process_time()
     while not done:
         is_first = torch.tensor([steps == 0])
@@ -60,22 +60,22 @@ def play(model: Any, env: Any, recorder: TapeRecorder | None) -> float:
             as_batch([observation], torch.device("cpu")), is_first, state, record=recorder is not None
         )
         before = action, reward
-        action = int(choose(out.logits, "sample", [rng])[0])
-        following, reward, terminated, truncated, _ = env.step(action)
+        action = choose(out.policy, "sample", [rng])
+        following, reward, terminated, truncated, _ = env.step(model.actions.to_env(action)[0])
         if recorder is not None:
             recorder.add(
                 out.record,
                 observation=observation,
                 is_first=steps == 0,
-                previous_action=before[0],
+                previous_action=before[0][0],
                 previous_reward=before[1],
-                action=action,
+                action=action[0],
                 reward=float(reward),
                 logits=out.logits,
                 value=float(out.value[0]),
             )
         observation = following
-        state = model.after(out.state, torch.tensor([action]), torch.tensor([float(reward)]))
+        state = model.after(out.state, action, torch.tensor([float(reward)]))
         steps += 1
         done = terminated or truncated
     return (time.process_time() - begun) / steps

@@ -24,8 +24,10 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from agents.distributions import ActionDistribution, Categorical, Vector, VectorActions
 from agents.files import atomic_file
 from envs.errors import UserError
 from memory import AddressRecord
@@ -115,15 +117,15 @@ class Tape:
     is_first: Array
     """[T] bool, true where the observation opens an episode: row 0 at most."""
     previous_action: Array
-    """[T] int64, the action that led to the observation; -1 where there was none."""
+    """[T] int64, the action that led to the observation; -1 where there was none. A vector: float32 [T, W], 0."""
     previous_reward: Array
     """[T] float32, the reward (unscaled) that came with the observation."""
     action: Array
-    """[T] int64, the action taken after reading."""
+    """[T] int64, the action taken after reading; float32 [T, W] where it is a vector."""
     reward: Array
     """[T] float32, the reward (unscaled) of that action."""
     logits: Array
-    """[T, A] float32 of the policy."""
+    """[T, A] float32: what describes the policy (`agents.distributions`), the logits of the actions."""
     value: Array
     """[T] float32, the critic's value of the observation."""
     agent_cell: Array
@@ -139,6 +141,22 @@ class Tape:
     """Episode step of row 0. Above 0, everything older is "before recording": unknown, not zero."""
     addresses: AddressTape | None = None
     """What the heads of a hard memory read; None for every other core."""
+    counts: tuple[int, ...] | None = None
+    """Where an action is a vector: the choices of each component, 0 for a real number."""
+
+    @property
+    def policy(self) -> ActionDistribution:
+        """The policy of every row, in float64."""
+        parameters = torch.from_numpy(self.logits.astype(np.float64))
+        return (
+            Categorical(parameters) if self.counts is None else Vector(parameters, VectorActions(self.counts))
+        )
+
+    @property
+    def probability(self) -> Array:
+        """[T] the probability of the action taken (`ActionDistribution.probability`)."""
+        found: Array = self.policy.probability(torch.from_numpy(self.action)).numpy()
+        return found
 
     @property
     def steps(self) -> int:
@@ -177,6 +195,8 @@ class Tape:
             "addresses": self.addresses is not None,
             "rule": self.memory.rule.name if self.memory is not None and self.memory.rule else None,
         }
+        if self.counts is not None:
+            header["counts"] = list(self.counts)
         arrays["header"] = np.array(json.dumps(header))
         with atomic_file(path) as file:
             np.savez_compressed(file, allow_pickle=False, **arrays)
@@ -208,6 +228,7 @@ class Tape:
             core=header["core"],
             start_step=header["start_step"],
             addresses=AddressTape.from_arrays(arrays) if header.get("addresses") else None,
+            counts=tuple(header["counts"]) if "counts" in header else None,
         )
 
 
@@ -286,7 +307,8 @@ class TapeRecorder:
 
     Give `initial_weights` (as `core.weights(state)` returns them, batch first) for a core with write memory
     and leave them out for any other core. `rule` is that of `write_rule_of(core)`; without it the tape cannot
-    redo a write, and everything else is the same. `addresses` says that the core reads slots by address.
+    redo a write, and everything else is the same. `addresses` says that the core reads slots by address,
+    `counts` are those of the agent's `Actions`.
 
     It stands in the acting loop, so it keeps a record as it is: no core writes to a record that it has given
     out (tested). The numbers are copied once, when the tape is built.
@@ -301,8 +323,9 @@ class TapeRecorder:
         start_step: int = 0,
         rule: WriteRule | None = None,
         addresses: bool = False,
+        counts: tuple[int, ...] | None = None,
     ) -> None:
-        self.core = core
+        self.core, self.counts = core, counts
         self.seed = seed
         self.batch_row = batch_row
         self.start_step = start_step
@@ -319,9 +342,9 @@ class TapeRecorder:
         *,
         observation: Mapping[str, Any],
         is_first: bool,
-        previous_action: int,
+        previous_action: Any,
         previous_reward: float,
-        action: int,
+        action: Any,
         reward: float,
         logits: Any,
         value: float,
@@ -345,10 +368,14 @@ class TapeRecorder:
         # In the order of _ROW_FIELDS.
         self._rows.append(
             (
-                is_first, previous_action, previous_reward, action, reward, self._row(logits).copy(), value,
+                is_first, self._action(previous_action), previous_reward, self._action(action), reward,
+                self._row(logits).copy(), value,
                 unknown if agent_cell is None else agent_cell, unknown if goal_cell is None else goal_cell,
             )
         )  # fmt: skip
+
+    def _action(self, action: Any) -> Any:
+        return int(action) if self.counts is None else _array_of(action)
 
     def _row(self, tensor: Any) -> Array:
         """One row of a batched torch tensor (or array), as a view where that is possible."""
@@ -367,16 +394,18 @@ class TapeRecorder:
             raise ValueError("an episode without steps makes no tape")
         names = self._observations[0]
         columns = zip(*self._rows, strict=True)
+        vectors = () if self.counts is None else ("previous_action", "action")
         return Tape(
             memory=None if self._start is None else self._memory_tape(self._start),
             observation={name: np.stack([row[name] for row in self._observations]) for name in names},
             **{
-                name: np.array(column, dtype)
+                name: np.array(column, np.float32 if name in vectors else dtype)
                 for (name, dtype), column in zip(_ROW_FIELDS.items(), columns, strict=True)
             },
             seed=self.seed,
             core=self.core,
             start_step=self.start_step,
+            counts=self.counts,
             addresses=AddressTape.of_rows(*self._columns()) if self.addresses else None,
         )
 

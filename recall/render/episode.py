@@ -81,12 +81,13 @@ def record_episode(
         initial_weights=model.core.weights(state.core) if writes else None,
         rule=write_rule_of(model.core) if writes else None,
         addresses=addresses,
+        counts=model.actions.counts,
     )
     store = SceneStore() if scenes else None
     names: list[str] = []
     rng = rng or np.random.default_rng(seed)
     observation, _ = env.reset(seed=seed)
-    previous_action, previous_reward, terminated, done = -1, 0.0, False, False
+    previous_action, previous_reward, terminated, done = state.action, 0.0, False, False
     while not done:
         is_first = not names
         scene = scene_of(env) if store is not None else None
@@ -97,17 +98,18 @@ def record_episode(
             noise = address_noise(model, policy, [rng])
             first = torch.tensor([is_first], device=device)
             output = model.act(batch, first, state, record=writes or addresses, noise=noise)
-        action = int(choose(output.logits, policy, [rng])[0])
-        names.append(action_name(env, action))
-        next_observation, reward, terminated, truncated, _ = env.step(action)
+        action = choose(output.policy, policy, [rng])
+        chosen = model.actions.to_env(action)[0]
+        names.append(model.actions.describe(action[0]) if action.dim() > 1 else action_name(env, chosen))
+        next_observation, reward, terminated, truncated, _ = env.step(chosen)
         reward = float(reward)
         recorder.add(
             output.record,
             observation=observation,
             is_first=is_first,
-            previous_action=previous_action,
+            previous_action=previous_action[0],
             previous_reward=previous_reward,
-            action=action,
+            action=action[0],
             reward=reward,
             logits=output.logits,
             value=float(output.value[0]),
@@ -116,9 +118,7 @@ def record_episode(
         )
         if store is not None and scene is not None:
             store.add(scene)
-        state = model.after(
-            output.state, torch.tensor([action], device=device), torch.tensor([reward], device=device)
-        )
+        state = model.after(output.state, action, torch.tensor([reward], device=device))
         observation, previous_action, previous_reward = next_observation, action, reward
         done = terminated or truncated
     return Episode(recorder.tape(), store, tuple(names), bool(terminated))

@@ -138,7 +138,7 @@ class ViewerPage:
             "terminated": episode.terminated,
             "actions": list(episode.actions),
             "columns": {name: _floats(column) for name, column in _columns(tape, measures).items()},
-            "policy": _floats(_softmax(tape.logits)),
+            "policy": _floats(_softmax(tape.logits) if tape.counts is None else tape.logits),
             "choices": int(tape.logits.shape[1]),
             "cells": tape.agent_cell.tolist(),
             "frames": None,
@@ -257,9 +257,8 @@ def _shrunk(content: bytes, scale: float, quality: int) -> bytes:
 
 def _columns(tape: Tape, measures: Measures | ReadMeasures | None) -> dict[str, ArrayLike]:
     """One number per step, for timeline, tiles and captions."""
-    rows = np.arange(tape.steps)
     columns: dict[str, ArrayLike] = {
-        "probability": _softmax(tape.logits)[rows, tape.action],
+        "probability": tape.probability,
         "reward": tape.reward,
         "reward_before": tape.previous_reward,
         "return": np.cumsum(tape.reward, dtype=np.float64),

@@ -92,13 +92,11 @@ class Outputs:
 def facts_of(episode: Episode, t: int, number: int, count: int) -> Facts:
     """The numbers of step t for the picture; episode `number` of `count`."""
     tape = episode.tape
-    logits = tape.logits[t].astype(np.float64)
-    odds = np.exp(logits - logits.max())
     return Facts(
         step=tape.start_step + t,
         steps=tape.start_step + tape.steps - 1,
         action=episode.actions[t],
-        probability=float(odds[tape.action[t]] / odds.sum()),
+        probability=float(tape.probability[t]),
         reward=float(tape.reward[t]),
         total=float(tape.reward[: t + 1].sum(dtype=np.float64)),
         value=float(tape.value[t]),

@@ -13,13 +13,14 @@ of the agent.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from agents.distributions import ActionDistribution
 from agents.model import ActorCritic, AgentState
 from recall.record.tape import Tape
 from recall.scores.branches import Branches, batch_size, opening
@@ -72,7 +73,6 @@ def decision_effect(model: ActorCritic, tape: Tape, last: int | None = None) -> 
     core = write_memory_of(model)
     steps = tape.steps if last is None else last + 1
     xs = _encoded(model, tape, steps)
-    taken = torch.as_tensor(tape.action[:steps], device=xs.device)
     found = DecisionEffect(*(np.zeros((steps, steps)) for _ in range(3)))
     start, count = opening(core), batch_size(core)
     for first in range(0, steps, count):
@@ -84,39 +84,46 @@ def decision_effect(model: ActorCritic, tape: Tape, last: int | None = None) -> 
             answers[t - first, : len(answer)] = answer
             if t + 1 == silenced.stop:
                 start = branches.run()
-        changes = _compared(model, answers, taken[first:])
+        changes = _compared(model, answers, tape, slice(first, steps))
         for whole, change in zip(found, changes, strict=True):
             # A row that has not parted yet is the run: above the diagonal nothing has changed.
             whole[first:, silenced] = np.tril(change.cpu().numpy())
     return found
 
 
-def _compared(model: ActorCritic, answers: Tensor, taken: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _compared(model: ActorCritic, answers: Tensor, tape: Tape, rows: slice) -> tuple[Tensor, Tensor, Tensor]:
     """Divergence, change of the value and of the taken action's probability, each [T, R - 1].
 
-    answers [T, R, n + d] are of `Branches.step`, the run first; taken [T] are the recorded actions.
+    answers [T, R, n + d] are of `Branches.step` in the `rows` of the tape, the run first.
     """
-    features = model.core.output(answers)  # type: ignore[operator]
-    log_pi = torch.log_softmax(model.policy_head(features).double(), dim=-1)
-    value = model.value_head(features).squeeze(-1).double()
-    pi, run, others = log_pi.exp(), log_pi[:, :1], log_pi[:, 1:]
+    obs, counted = observations(model, tape, rows), answers.shape[:2]
+    obs = {name: part[:, None].expand(*counted, *part.shape[1:]) for name, part in obs.items()}
+    policy, value = model.heads(model.core.output(answers), obs)  # type: ignore[operator]
+    policy, value = policy.double(), value.double()
+    run, others = (
+        model.actions.distribution(policy.parameters[:, part]) for part in (slice(1), slice(1, None))
+    )
     # Replays that are still the same agent give the same numbers up to rounding, which may fall below 0.
-    divergence = (pi[:, :1] * (run - others)).sum(-1).clamp(min=0.0)
-    of_taken = pi.gather(-1, taken[:, None, None].expand(-1, pi.shape[1], 1)).squeeze(-1)
+    divergence = run.kl(others).clamp(min=0.0)
+    taken = torch.as_tensor(tape.action[rows], device=answers.device)[:, None]
+    of_taken = policy.probability(taken.expand(*counted, *taken.shape[2:]))
     return divergence, (value[:, 1:] - value[:, :1]).abs(), of_taken[:, 1:] - of_taken[:, :1]
+
+
+def observations(model: ActorCritic, tape: Tape, rows: slice) -> dict[str, Tensor]:
+    """What was seen in `rows`, [T, ...], on the model's device."""
+    device = model.policy_head.weight.device
+    return {name: torch.as_tensor(part[rows], device=device) for name, part in tape.observation.items()}
 
 
 def _encoded(model: ActorCritic, tape: Tape, steps: int) -> Tensor:
     """What the core receives in rows 0..steps-1, [T, X]: the same in every replay."""
-    device = model.policy_head.weight.device
-
-    def rows(array: NDArray[Any]) -> Tensor:
-        return torch.as_tensor(array[:steps], device=device)
-
-    observations = {name: rows(part) for name, part in tape.observation.items()}
-    encoded: Tensor = model.encoder(
-        observations, rows(tape.is_first), rows(tape.previous_action), rows(tape.previous_reward)
+    device, rows = model.policy_head.weight.device, slice(steps)
+    is_first, action, reward = (
+        torch.as_tensor(array[rows], device=device)
+        for array in (tape.is_first, tape.previous_action, tape.previous_reward)
     )
+    encoded: Tensor = model.encoder(observations(model, tape, rows), is_first, action, reward)
     return encoded
 
 
@@ -131,13 +138,17 @@ def state_before(model: ActorCritic, tape: Tape, t: int) -> AgentState:
     return AgentState(state.core, row.action, row.reward)
 
 
+def change_between(model: ActorCritic, policy: ActionDistribution) -> float:
+    """The greatest change of any action's probability between the two rows of a policy."""
+    first, second = (model.actions.distribution(row) for row in policy.double().parameters)
+    return float(first.change(second))
+
+
 @torch.no_grad()
 def effect_of_memory(model: ActorCritic, tape: Tape, t: int) -> float:
     """The greatest change of any action's probability at t if the read of t, and no other, is v_0."""
     state = repeat_state(state_before(model, tape, t), 2)
     row = recorded_row(model, tape, t, 2)
     unwritten = torch.tensor([False, True], device=model.policy_head.weight.device)
-    pi = torch.softmax(
-        act_with(model, row.obs, row.is_first, state, unwritten=unwritten).logits.double(), dim=-1
-    )
-    return float((pi[1] - pi[0]).abs().max())
+    policy = act_with(model, row.obs, row.is_first, state, unwritten=unwritten).policy
+    return change_between(model, policy)

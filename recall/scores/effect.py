@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from agents.model import ActorCritic, ActOutput, AgentState
 from agents.rollout import select_agent
 from recall.record.tape import Tape
-from recall.scores.decision import recorded_row
+from recall.scores.decision import change_between, recorded_row
 from recall.scores.intervene import StepAnswer, act_with
 
 SURELY = 1e6
@@ -39,7 +39,6 @@ def policy_effect(model: ActorCritic, tape: Tape) -> NDArray[np.float64]:
             noise = torch.from_numpy(tape.addresses.noise[t]).to(model.policy_head.weight).repeat(2, 1, 1)
             noise[1, :, -1] += SURELY
             answer = model.act(inputs.obs, inputs.is_first, both, noise=noise)
-        pi = torch.softmax(answer.logits.double(), dim=-1)
-        found[t] = float((pi[1] - pi[0]).abs().max())
+        found[t] = change_between(model, answer.policy)
         state = select_agent(answer.state, first)
     return found

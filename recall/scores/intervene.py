@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from agents.distributions import ActionDistribution
 from agents.model import ActorCritic, AgentState
 from envs.errors import UserError
 from memory import Intervention, MNMCore, MNMState, reset_state
@@ -22,12 +23,17 @@ from memory import Intervention, MNMCore, MNMState, reset_state
 class StepAnswer(NamedTuple):
     """What the agent answers to one row."""
 
-    logits: Tensor
-    """[B, A]."""
+    policy: ActionDistribution
+    """Parameters [B, P]."""
     value: Tensor
     """[B]."""
     state: AgentState
     """With the memory advanced."""
+
+    @property
+    def logits(self) -> Tensor:
+        """The parameters of the policy, [B, P]."""
+        return self.policy.parameters
 
 
 def write_memory_of(model: Any) -> MNMCore:
@@ -57,8 +63,8 @@ def act_with(
     x_t = model.encoder(obs, is_first, state.action, state.reward)
     entering = reset_state(state.core, is_first)
     output, new = core.step(x_t, entering, intervention=Intervention(read_initial=unwritten))
-    value = model.value_head(output.features).squeeze(-1)
-    return StepAnswer(model.policy_head(output.features), value, state._replace(core=new))
+    policy, value = model.heads(output.features, obs)
+    return StepAnswer(policy, value, state._replace(core=new))
 
 
 def add_to_memory(state: AgentState, changes: tuple[Tensor, Tensor, Tensor]) -> AgentState:
@@ -113,4 +119,5 @@ def without_read(model: ActorCritic) -> ActorCritic:
 def repeat_state(state: AgentState, count: int) -> AgentState:
     """`count` copies of a state of one row."""
     core = type(state.core)(*(x.expand(count, *x.shape[1:]) for x in state.core))
-    return AgentState(core, state.action.expand(count), state.reward.expand(count))
+    action = state.action.expand(count, *state.action.shape[1:])
+    return AgentState(core, action, state.reward.expand(count))

@@ -34,7 +34,7 @@ def removal_scores(tape: Tape, t: int) -> Float:
 def untrained_model(agent: LoadedAgent) -> ActorCritic:
     """The agent's architecture with fresh weights."""
     env = make_env(agent)
-    model = build_model(agent.config, env.observation_space, env.action_space)
+    model = build_model(agent.config, env.observation_space, env.agent_action_space)
     env.close()
     device = agent.model.policy_head.weight.device
     return model.to(device, agent.model.policy_head.weight.dtype).eval()

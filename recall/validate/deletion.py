@@ -137,18 +137,17 @@ def _go_on(model: ActorCritic, env: gymnasium.Env, episode: PlayedEpisode, state
     observation, _ = env.reset(seed=episode.seed)
     total = 0.0
     for t in range(episode.decision):
-        observation, reward, *_ = env.step(int(tape.action[t]))
+        taken = model.actions.to_env(torch.as_tensor(tape.action[t])[None])
+        observation, reward, *_ = env.step(taken[0])
         total += float(reward)
     state = repeat_state(state, 1)
     is_first = torch.zeros(1, dtype=torch.bool, device=device)
     done = False
     while not done:
         out = model.act(as_batch([observation], device), is_first, state)
-        action = int(choose(out.logits, "greedy", [])[0])
-        observation, reward, terminated, truncated, _ = env.step(action)
+        action = choose(out.policy, "greedy", [])
+        observation, reward, terminated, truncated, _ = env.step(model.actions.to_env(action)[0])
         total += float(reward)
         done = terminated or truncated
-        state = model.after(
-            out.state, torch.tensor([action], device=device), torch.tensor([float(reward)], device=device)
-        )
+        state = model.after(out.state, action, torch.tensor([float(reward)], device=device))
     return total

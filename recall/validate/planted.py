@@ -11,13 +11,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import gymnasium
 import numpy as np
 import torch
 
 from agents.evaluation import LoadedAgent, choose
 from agents.model import ActorCritic, AgentState
 from envs import held_out_seed, make_single
+from envs.door import Door
 from recall.record.tape import Tape, TapeRecorder, write_rule_of
 from recall.scores.decision import recorded_row
 
@@ -52,7 +52,7 @@ class PlayedEpisode:
         return float(self.tape.reward.sum(dtype=np.float64))
 
 
-def make_env(agent: LoadedAgent) -> gymnasium.Env[Any, Any]:
+def make_env(agent: LoadedAgent) -> Door:
     """A fresh environment of the agent's own task."""
     return make_single(agent.config.env, agent.config.env_arguments())
 
@@ -93,9 +93,7 @@ def play_planted(agent: LoadedAgent, episodes: int, seed: int, flip: bool = Fals
 
 
 @torch.no_grad()
-def _wave(
-    agent: LoadedAgent, envs: list[gymnasium.Env[Any, Any]], seeds: list[int], flip: bool
-) -> list[PlayedEpisode]:
+def _wave(agent: LoadedAgent, envs: list[Door], seeds: list[int], flip: bool) -> list[PlayedEpisode]:
     model, count = agent.model, len(envs)
     device = model.policy_head.weight.device
     state = model.initial_state(count)
@@ -103,7 +101,15 @@ def _wave(
     start = None if slots else model.core.weights(state.core)  # type: ignore[operator]
     rule = None if slots else write_rule_of(model.core)
     recorders = [
-        TapeRecorder(agent.config.core, seed, start, batch_row=row, rule=rule, addresses=slots)
+        TapeRecorder(
+            agent.config.core,
+            seed,
+            start,
+            batch_row=row,
+            rule=rule,
+            addresses=slots,
+            counts=model.actions.counts,
+        )
         for row, seed in enumerate(seeds)
     ]
     options = {"flip_cue": True} if flip else None
@@ -111,31 +117,32 @@ def _wave(
     seen: list[Any] = [obs for obs, _ in opened]
     infos: list[dict[str, Any]] = [info for _, info in opened]
     alive, terminated = [True] * count, [False] * count
-    action, reward, t = np.full(count, -1), np.zeros(count), 0
+    action, reward, t = state.action, np.zeros(count), 0
     while any(alive):
         out = model.act(
             as_batch(seen, device), torch.full((count,), t == 0, device=device), state, record=True
         )
         before = action, reward
-        action, reward = choose(out.logits, "greedy", []), np.zeros(count)
+        action, reward = choose(out.policy, "greedy", []), np.zeros(count)
+        chosen = model.actions.to_env(action)
         for row in [row for row in range(count) if alive[row]]:
             observation = seen[row]
-            seen[row], paid, terminated[row], truncated, infos[row] = envs[row].step(int(action[row]))
+            seen[row], paid, terminated[row], truncated, infos[row] = envs[row].step(chosen[row])
             reward[row], alive[row] = float(paid), not (terminated[row] or truncated)
             recorders[row].add(
                 out.record,
                 observation=observation,
                 is_first=t == 0,
-                previous_action=int(before[0][row]),
+                previous_action=before[0][row],
                 previous_reward=float(before[1][row]),
-                action=int(action[row]),
+                action=action[row],
                 reward=reward[row],
                 logits=out.logits,
                 value=float(out.value[row]),
             )
         state = model.after(
             out.state,
-            torch.as_tensor(action, device=device),
+            action,
             torch.as_tensor(reward, dtype=torch.float32, device=device),
         )
         t += 1
@@ -159,7 +166,9 @@ def retape(model: ActorCritic, tape: Tape) -> Tape:
     """What `model` writes and reads when it sees a recorded episode: observations and actions as recorded."""
     state = model.initial_state(1)
     start = model.core.weights(state.core)  # type: ignore[operator]
-    recorder = TapeRecorder(tape.core, tape.seed, start, rule=write_rule_of(model.core))
+    recorder = TapeRecorder(
+        tape.core, tape.seed, start, rule=write_rule_of(model.core), counts=model.actions.counts
+    )
     for t in range(tape.steps):
         row = recorded_row(model, tape, t, 1)
         out = model.act(row.obs, row.is_first, AgentState(state.core, row.action, row.reward), record=True)
@@ -168,9 +177,9 @@ def retape(model: ActorCritic, tape: Tape) -> Tape:
             out.record,
             observation={name: part[t] for name, part in tape.observation.items()},
             is_first=bool(tape.is_first[t]),
-            previous_action=int(tape.previous_action[t]),
+            previous_action=tape.previous_action[t],
             previous_reward=float(tape.previous_reward[t]),
-            action=int(tape.action[t]),
+            action=tape.action[t],
             reward=float(tape.reward[t]),
             logits=out.logits,
             value=float(out.value[0]),

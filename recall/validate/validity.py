@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agents.evaluation import LoadedAgent
+from envs.errors import UserError
 from recall.scores.decision import state_before
 from recall.scores.from_tape import (
     interaction_residual,
@@ -71,6 +72,8 @@ def check_recall(
     agent without either.
     """
     limits = limits or Limits()
+    if agent.model.actions.counts is not None:
+        raise UserError(f"the recall check needs Discrete actions, those of {agent.config.env} are vectors")
     if agent.model.core.addresses:
         return check_addresses(agent, episodes, seed, control, limits, progress)
     for checked in (agent, *([control] if control is not None else [])):

@@ -64,7 +64,6 @@ def test_a_run_directory_holds_everything(run_dir: Path) -> None:
         (["--core", "hard", "--slots", "0"], "--slots must be at least 1"),
         (["--address-temperature", "0"], "--address-temperature must be positive and finite, got 0.0"),
         (["--address-temperature-final", "inf"], "--address-temperature-final must be positive and finite"),
-        (["--env", "Pendulum-v1"], "Box"),
         (["--learning-rate", "nan"], "--learning-rate must be a finite number, got nan"),
         (["--max-grad-norm", "inf"], "--max-grad-norm must be a finite number, got inf"),
         (["--entropy-coef", "nan"], "--entropy-coef must be a finite number, got nan"),

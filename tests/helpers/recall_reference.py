@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from gymnasium import spaces
 
+from agents.distributions import actions_for
 from envs import make_single
 from recall.record.tape import Tape, TapeRecorder
 
@@ -156,7 +157,8 @@ class ReferenceAgent:
     """
 
     def __init__(self, actions=4, writes=True, seed=0, size=16, gain=1.5, layers=(0, 1, 2)):
-        self.seed, self.size, self.actions, self.layers = seed, size, actions, layers
+        self.seed, self.size, self.layers = seed, size, layers
+        self.actions = actions_for(spaces.Discrete(actions))
         self.memory = ReferenceMemory("p", 1, size, seed=seed, dtype=np.float32, gain=gain)
         self.core = SimpleNamespace(
             writes=writes,
@@ -178,8 +180,9 @@ class ReferenceAgent:
         beta = np.float32(self.rng.uniform(0.2, 1))
         entry, _ = self.memory.step(key, np.roll(key, 1), beta, key, self.layers)
         self.recorded += record
-        logits = torch.from_numpy(self.rng.normal(size=(1, self.actions)).astype(np.float32) * 2)
+        logits = torch.from_numpy(self.rng.normal(size=(1, self.actions.parameters)).astype(np.float32) * 2)
         return SimpleNamespace(
+            policy=self.actions.distribution(logits),
             logits=logits,
             value=logits.mean(1),
             state=state,

@@ -296,7 +296,7 @@ def test_a_real_agent_plays_the_same_with_and_without_the_tape(tmp_path, core):
         with torch.no_grad():
             output = model.act(batch, torch.tensor([is_first]), state)
         np.testing.assert_array_equal(output.logits[0].numpy(), tape.logits[t])
-        action = int(choose(output.logits, "sample", [rng])[0])
+        action = int(choose(output.policy, "sample", [rng])[0])
         assert action == tape.action[t]
         for name, part in observation.items():
             np.testing.assert_array_equal(part, tape.observation[name][t])
