@@ -174,7 +174,7 @@ PAIR_BANDIT: dict[str, Any] = {
     "gamma": 0.3,
     "entropy_coef": 0.03,
     # Keys and values see the sign and its answer directly, and need not wait for the controller to pass them on.
-    "interaction_window": 4,
+    "interaction_window": 1,
 }
 """A memory in which many pairs are bound; an episode of 16 contexts and 3 rounds is one rollout."""
 

@@ -198,6 +198,19 @@ MAZE_ABLATIONS: dict[str, tuple[str, ...]] = {
     "gru": (),
 }
 
+PUBLISHED = ("--interaction-window", "0")
+"""Keys, values and rate made from the controller's output alone."""
+
+
+def pair_bandit(contexts: int, total_steps: int, *options: str, name: str = "", **more: Any) -> Study:
+    """A study of the pair bandit: bind signs to doors, the right door told after each choice."""
+    kwargs = ("--env-kwargs", f'{{"contexts": {contexts}}}')
+    return Study(
+        name or f"pair-bandit-{contexts}", f"Pair bandit, {contexts} signs, told", "pair-bandit",
+        "mnm/PairBandit-v0", total_steps, options=(*kwargs, *options), figure="return", **more,
+    )  # fmt: skip
+
+
 STUDIES: dict[str, Study] = {
     study.name: study
     for study in (
@@ -238,6 +251,14 @@ STUDIES: dict[str, Study] = {
             cores=T_MAZE_ABLATIONS,
             per_core=ABLATIONS,
         ),
+        pair_bandit(
+            16,
+            500_000,
+            cores=("none", "lstm", "gru", "mnm-g", "mnm-p", "hard", "mnm-p published"),
+            per_core={"mnm-p published": PUBLISHED},
+            seeds=5,
+        ),
+        pair_bandit(32, 1_000_000, "--rollout-steps", "96", cores=("lstm", "mnm-p")),
         Study(
             "memory-s7-view3",
             "MiniGrid-MemoryS7-v0, view 3, Python backend",
