@@ -11,6 +11,7 @@ from typing import Any, Literal
 from agents.core_options import CoreOptions
 from agents.options import check_at_least, check_finite, option, suggestion
 from envs.errors import UserError
+from envs.wrappers import WRAPPERS, parse_wrapper, skip_frames, stack_frames
 from memory.options import architecture_of
 
 BackendName = Literal["auto", "native", "envpool", "sync", "async"]
@@ -22,6 +23,19 @@ class TrainConfig(CoreOptions):
 
     env: str = option("mnm/GridMaze9-v0", "environment id, or module:EnvId to import a module first")
     env_kwargs: str = option("{}", "arguments of the environment as a JSON object", metavar="JSON")
+    wrapper: tuple[str, ...] = option(
+        (),
+        "put the environment in a wrapper, module:Class or 'module:Class {\"argument\": value}'; may be repeated, "
+        "innermost first; none: no wrapper",
+        metavar="WRAPPER",
+    )
+    frame_skip: int = option(
+        1, "repeat every action for this many steps and add up the rewards, inside all wrappers"
+    )
+    frame_stack: int = option(1, "show the last observations, this many, as one; outside all wrappers")
+    max_episode_steps: int | None = option(
+        None, "truncate episodes after this many of the environment's own steps (None: as it is registered)"
+    )
     algo: Literal["ppo", "a2c"] = option("ppo", "algorithm")
     total_steps: int = option(
         1_000_000, "number of frames to train for (valid steps of all environments together)"
@@ -74,8 +88,13 @@ class TrainConfig(CoreOptions):
         check_finite(self)
         check_at_least(
             self, 1, "total_steps", "num_envs", "rollout_steps", "log_every", "checkpoint_every",
-            "embedding_size", "epochs", "minibatches",
+            "embedding_size", "epochs", "minibatches", "frame_skip", "frame_stack",
         )  # fmt: skip
+        if self.max_episode_steps is not None:
+            check_at_least(self, 1, "max_episode_steps")
+        object.__setattr__(self, "wrapper", tuple(self.wrapper))  # JSON has lists only
+        for text in self.wrapper:
+            parse_wrapper(text)
         for name in ("gamma", "gae_lambda"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise UserError(f"--{name.replace('_', '-')} must lie in [0, 1], got {getattr(self, name)}")
@@ -91,7 +110,20 @@ class TrainConfig(CoreOptions):
         self.env_arguments()
 
     def env_arguments(self) -> dict[str, Any]:
-        """--env-kwargs as a dict; raises UserError if it is not a JSON object."""
+        """What `make_vec` and `make_single` are told: --env-kwargs and the other options of the environment."""
+        arguments = self._env_kwargs()
+        named = list(self.wrapper)
+        if self.frame_skip > 1:
+            named.insert(0, skip_frames(self.frame_skip))
+        if self.frame_stack > 1:
+            named.append(stack_frames(self.frame_stack))
+        if named:
+            arguments[WRAPPERS] = named
+        if self.max_episode_steps is not None:
+            arguments["max_episode_steps"] = self.max_episode_steps
+        return arguments
+
+    def _env_kwargs(self) -> dict[str, Any]:
         try:
             arguments = json.loads(self.env_kwargs)
         except json.JSONDecodeError as error:
@@ -111,12 +143,14 @@ class TrainConfig(CoreOptions):
 
 
 ARCHITECTURE = (
-    "env", "env_kwargs", "core", *architecture_of(CoreOptions), "embedding_size", "previous_inputs",
-    "reward_scale",
+    "env", "env_kwargs", "wrapper", "frame_skip", "frame_stack", "core", *architecture_of(CoreOptions),
+    "embedding_size", "previous_inputs", "reward_scale",
 )  # fmt: skip
 """Options that decide what the weights mean."""
 
-FIXED_ON_RESUME = (*ARCHITECTURE, "algo", "num_envs", "rollout_steps", "seed", "backend")
+FIXED_ON_RESUME = (
+    *ARCHITECTURE, "max_episode_steps", "algo", "num_envs", "rollout_steps", "seed", "backend",
+)  # fmt: skip
 """Options that a resumed run keeps; the others may be changed."""
 
 MAZE: dict[str, Any] = {
@@ -178,11 +212,27 @@ PAIR_BANDIT: dict[str, Any] = {
 }
 """A memory in which many pairs are bound; an episode of 16 contexts and 3 rounds is one rollout."""
 
+ATARI: dict[str, Any] = {
+    "env": "ALE/Pong-v5",
+    # The preprocessing skips frames itself; sticky actions (0.25) are an option of the environment.
+    "env_kwargs": '{"frameskip": 1, "repeat_action_probability": 0.0}',
+    "wrapper": ("gymnasium.wrappers:AtariPreprocessing",),
+    "frame_stack": 4,
+    "num_envs": 8,
+    "rollout_steps": 128,
+    "learning_rate": 2.5e-4,
+    "gamma": 0.99,
+    "clip": 0.1,
+    "log_every": 10,
+}
+"""The usual preprocessing: no-op starts, 4 frames per action, 84 x 84 grey, stacks of 4 (any `--env ALE/...-v5`)."""
+
 PRESETS: dict[str, dict[str, Any]] = {
     "maze": MAZE,
     "minigrid-memory": MINIGRID_MEMORY,
     "popgym": POPGYM,
     "pair-bandit": PAIR_BANDIT,
+    "atari": ATARI,
     "demo": {**MAZE, "total_steps": 400_000, "checkpoint_every": 20},
 }
 

@@ -1,8 +1,9 @@
 """Frozen dataclasses as command lines: one generic parser, one line per error, nearest valid names.
 
 A field made by `option(default, "what it is")` becomes `--field-name`, with its type, choices (from
-`Literal`) and default in --help. A bool becomes `--name / --no-name`; `None` is allowed where the type says
-so. The standard library's parser is used because its errors can be cut down to ONE clear line.
+`Literal`) and default in --help. A bool becomes `--name / --no-name`, a tuple an option that may be repeated; `None`
+is allowed where the type says so. The standard library's parser is used because its errors can be cut down to ONE
+clear line.
 """
 
 from __future__ import annotations
@@ -63,6 +64,9 @@ def parse_parts(
         for field in own_fields_first(type(part)):
             _add_option(parser, field, hints[field.name], getattr(part, field.name), field.name == positional)
     values = vars(parser.parse_args(list(argv)))
+    for name, value in values.items():
+        if isinstance(value, list):  # an option that may be repeated
+            values[name] = () if value == ["none"] else tuple(value)
     for name, value in values.items():
         choices = _choices(hints[name])
         if choices and value is not None and value not in choices:
@@ -155,9 +159,23 @@ def _add_option(
         action = "store_true" if field.metadata.get("switch") else argparse.BooleanOptionalAction
         parser.add_argument(flag, action=action, default=default, help=shown)
         return
+    if get_origin(inner) is tuple:
+        shown = f"{text} (default: {' '.join(default) or 'none'})"
+        parser.add_argument(
+            flag, action=_Repeated, default=default, metavar=field.metadata.get("metavar"), help=shown
+        )
+        return
     choices = _choices(hint)
     metavar = "{" + ",".join(choices) + "}" if choices else field.metadata.get("metavar", _metavar(inner))
     parser.add_argument(flag, type=_converter(inner), default=default, metavar=metavar, help=shown)
+
+
+class _Repeated(argparse.Action):
+    """Collects the values of an option that may be repeated; the first one replaces the default."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        found = getattr(namespace, self.dest)
+        setattr(namespace, self.dest, [*found, values] if isinstance(found, list) else [values])
 
 
 def _without_none(hint: Any) -> Any:

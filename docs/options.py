@@ -28,10 +28,11 @@ presets are PRESETS.
 
 def page() -> str:
     """The text of docs/options.md."""
-    return TEXT.replace("PRESETS", ", ".join(f"`{name}`" for name in PRESETS)) + "".join(
-        f"| `--{field.name.replace('_', '-')}` | `{field.default}` | {field.metadata['help']} |\n"
-        for field in dataclasses.fields(TrainConfig)
-    )
+    rows = []
+    for field in dataclasses.fields(TrainConfig):
+        default = "none" if field.default == () else field.default
+        rows.append(f"| `--{field.name.replace('_', '-')}` | `{default}` | {field.metadata['help']} |\n")
+    return TEXT.replace("PRESETS", ", ".join(f"`{name}`" for name in PRESETS)) + "".join(rows)
 
 
 if __name__ == "__main__":

@@ -8,10 +8,14 @@ Backends of `make_vec`:
     auto      native if there is one, else envpool if it is installed and can serve the id and its arguments,
               else sync; an id that somebody else registered (`module:EnvId`) is never replaced by EnvPool's
 
-Environment arguments (`env_kwargs`) go to the environment's constructor, except two that we read ourselves:
+Agents are evaluated on the Python form, so a faster one is taken only if that exists, can be made and reset, and has
+the same observations and actions. Where there is no Python form, evaluation makes a vector of one (`envs/alone.py`).
+
+Environment arguments (`env_kwargs`) go to the environment's constructor, except three that we read ourselves:
 "actions", a list of the actions that the agent may use, e.g. [0, 1, 2] for the MiniGrid memory tasks, for every
-environment with Discrete actions and every backend; and "sequence_length", to which Sequence observations are
-padded. Every Python environment stands behind its `Door`, wherever it runs.
+environment with Discrete actions and every backend; "sequence_length", to which Sequence observations are
+padded; and "wrappers" (`envs/wrappers.py`), for sync and async. Every Python environment stands behind its `Door`,
+wherever it runs.
 """
 
 from __future__ import annotations
@@ -22,16 +26,16 @@ from functools import partial
 from typing import Any
 
 import gymnasium
-from gymnasium import spaces
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 
 from envs.actions import ActionCode
+from envs.alone import Alone
 from envs.door import Door, action_masks_of, guard_exit, mask_sizes, watch
-from envs.envpool_backend import make_envpool, refusal
+from envs.envpool_backend import known_ids, make_envpool, refusal
 from envs.errors import UserError, nearest
 from envs.memory_cue import MemoryCue, has_cue
 from envs.minigrid_arrays import MiniGridArrays, has_mission, is_minigrid_id
-from envs.observations import ACTION_MASK, SEQUENCE_LENGTH, leaves_of
+from envs.observations import ACTION_MASK, SEQUENCE_LENGTH, leaves_of, space_form
 from envs.registry import (
     accepted_kwargs,
     check_kwargs,
@@ -46,6 +50,7 @@ from envs.registry import (
 from envs.replay import Replay
 from envs.seeds import train_seeds
 from envs.vector import GymnasiumVecEnv, VecEnv
+from envs.wrappers import WRAPPERS, wrapped
 
 Kwargs = dict[str, Any]
 
@@ -54,7 +59,7 @@ AUTORESET = {"same_step": AutoresetMode.SAME_STEP, "next_step": AutoresetMode.NE
 SUCCESS_RULES = ("positive_return",)
 ENV_TIMEOUT = 300.0
 """Seconds that the worker processes of an async vector may take for one step."""
-OUR_KWARGS = ("actions", "sequence_length")
+OUR_KWARGS = ("actions", "sequence_length", WRAPPERS)
 
 
 def make_vec(
@@ -77,12 +82,28 @@ def make_vec(
     name = import_module_of(env_id)
     kwargs, ours = split_kwargs(env_id, env_kwargs)
     seeds = train_seeds(seed, num_envs, first)
-    if backend == "auto":
-        backend = _choose_backend(env_id, kwargs)
-    if backend == "envpool":
-        return make_envpool(name, seeds, kwargs, ours.get("actions"))
-    if backend == "native":
-        return _make_native(env_id, num_envs, seeds[0], kwargs, ours.get("actions"))
+    fast: dict[str, Callable[[], VecEnv]] = {
+        "native": lambda: _make_native(env_id, num_envs, seeds[0], kwargs, ours.get("actions")),
+        "envpool": lambda: make_envpool(name, seeds, kwargs, ours.get("actions")),
+    }
+    if backend in fast:
+        if ours.get(WRAPPERS):
+            raise UserError(f"{env_id}: wrappers need the sync or async backend, not {backend}")
+        vec = fast[backend]()
+        if (difference := _difference(vec, env_id, env_kwargs)) is not None:
+            vec.close()
+            raise UserError(f"{env_id} cannot be evaluated as it is trained: {difference}; use backend sync")
+        return vec
+    for form in _fast_forms(env_id, kwargs, ours) if backend == "auto" else ():
+        try:
+            vec = fast[form]()
+        except UserError:
+            continue  # the Python form may do; if not, it says why
+        if _difference(vec, env_id, env_kwargs) is None:
+            return vec
+        vec.close()
+    backend = "sync" if backend == "auto" else backend
+    require_spec(env_id)
     makers = [partial(_make_recorded, env_id, env_kwargs, first + n, backend) for n in range(num_envs)]
     return _make_python(env_id, makers, seeds[0], backend, env_kwargs, AUTORESET[autoreset], timeout)
 
@@ -113,29 +134,45 @@ def make_single(
 def _make_plain(
     env_id: str, env_kwargs: Kwargs | None, render_mode: str | None = None
 ) -> gymnasium.Env[Any, Any]:
-    """The environment as Gymnasium makes it, or one line why not."""
-    kwargs = split_kwargs(env_id, env_kwargs)[0]
+    """The environment as Gymnasium makes it, in its wrappers, or one line why not."""
+    kwargs, ours = split_kwargs(env_id, env_kwargs)
+    if (make := _vector_only(env_id, kwargs)) is not None:
+        if render_mode is not None:
+            raise UserError(f"{env_id} cannot render {render_mode!r}: it has no Python form")
+        return wrapped(Alone(make), ours.get(WRAPPERS, ()), env_id)
     spec = require_spec(env_id)
-    if spec.entry_point is None:
-        raise UserError(f"{env_id} has no single form (entry_point), only a vectorised one")
+    assert spec.entry_point is not None
     check_kwargs(env_id, spec.entry_point, kwargs, also=(*OUR_KWARGS, "max_episode_steps"))
     if render_mode is not None:
         check_render_mode(env_id, spec.entry_point, render_mode)
     rendering: Kwargs = {} if render_mode is None else {"render_mode": render_mode}
     try:
         # The door checks what Gymnasium's checker would, at every step and in one line.
-        return gymnasium.make(spec, disable_env_checker=True, **(kwargs | rendering))
+        env = gymnasium.make(spec, disable_env_checker=True, **(kwargs | rendering))
     except UserError:
         raise
     except Exception as error:
         raise could_not_make(env_id, kwargs | rendering, error) from error
+    return wrapped(env, ours.get(WRAPPERS, ()), env_id)
+
+
+def _vector_only(env_id: str, kwargs: Kwargs) -> Callable[[int], VecEnv] | None:
+    """What makes an environment of a seed that exists vectorized only; None if there is a Python form."""
+    spec, name = find_spec(env_id), split_id(env_id)[1]
+    if spec is None and name in known_ids():
+        return lambda seed: make_envpool(name, [seed], kwargs, None)
+    if spec is not None and spec.entry_point is None:
+        return lambda seed: _make_native(env_id, 1, seed, kwargs, None)
+    return None
 
 
 def _has_mask(env: gymnasium.Env[Any, Any], env_id: str, env_kwargs: Kwargs | None) -> bool:
     """Whether an environment tells its legal actions, by a method or in the info of its first observation."""
     if action_masks_of(env) is not None:
         return True
-    if split_id(env_id)[1].startswith(("mnm/", "MiniGrid-", "BabyAI-")):
+    if not (env_kwargs or {}).get(WRAPPERS) and split_id(env_id)[1].startswith(
+        ("mnm/", "MiniGrid-", "BabyAI-")
+    ):
         return False
     return _mask_in_info(
         env_id, repr(sorted((env_kwargs or {}).items())), lambda: _make_plain(env_id, env_kwargs)
@@ -187,31 +224,41 @@ def _check_choice(what: str, value: str, choices: tuple[str, ...]) -> None:
         raise UserError(f"unknown {what} {value!r}; expected one of {', '.join(choices)}{hint}")
 
 
-def _choose_backend(env_id: str, kwargs: Kwargs) -> str:
-    spec = find_spec(env_id)
+def _fast_forms(env_id: str, kwargs: Kwargs, ours: Kwargs) -> list[str]:
+    """The faster forms that may take the place of the Python environment, best first."""
+    if ours.get(WRAPPERS):
+        return []
+    spec, name, forms = find_spec(env_id), split_id(env_id)[1], []
     if spec is not None and spec.vector_entry_point is not None:
         names = accepted_kwargs(spec.vector_entry_point)
         if names is None or set(kwargs) <= set(names):
-            return "native"
-    name = split_id(env_id)[1]
-    if (spec is not None and not has_faithful_copies(spec)) or refusal(name, kwargs) is not None:
-        return "sync"
-    if spec is None or is_minigrid_id(name) or _envpool_observes_alike(env_id, name, kwargs):
-        return "envpool"
-    return "sync"
+            forms.append("native")
+    if (spec is None or has_faithful_copies(spec)) and refusal(name, kwargs) is None:
+        forms.append("envpool")
+    return forms
 
 
-def _envpool_observes_alike(env_id: str, name: str, kwargs: Kwargs) -> bool:
-    """Whether EnvPool's observations have the form of the Python environment's, on which agents are evaluated."""
-    pool, single = make_envpool(name, [0], kwargs, None), make_single(env_id, kwargs)
-    forms = [
-        {key: (type(entry), entry.shape, entry.dtype) for key, entry in space.items()}
-        for space in (pool.observation_space, single.observation_space)
-        if isinstance(space, spaces.Dict)
-    ]
-    pool.close()
-    single.close()
-    return forms[0] == forms[1]
+def _difference(vec: VecEnv, env_id: str, env_kwargs: Kwargs | None) -> str | None:
+    """Where a faster form differs from the environment on which agents are evaluated; None if nowhere.
+
+    Raises UserError if that one cannot be made or reset.
+    """
+    single = make_single(env_id, env_kwargs)
+    try:
+        single.reset(seed=0)
+    finally:
+        single.close()
+    pairs = {
+        "observations": (vec.observation_space, single.observation_space),
+        "actions": (vec.action_space, single.agent_action_space),
+    }
+    for what, (fast, python) in pairs.items():
+        if space_form(fast) != space_form(python):
+            return (
+                f"the {what} of its {vec.backend} form are {space_form(fast)}, "
+                f"of its Python form {space_form(python)}"
+            )
+    return None
 
 
 def _make_native(

@@ -238,6 +238,20 @@ def characters(value: Any, ids: dict[str, int], length: int, lead: tuple[int, ..
     return out
 
 
+def space_form(space: gymnasium.Space[Any]) -> str:
+    """What two spaces must share for one agent: kinds, shapes, types and counts, but not bounds."""
+    if isinstance(space, spaces.Dict):
+        return "{" + ", ".join(f"{key}: {space_form(part)}" for key, part in sorted(space.items())) + "}"
+    if isinstance(space, spaces.Tuple):
+        return "(" + ", ".join(map(space_form, space.spaces)) + ")"
+    kind, counts = type(space).__name__, ""
+    if isinstance(space, spaces.Discrete):
+        return f"{kind}({space.n})"
+    if isinstance(space, spaces.MultiDiscrete):
+        counts = " of " + "x".join(map(str, np.unique(space.nvec)))
+    return f"{kind}{list(space.shape or ())} {space.dtype}{counts}"
+
+
 def out_of_bounds(value: Array, space: Any) -> bool:
     """Whether a Box entry leaves its declared bounds; harmless, but worth a line."""
     return isinstance(space, spaces.Box) and bool(np.any(value < space.low) or np.any(value > space.high))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import inspect
 from typing import Any
 
@@ -36,9 +38,46 @@ def import_module_of(env_id: str) -> str:
     return name
 
 
+SUITES = {
+    "ALE/": ("ale_py", "ale-py"),
+    "popgym-": ("popgym", "popgym"),
+    "Vizdoom": ("vizdoom.gymnasium_wrapper", "vizdoom"),
+    "FlappyBird-": ("flappy_bird_gymnasium", "flappy-bird-gymnasium"),
+    **dict.fromkeys(
+        ("highway-", "exit-v", "intersection-", "lane-keeping-", "merge-", "parking-", "racetrack-", "roundabout-",
+         "two-way-", "u-turn-"), ("highway_env", "highway-env"),
+    ),
+    **dict.fromkeys(
+        ("MortarMayhem", "MysteryPath", "SearingSpotlights", "Endless-"), ("memory_gym", "memory-gym")
+    ),
+    **dict.fromkeys(("Fetch", "HandReach-", "AntMaze_", "PointMaze_", "AdroitHand"),
+                    ("gymnasium_robotics", "gymnasium-robotics")),
+    "MiniWorld-": ("miniworld", "miniworld"),
+    "mo-": ("mo_gymnasium", "mo-gymnasium"),
+}  # fmt: skip
+"""Beginnings of ids that a package registers when it is imported: (module, what pip installs)."""
+
+
+def suite_of(name: str) -> tuple[str, str] | None:
+    """The (module, distribution) that registers an id, where it is one of `SUITES`."""
+    return next((suite for start, suite in SUITES.items() if name.startswith(start)), None)
+
+
 def find_spec(env_id: str) -> EnvSpec | None:
-    """What Gymnasium knows about an id, after importing its module; None if it knows nothing."""
-    return gymnasium.registry.get(import_module_of(env_id))
+    """What Gymnasium knows about an id, after importing its module or its suite; None if it knows nothing."""
+    name, suite = import_module_of(env_id), suite_of(split_id(env_id)[1])
+    if name not in gymnasium.registry and suite is not None and _is_installed(suite[0]):
+        try:
+            importlib.import_module(suite[0])
+        except Exception as error:
+            raise UserError(
+                f"cannot import {suite[0]!r}, which registers {name}: {type(error).__name__}: {first_line(error)}"
+            ) from error
+    return gymnasium.registry.get(name)
+
+
+def _is_installed(module: str) -> bool:
+    return importlib.util.find_spec(module.partition(".")[0]) is not None
 
 
 def require_spec(env_id: str) -> EnvSpec:
@@ -50,6 +89,9 @@ def require_spec(env_id: str) -> EnvSpec:
     pool_ids = known_ids()
     if name in pool_ids:
         raise UserError(f"{name} exists only in EnvPool, not as a Python environment: use backend envpool")
+    suite = suite_of(name)
+    if suite is not None and module is None and not _is_installed(suite[0]):
+        raise UserError(f"{name} comes with another package: pip install {suite[1]}")
     close = nearest(name, [*gymnasium.registry, *pool_ids])
     hint = f"did you mean {close}?" if close else "write module:EnvId for an environment of your own"
     where = f" (module {module!r} does not register it)" if module else ""
@@ -108,5 +150,11 @@ def check_render_mode(env_id: str, entry_point: Any, render_mode: str) -> None:
 
 
 def could_not_make(env_id: str, env_kwargs: dict[str, Any], error: Exception) -> UserError:
-    """The error for a constructor that refused its arguments."""
+    """The error for a constructor that refused its arguments, or that makes no Gymnasium environment."""
+    if isinstance(error, TypeError) and ("Gym is incompatible" in str(error) or "must inherit" in str(error)):
+        return UserError(
+            f"{env_id} is no gymnasium.Env: it has the API of old gym. Make it one, or play it through shimmy "
+            "(pip install shimmy gym): --env shimmy:GymV21Environment-v0 --env-kwargs "
+            '\'{"env_id": "..."}\', for gym 0.26 GymV26Environment-v0'
+        )
     return UserError(f"could not make {env_id} with env kwargs {env_kwargs}: {first_line(error)}")

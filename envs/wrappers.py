@@ -1,0 +1,131 @@
+"""Wrappers that are named in text: `module:Class`, or `module:Class {"argument": value}`, innermost first.
+
+They stand between the environment that Gymnasium makes and everything of ours, in training and in evaluation.
+Frame skip and frame stack are two of Gymnasium's own, named the same way.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import gymnasium
+
+from envs.errors import UserError, first_line, nearest
+from envs.user_modules import import_user_module
+
+WRAPPERS = "wrappers"
+"""Environment option under which the list of them travels."""
+SKIP = "gymnasium.wrappers:RepeatAction"
+STACK = "gymnasium.wrappers:FrameStackObservation"
+
+
+class NamedWrapper(NamedTuple):
+    """A wrapper and its arguments, not yet imported."""
+
+    module: str
+    name: str
+    kwargs: dict[str, Any]
+
+    def __str__(self) -> str:
+        return f"{self.module}:{self.name}"
+
+
+def skip_frames(count: int) -> str:
+    """The wrapper that repeats every action `count` times and adds up the rewards."""
+    return f'{SKIP} {{"num_repeats": {count}}}'
+
+
+def stack_frames(count: int) -> str:
+    """The wrapper that shows the last `count` observations, the first one repeated at the start of an episode."""
+    return f'{STACK} {{"stack_size": {count}}}'
+
+
+def parse_wrapper(text: Any) -> NamedWrapper:
+    """`module:Class`, with a JSON object of arguments after it or without; raises UserError."""
+    if not isinstance(text, str):
+        raise UserError(f"a wrapper is named by a text module:Class, not {text!r}")
+    name, brace, rest = text.partition("{")
+    module, colon, attribute = name.strip(" =").rpartition(":")
+    if not (colon and module and attribute.isidentifier()):
+        raise UserError(
+            f'wrapper {text!r} is not of the form module:Class or module:Class {{"argument": value}}'
+        )
+    try:
+        kwargs = json.loads(brace + rest) if brace else {}
+    except ValueError as error:
+        raise UserError(f"the arguments of wrapper {module}:{attribute} are not JSON ({error})") from None
+    return NamedWrapper(module, attribute, kwargs)
+
+
+def wrapped(env: gymnasium.Env[Any, Any], texts: Any, env_id: str) -> gymnasium.Env[Any, Any]:
+    """The environment inside the wrappers `texts`, the first innermost; raises UserError."""
+    if not isinstance(texts, Sequence) or isinstance(texts, str):
+        raise UserError(f"{env_id}: wrappers must be a list of module:Class, got {texts!r}")
+    for text in texts:
+        named = parse_wrapper(text)
+        make = _find(named)
+        _check_arguments(named, make)
+        try:
+            outer = make(env, **named.kwargs)
+        except UserError:
+            raise
+        except Exception as error:
+            raise UserError(
+                f"{env_id}: wrapper {named} with arguments {json.dumps(named.kwargs)} failed: "
+                f"{type(error).__name__}: {first_line(error)}"
+            ) from error
+        if not isinstance(outer, gymnasium.Env):
+            raise UserError(
+                f"{env_id}: wrapper {named} gave a {type(outer).__name__}, expected a gymnasium.Env"
+            )
+        env = outer
+    return env
+
+
+def _find(named: NamedWrapper) -> Any:
+    try:
+        module = import_user_module(named.module, str(named))
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(
+            f"cannot import module {named.module!r} of wrapper {named}: {type(error).__name__}: {first_line(error)}"
+        ) from error
+    try:
+        found = getattr(module, named.name)
+    except AttributeError:
+        close = nearest(named.name, [name for name in dir(module) if not name.startswith("_")])
+        hint = f" (did you mean {close}?)" if close else ""
+        raise UserError(f"module {named.module!r} has no wrapper {named.name!r}{hint}") from None
+    except ImportError as error:  # some of Gymnasium's load what they need only when asked for
+        raise UserError(f"wrapper {named} cannot be loaded: {first_line(error)}") from error
+    if not callable(found):
+        raise UserError(f"wrapper {named} is a {type(found).__name__}, expected a class or function")
+    return found
+
+
+def _check_arguments(named: NamedWrapper, make: Any) -> None:
+    """Refuse arguments that it does not take, naming those that it does."""
+    try:
+        parameters = list(inspect.signature(make).parameters.values())[1:]
+    except (TypeError, ValueError):  # what cannot be inspected is tried as it is
+        return
+    if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters):
+        return
+    names = [parameter.name for parameter in parameters]
+    for key in named.kwargs:
+        if key not in names:
+            close = nearest(key, names, limit=1)
+            hint = f" (did you mean {close}?)" if close else ""
+            raise UserError(
+                f"wrapper {named} has no argument {key!r}; it takes {', '.join(names) or 'none'}{hint}"
+            )
+    missing = [p.name for p in parameters if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
+    for name in missing:
+        if name not in named.kwargs:
+            raise UserError(
+                f"wrapper {named} needs the argument {name!r}: write '{named} {{\"{name}\": ...}}'"
+            )
