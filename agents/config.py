@@ -57,6 +57,11 @@ class TrainConfig(CoreOptions):
     )
     log_every: int = option(5, "updates between log points (rows of metrics.csv)")
     checkpoint_every: int = option(50, "updates between checkpoints")
+    eval_every: int = option(
+        0,
+        "frames between greedy evaluations on held-out levels, which then also choose the checkpoint best (0: none)",
+    )
+    eval_episodes: int = option(20, "episodes of each of them")
     threads: int = option(
         1, "PyTorch threads on the CPU, where matrix products are small; 0 lets PyTorch choose"
     )
@@ -88,8 +93,9 @@ class TrainConfig(CoreOptions):
         check_finite(self)
         check_at_least(
             self, 1, "total_steps", "num_envs", "rollout_steps", "log_every", "checkpoint_every",
-            "embedding_size", "epochs", "minibatches", "frame_skip", "frame_stack",
+            "embedding_size", "epochs", "minibatches", "frame_skip", "frame_stack", "eval_episodes",
         )  # fmt: skip
+        check_at_least(self, 0, "eval_every")
         if self.max_episode_steps is not None:
             check_at_least(self, 1, "max_episode_steps")
         object.__setattr__(self, "wrapper", tuple(self.wrapper))  # JSON has lists only

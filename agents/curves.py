@@ -15,6 +15,8 @@ from agents.run_dir import read_metrics
 PANELS = (
     ("return_mean", "mean return, last 100 episodes"),
     ("success_rate", "success rate, last 100 episodes"),
+    ("eval_return_mean", "mean return, held-out episodes"),
+    ("eval_success_rate", "success rate, held-out episodes"),
     ("entropy", "policy entropy (nats)"),
     ("explained_variance", "explained variance of the value"),
     ("write_gain", "error removed by a write (before - after)"),
@@ -44,10 +46,13 @@ def plot_curves(
     columns = min(3, len(panels))
     lines = math.ceil(len(panels) / columns)
     figure = Figure(figsize=(4.2 * columns, 2.8 * lines), layout="constrained")
-    positions = [row[x] / 1e3 for row in rows]
     for position, (name, title) in enumerate(panels, start=1):
         axes = figure.add_subplot(lines, columns, position)
-        axes.plot(positions, [row[name] for row in rows], color="#0072b2")
+        # Held-out evaluations are rarer than rows: the line connects those that there are.
+        points = [(row[x] / 1e3, row[name]) for row in rows if name in row]
+        if name.startswith("eval_"):
+            points = [point for point in points if not math.isnan(point[1])]
+        axes.plot(*zip(*points, strict=True), color="#0072b2", marker="." if len(points) < 30 else None)
         axes.set_title(title, fontsize=10)
         axes.set_xlabel(f"{x} (thousands)", fontsize=9)
         axes.grid(alpha=0.3)

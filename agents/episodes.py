@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections import deque
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,11 +17,22 @@ WINDOW = 100
 """Episodes over which training statistics are averaged."""
 
 
-def is_success(rule: str | None, episode_return: float, terminated: bool) -> float:
-    """1.0 or 0.0 where the environment defines success, NaN where it does not."""
+def is_success(rule: str | None, episode_return: float, terminated: bool, told: float | None = None) -> float:
+    """1.0 or 0.0: what the environment told, else by its rule; NaN where it has neither."""
+    if told is not None and not math.isnan(told):
+        return float(told)
     if rule is None:
         return float("nan")
     return float(terminated and episode_return > 0.0)
+
+
+def success_rate(successes: Sequence[float]) -> float:
+    """The fraction of successes; NaN if no episode says.
+
+    Some environments mention success only where there is one: beside an episode that says, a silent one is a failure.
+    """
+    values = np.asarray(successes, np.float64)
+    return float("nan") if np.isnan(values).all() else float(np.nan_to_num(values).mean())
 
 
 class EpisodeLog:
@@ -42,7 +55,8 @@ class EpisodeLog:
         self.steps += 1
         for n in np.flatnonzero(step.terminated | step.truncated):
             episode_return = float(self.running_return[n])
-            success = is_success(self.success_rule, episode_return, bool(step.terminated[n]))
+            told = None if step.success is None else float(step.success[n])
+            success = is_success(self.success_rule, episode_return, bool(step.terminated[n]), told)
             self.fresh.append((self.steps, (episode_return, int(self.running_length[n]), success)))
             self.running_return[n], self.running_length[n] = 0.0, 0
 
@@ -66,7 +80,7 @@ class EpisodeLog:
         return {
             "return_mean": float(np.mean(returns)),
             "length_mean": float(np.mean(lengths)),
-            "success_rate": float(np.mean(successes)),
+            "success_rate": success_rate(successes),
             "episodes": self.count,
         }
 

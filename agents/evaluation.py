@@ -8,6 +8,7 @@ is favoured for being short.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,13 +20,13 @@ import torch
 
 from agents.config import ARCHITECTURE, TrainConfig
 from agents.distributions import ActionDistribution
-from agents.episodes import is_success
-from agents.model import ActorCritic, AgentState
+from agents.episodes import is_success, success_rate
+from agents.model import ActorCritic, AgentState, build_model
 from agents.pretrained import WEIGHTS, find_agent, load_published_weights
 from agents.rollout import select_agent
 from agents.run_dir import RunDirectory, config_from_dict, load_checkpoint, load_weights, package_versions
-from agents.trainer import build_model
 from envs import held_out_seed, make_single, success_rule
+from envs.door import told_success
 from envs.errors import UserError
 
 Policy = Literal["greedy", "sample"]
@@ -172,13 +173,13 @@ def play_episodes(
         actions = choose(out.policy, policy, rngs)
         rewards, kept = [], []
         for row, (slot, action) in enumerate(zip(slots, model.actions.to_env(actions), strict=True)):
-            slot.obs, reward, terminated, truncated, _ = slot.env.step(action)
+            slot.obs, reward, terminated, truncated, info = slot.env.step(action)
             slot.is_first = False
             slot.episode_return += float(reward)
             slot.length += 1
             rewards.append(float(reward))
             if terminated or truncated:
-                success = is_success(rule, slot.episode_return, bool(terminated))
+                success = is_success(rule, slot.episode_return, bool(terminated), told_success(info))
                 result = EpisodeResult(
                     held_out_seed(seed, slot.number), slot.episode_return, slot.length, success
                 )
@@ -219,7 +220,7 @@ def bootstrap_interval(
 def report(agent: LoadedAgent, results: list[EpisodeResult], policy: Policy, seed: int) -> dict[str, Any]:
     """Everything that `evaluate.py --json` writes."""
     returns = np.array([result.episode_return for result in results])
-    successes = np.array([result.success for result in results])
+    successes = success_rate([result.success for result in results])
     low, high = bootstrap_interval(returns)
     return {
         "env": agent.config.env,
@@ -233,7 +234,7 @@ def report(agent: LoadedAgent, results: list[EpisodeResult], policy: Policy, see
         "seeds": f"episode e of evaluation seed {seed} uses environment seed envs.held_out_seed({seed}, e): "
         f"{results[0].seed} .. {results[-1].seed}; held-out seeds are >= 2**30, training seeds below",
         "backend": "python (one environment per episode in play)",
-        "success_rate": None if np.isnan(successes).any() else float(successes.mean()),
+        "success_rate": None if math.isnan(successes) else successes,
         "return_mean": float(returns.mean()),
         "return_interval_95": [low, high],
         "length_mean": float(np.mean([result.length for result in results])),

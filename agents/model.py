@@ -12,6 +12,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
+from agents.config import TrainConfig
 from agents.distributions import ActionDistribution, actions_for
 from agents.encoders import ObservationEncoder
 from agents.profile import region
@@ -145,3 +146,17 @@ class ActorCritic(nn.Module):
         mask = None if self.mask_key is None else obs[self.mask_key]
         policy = self.actions.distribution(self.policy_head(features), mask)
         return policy, self.value_head(features).squeeze(-1)
+
+
+def build_model(config: TrainConfig, observation_space: Any, action_space: Any) -> ActorCritic:
+    """The agent of a configuration, its weights drawn from the configuration's seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        return ActorCritic(
+            observation_space,
+            action_space,
+            config.core_config(),
+            config.embedding_size,
+            config.previous_inputs,
+            config.reward_scale,
+        )

@@ -42,6 +42,7 @@ UNREAD = (":!benchmarks/results", ":!docs", ":!README.md")
 
 TENSORBOARD_FAMILY = {
     "return_mean": "charts", "length_mean": "charts", "success_rate": "charts", "episodes": "charts",
+    "eval_return_mean": "charts", "eval_length_mean": "charts", "eval_success_rate": "charts",
     "fps": "charts", "score": "charts", "updates_per_s": "charts", "learning_rate": "charts", "entropy_coef": "charts",
     "act_s": "time", "env_s": "time", "learn_s": "time", "wall_s": "time",
 }  # fmt: skip

@@ -21,8 +21,9 @@ from agents.config import TrainConfig
 from agents.curves import plot_curves
 from agents.distributed import ALONE, Ranks, make_generator, pick_device
 from agents.episodes import WINDOW
+from agents.held_out import HeldOut
 from agents.learner import Learner
-from agents.model import ActorCritic
+from agents.model import build_model
 from agents.pretrained import weights_at
 from agents.profile import PHASES, Stopwatch, region
 from agents.progress import ProgressDisplay, number, print_table
@@ -33,20 +34,6 @@ from envs.errors import UserError
 
 ACTION_STREAM, MINIBATCH_STREAM = 1, 2
 """Numbers that tell the random streams of one seed apart."""
-
-
-def build_model(config: TrainConfig, observation_space: Any, action_space: Any) -> ActorCritic:
-    """The agent of a configuration, its weights drawn from the configuration's seed."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        return ActorCritic(
-            observation_space,
-            action_space,
-            config.core_config(),
-            config.embedding_size,
-            config.previous_inputs,
-            config.reward_scale,
-        )
 
 
 class Trainer:
@@ -84,6 +71,7 @@ class Trainer:
         )
         minibatch_generator = make_generator(config.seed, MINIBATCH_STREAM, torch.device("cpu"))
         self.learner = Learner(self.model, config, minibatch_generator, ranks)
+        self.held_out = HeldOut(config, self.model, ranks)
         self.updates, self.wall_s, self.best_return, self.good_rows = 0, 0.0, -math.inf, 0
         if saved is None:
             if config.warm_start is not None:
@@ -118,10 +106,11 @@ class Trainer:
                     f"success {number(episodes['success_rate'])}"
                 )
                 display.show(self.collector.frames, status, last=finished)
-                if self.updates % self.config.log_every == 0 or finished:
-                    log_time, log_frames = now, self.collector.frames
-                    self._log(metrics, episodes, fps)
-                    self._keep_best(episodes)
+                evaluated = self.held_out.play(self.collector.frames, finished)
+                if self.updates % self.config.log_every == 0 or finished or evaluated is not None:
+                    log_time, log_frames = time.monotonic(), self.collector.frames
+                    self._log(metrics, episodes | self.held_out.columns(evaluated), fps)
+                    self._keep_best(episodes, evaluated)
                     finished = finished or self._is_enough(episodes)
                 if self.updates % self.config.checkpoint_every == 0:
                     self.save()
@@ -159,6 +148,7 @@ class Trainer:
             "model": self.model.state_dict(),
             "frames": self.collector.frames,
             "best_return": self.best_return,
+            "held_out": self.held_out.state_dict(),
         }
 
     def _read_latest(self) -> dict[str, Any]:
@@ -173,7 +163,8 @@ class Trainer:
     def _load(self, saved: dict[str, Any]) -> None:
         load_weights(self.model, saved["model"], self.directory.checkpoint("latest"))
         self.updates, self.wall_s = saved["updates"], saved["wall_s"]
-        self.best_return = saved["best_return"]
+        same_measure = self.held_out.load_state_dict(saved.get("held_out"))
+        self.best_return = saved["best_return"] if same_measure else -math.inf
         self.learner.load_state_dict(saved["learner"])
         self.action_generator.set_state(saved["action_generator"].cpu())
         collectors = [saved["collector"], *saved.get("collectors_of_other_ranks", [])]
@@ -217,11 +208,14 @@ class Trainer:
         self.stopwatch.seconds.clear()
         self.directory.log(row)
 
-    def _keep_best(self, episodes: dict[str, float]) -> None:
-        """`best` is the agent with the highest mean return over the last 100 training episodes."""
-        window_full = episodes["episodes"] >= WINDOW
-        if window_full and episodes["return_mean"] > self.best_return:
-            self.best_return = episodes["return_mean"]
+    def _keep_best(self, episodes: dict[str, float], evaluated: dict[str, float] | None) -> None:
+        """`best` has the highest mean return: on held-out episodes if there are any, else over 100 of training."""
+        if self.held_out.is_on:
+            found = -math.inf if evaluated is None else evaluated["eval_return_mean"]
+        else:
+            found = episodes["return_mean"] if episodes["episodes"] >= WINDOW else -math.inf
+        if found > self.best_return:
+            self.best_return = found
             if self.ranks.leads:
                 save_checkpoint(self.directory.checkpoint("best"), self._agent())
 
