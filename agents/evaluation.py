@@ -212,7 +212,11 @@ def bootstrap_interval(
 ) -> tuple[float, float]:
     """Percentile bootstrap interval of the mean of `values` [N] (fixed stream: same values, same interval)."""
     rng = np.random.default_rng(0)
-    means = np.array([values[rng.integers(0, len(values), len(values))].mean() for _ in range(resamples)])
+    # In pieces of at most a million draws, so that many episodes do not fill the memory.
+    pieces = np.array_split(np.arange(resamples), max(1, resamples * len(values) // 1_000_000))
+    means = np.concatenate(
+        [values[rng.integers(0, len(values), (len(piece), len(values)))].mean(axis=1) for piece in pieces]
+    )
     low, high = np.quantile(means, [(1.0 - level) / 2.0, (1.0 + level) / 2.0])
     return float(low), float(high)
 
