@@ -2,7 +2,7 @@
 
 A square of odd side S with a wall ring; inside, a pillar on every cell whose row and column are both even,
 except the centre (S//2, S//2). Cells are numbered row by row (`row * S + column`), so that a position is one
-integer and the four moves are four offsets.
+integer and the four moves are four offsets. An open room has the ring alone.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ class Layout(NamedTuple):
 
 
 @cache
-def layout(side: int) -> Layout:
+def layout(side: int, pillars: bool = True) -> Layout:
     """The tables for one side; computed once, so nobody may write to them."""
     if isinstance(side, bool) or not isinstance(side, int) or side % 2 == 0 or side < SMALLEST_SIDE:
         raise UserError(f"the maze side must be an odd number of at least {SMALLEST_SIDE}, not {side!r}")
     rows, columns = np.indices((side, side))
     edge = (rows == 0) | (columns == 0) | (rows == side - 1) | (columns == side - 1)
-    walls = edge | ((rows % 2 == 0) & (columns % 2 == 0))
+    walls = edge | ((rows % 2 == 0) & (columns % 2 == 0) & pillars)
     walls[side // 2, side // 2] = False
     flat = walls.ravel()
     free = np.flatnonzero(~flat).astype(np.int64)

@@ -18,23 +18,19 @@ Drawn as a maze of doors: the room before on the left, its right door lit; the p
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import gymnasium
 import numpy as np
 from gymnasium import spaces
-from gymnasium.utils import seeding
-from gymnasium.vector import AutoresetMode, VectorEnv
-from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
 from envs.errors import UserError
+from envs.native import Array, NativeVector
 from envs.render import Image, draw_doors
 
 CODE_BITS = 16
-Array = NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -115,8 +111,10 @@ class Rules:
         return codes, signs.ravel(), right.ravel()
 
 
-class PairBanditVector(VectorEnv[Any, Any, Any]):
-    """N pair bandits side by side (SAME_STEP); `get_state` and `set_state` continue exactly."""
+class PairBanditVector(NativeVector):
+    """N pair bandits side by side."""
+
+    saved = ("codes", "signs", "right", "steps")
 
     def __init__(
         self,
@@ -130,51 +128,23 @@ class PairBanditVector(VectorEnv[Any, Any, Any]):
         render_mode: str | None = None,
     ) -> None:
         self.rules = Rules(contexts, doors, rounds, codes, feedback, blocks)
-        self.metadata = {"render_modes": [], "autoreset_mode": AutoresetMode.SAME_STEP}
-        self.num_envs = num_envs
-        self.render_mode = render_mode
-        self.single_observation_space = self.rules.space
-        self.single_action_space = spaces.Discrete(doors)
-        self.observation_space = batch_space(self.single_observation_space, num_envs)
-        self.action_space = batch_space(self.single_action_space, num_envs)
-        self.generators: list[np.random.Generator] = []
+        super().__init__(num_envs, self.rules.space, doors, render_mode)
         self.codes = np.zeros((num_envs, contexts, self.rules.code_size), dtype=np.float32)
         self.signs = np.zeros((num_envs, self.rules.length), dtype=np.int64)
         self.right = np.zeros_like(self.signs)
         self.steps = np.zeros(num_envs, dtype=np.int64)
-        self._rows = np.arange(num_envs)
         self._one_hot = np.eye(doors, dtype=np.float32)
-
-    def reset(
-        self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Array, dict[str, Any]]:
-        """Reset all. `seed` as in SyncVectorEnv: None goes on, an int s means s, s + 1, ..., or a list."""
-        if options and "reset_mask" in options:
-            raise ValueError("PairBanditVector resets itself; options['reset_mask'] is not supported")
-        seeds = [seed + i for i in range(self.num_envs)] if isinstance(seed, int) else seed
-        seeds = [None] * self.num_envs if seeds is None else list(seeds)
-        if len(seeds) != self.num_envs:
-            raise ValueError(f"expected {self.num_envs} seeds, one per environment, got {len(seeds)}")
-        if not self.generators:
-            self.generators = [seeding.np_random(one)[0] for one in seeds]
-        else:
-            for i, one in enumerate(seeds):
-                if one is not None:
-                    self.generators[i] = seeding.np_random(one)[0]
-        observations = np.zeros((self.num_envs, self.rules.size), dtype=np.float32)
-        self._open_episodes(self._rows, observations)
-        return observations, {}
 
     def step(self, actions: Array) -> tuple[Array, Array, Array, Array, dict[str, Any]]:
         actions = np.asarray(actions)
-        rules, rows, size = self.rules, self._rows, self.rules.code_size
+        rules, rows, size = self.rules, self.rows, self.rules.code_size
         signs, right = self.signs[rows, self.steps], self.right[rows, self.steps]
         rewards = (actions == right).astype(np.float64)
         self.steps += 1
         done = self.steps >= rules.length
         ahead = np.minimum(self.steps, rules.length - 1)
 
-        observations = np.zeros((self.num_envs, rules.size), dtype=np.float32)
+        observations = self._blank()
         observations[:, :size] = self.codes[rows, self.signs[rows, ahead]] * ~done[:, None]
         observations[:, size : 2 * size] = self.codes[rows, signs]
         at = 2 * size
@@ -191,41 +161,12 @@ class PairBanditVector(VectorEnv[Any, Any, Any]):
         )
         if rules.blocks == 2:
             observations[:, at + 1] = self.steps == block
+        return self._close(observations, rewards, done, np.zeros_like(done))
 
-        info: dict[str, Any] = {}
-        if done.any():
-            ended = np.flatnonzero(done)
-            final_obs = np.full(self.num_envs, None, dtype=object)
-            for i in ended:
-                final_obs[i] = observations[i].copy()
-            info = {"final_obs": final_obs, "_final_obs": done.copy()}
-            self._open_episodes(ended, observations)
-        return observations, rewards, done, np.zeros(self.num_envs, dtype=np.bool_), info
-
-    def get_state(self) -> dict[str, Any]:
-        """Everything that decides the future, as JSON types."""
-        state: dict[str, Any] = {
-            name: getattr(self, name).tolist() for name in ("codes", "signs", "right", "steps")
-        }
-        return state | {"generators": [generator.bit_generator.state for generator in self.generators]}
-
-    def set_state(self, state: dict[str, Any]) -> None:
-        """Continue exactly where `get_state` was called."""
-        if len(state["steps"]) != self.num_envs:
-            raise ValueError(
-                f"the state holds {len(state['steps'])} bandits, this vector has {self.num_envs}"
-            )
-        for name in ("codes", "signs", "right", "steps"):
-            setattr(self, name, np.array(state[name], dtype=getattr(self, name).dtype))
-        self.generators = [seeding.np_random(0)[0] for _ in state["generators"]]
-        for generator, saved in zip(self.generators, state["generators"], strict=True):
-            generator.bit_generator.state = saved
-
-    def _open_episodes(self, rows: Array, observations: Array) -> None:
+    def _open(self, rows: Array, observations: Array) -> None:
         for i in rows:
             self.codes[i], self.signs[i], self.right[i] = self.rules.draw(self.generators[i])
         self.steps[rows] = 0
-        observations[rows] = 0.0
         observations[rows, : self.rules.code_size] = self.codes[rows, self.signs[rows, 0]]
 
 
