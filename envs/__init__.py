@@ -1,8 +1,8 @@
 """Environments: one convention for observations, actions, seeds and autoreset, whatever stands behind it.
 
 Importing this package registers with Gymnasium: `mnm/GridMaze-v0` (and GridMaze9, GridMaze11, GridMaze13:
-fixed side), `mnm/PairBandit-v0` (also under the name of its picture, `mnm/DoorMaze-v0`), `mnm/TMaze-v0`,
-`mnm/CueMaze-v0` and `mnm/RepeatPrevious-v0`.
+fixed side), `mnm/PairBandit-v0` (also under the name of its picture, `mnm/DoorMaze-v0`),
+`mnm/TreasureMaze-v0`, `mnm/TMaze-v0`, `mnm/CueMaze-v0` and `mnm/RepeatPrevious-v0`.
 """
 
 from __future__ import annotations
@@ -44,6 +44,11 @@ def _register() -> None:
             entry_point="envs.pair_bandit:PairBandit",
             vector_entry_point="envs.pair_bandit:PairBanditVector",
         )
+    gymnasium.register(
+        "mnm/TreasureMaze-v0",
+        entry_point="envs.treasure_maze:TreasureMaze",
+        vector_entry_point="envs.treasure_maze:TreasureMazeVector",
+    )
     gymnasium.register("mnm/TMaze-v0", entry_point="envs.tmaze:TMaze")
     gymnasium.register("mnm/CueMaze-v0", entry_point="envs.cue_maze:CueMaze")
     gymnasium.register("mnm/RepeatPrevious-v0", entry_point="envs.repeat_previous:RepeatPrevious")

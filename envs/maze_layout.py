@@ -38,6 +38,17 @@ class Layout(NamedTuple):
     views: NDArray[np.float32]
     """[S * S, 9] the 3x3 window around a free cell, row by row, 1 = wall; zeros for walls."""
 
+    def distances(self) -> NDArray[np.int64]:
+        """[S * S, S * S] steps of the shortest walk from cell to cell; a number above all walks at walls."""
+        far = np.full((self.side**2, self.side**2), self.side**2, dtype=np.int64)
+        far[self.free, self.free] = 0
+        while True:
+            nearer = far.copy()
+            nearer[self.free] = np.minimum(far[self.free], 1 + far[self.step_to[self.free]].min(axis=1))
+            if np.array_equal(nearer, far):
+                return far
+            far = nearer
+
 
 @cache
 def layout(side: int, pillars: bool = True) -> Layout:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,6 +52,44 @@ def draw_maze(
         draw_square(image, goal, RED, tile)
     draw_square(image, agent, ORANGE, tile)
     return image
+
+
+OBJECT_COLOURS: tuple[Colour, ...] = (
+    (38, 140, 72), (128, 62, 190), (0, 150, 160), (230, 190, 0),
+    (150, 90, 40), (220, 90, 190), (30, 60, 140), (60, 60, 60),
+)  # fmt: skip
+
+
+def draw_treasures(
+    walls: NDArray[np.bool_],
+    agent: Cell,
+    view: Iterable[Cell],
+    objects: Sequence[Cell],
+    wanted: int | None,
+    tile: int = 24,
+) -> Image:
+    """A maze with objects of different colour and shape; the cell of the wanted one is red."""
+    image = draw_maze(walls, agent, None, view, tile)
+    if wanted is not None:
+        draw_square(image, objects[wanted], RED, tile, inset=0.0)
+    for number, (row, column) in enumerate(objects):
+        shape = _object_shape(number, tile - 1)
+        place = image[row * tile + 1 : (row + 1) * tile, column * tile + 1 : (column + 1) * tile]
+        place[shape] = OBJECT_COLOURS[number % len(OBJECT_COLOURS)]
+    return image
+
+
+def _object_shape(number: int, size: int) -> NDArray[np.bool_]:
+    """[size, size] true where object `number` is drawn: five shapes, each in every colour."""
+    down, right = (np.indices((size, size)) - (size - 1) / 2) / (size / 2)
+    shapes = (
+        down**2 + right**2 <= 0.3,
+        (np.abs(down) <= 0.48) & (np.abs(right) <= 0.48),
+        np.abs(down) + np.abs(right) <= 0.68,
+        (down <= 0.5) & (2 * np.abs(right) <= down + 0.65),
+        (np.minimum(np.abs(down), np.abs(right)) <= 0.2) & (np.maximum(np.abs(down), np.abs(right)) <= 0.62),
+    )
+    return np.asarray(shapes[number % len(shapes)])
 
 
 DARK: Colour = (70, 70, 78)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
+from native_forms import assert_equals_single_form, assert_snapshot_continues
 
 import envs
 from envs.pair_bandit import PairBandit, Rules
@@ -21,42 +21,12 @@ SETTINGS: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("kwargs", SETTINGS)
 def test_native_form_equals_single_environments_step_by_step(kwargs):
-    native = envs.make_vec("mnm/PairBandit-v0", 5, 3, "native", kwargs)
-    sync = envs.make_vec("mnm/PairBandit-v0", 5, 3, "sync", kwargs)
-    rng = np.random.default_rng(0)
-    assert np.array_equal(native.reset()["obs"], sync.reset()["obs"])
-    ends = 0
-    for _ in range(90):
-        actions = rng.integers(native.action_space.n, size=5)
-        a, b = native.step(actions), sync.step(actions)
-        assert np.array_equal(a.obs["obs"], b.obs["obs"])
-        assert np.array_equal(a.reward, b.reward)
-        assert np.array_equal(a.terminated, b.terminated)
-        assert not a.truncated.any()
-        if a.final_obs is not None:
-            ends += 1
-            assert b.final_obs is not None
-            for i in np.flatnonzero(a.terminated):
-                assert np.array_equal(a.final_obs["obs"][i], b.final_obs["obs"][i])
-    assert ends >= 3
+    assert_equals_single_form("mnm/PairBandit-v0", kwargs, steps=90)
 
 
 @pytest.mark.parametrize("kwargs", SETTINGS)
 def test_a_snapshot_continues_exactly(kwargs):
-    first, second = (envs.make_vec("mnm/DoorMaze-v0", 3, seed, "native", kwargs) for seed in (1, 9))
-    first.reset()
-    rng = np.random.default_rng(1)
-    for _ in range(7):
-        first.step(rng.integers(3, size=3))
-    text = first.snapshot()
-    assert text is not None
-    assert json.loads(text)
-    second.restore(text)
-    for _ in range(60):
-        actions = rng.integers(3, size=3)
-        a, b = first.step(actions), second.step(actions)
-        assert np.array_equal(a.obs["obs"], b.obs["obs"])
-        assert np.array_equal(a.reward, b.reward)
+    assert_snapshot_continues("mnm/DoorMaze-v0", kwargs)
 
 
 def play(env: PairBandit, memory: bool, seed: int) -> float:
