@@ -2,7 +2,7 @@
 
 Importing this package registers with Gymnasium: `mnm/GridMaze-v0` (and GridMaze9, GridMaze11, GridMaze13:
 fixed side), `mnm/PairBandit-v0` (also under the name of its picture, `mnm/DoorMaze-v0`),
-`mnm/TreasureMaze-v0`, `mnm/TMaze-v0`, `mnm/CueMaze-v0` and `mnm/RepeatPrevious-v0`.
+`mnm/TreasureMaze-v0`, `mnm/IslandGraph-v0`, `mnm/TMaze-v0`, `mnm/CueMaze-v0` and `mnm/RepeatPrevious-v0`.
 """
 
 from __future__ import annotations
@@ -48,6 +48,11 @@ def _register() -> None:
         "mnm/TreasureMaze-v0",
         entry_point="envs.treasure_maze:TreasureMaze",
         vector_entry_point="envs.treasure_maze:TreasureMazeVector",
+    )
+    gymnasium.register(
+        "mnm/IslandGraph-v0",
+        entry_point="envs.island_graph:IslandGraph",
+        vector_entry_point="envs.island_graph:IslandGraphVector",
     )
     gymnasium.register("mnm/TMaze-v0", entry_point="envs.tmaze:TMaze")
     gymnasium.register("mnm/CueMaze-v0", entry_point="envs.cue_maze:CueMaze")

@@ -32,11 +32,15 @@ class NativeVector(VectorEnv[Any, Any, Any]):
         self.num_envs = num_envs
         self.render_mode = render_mode
         self.single_observation_space = observation_space
+        self._shape = observation_space.shape
         self.single_action_space = spaces.Discrete(actions)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
         self.generators: list[np.random.Generator] = []
         self.rows = np.arange(num_envs)
+
+    def _seeded(self, i: int, seed: int) -> None:
+        """Take note of the seed of environment i, which `reset` has just been given."""
 
     def _open(self, rows: Array, observations: Array) -> None:
         """Begin an episode in these environments and write their first observations, all of them 0, in place."""
@@ -53,17 +57,17 @@ class NativeVector(VectorEnv[Any, Any, Any]):
         if len(seeds) != self.num_envs:
             raise ValueError(f"expected {self.num_envs} seeds, one per environment, got {len(seeds)}")
         if not self.generators:
-            self.generators = [seeding.np_random(one)[0] for one in seeds]
-        else:
-            for i, one in enumerate(seeds):
-                if one is not None:
-                    self.generators[i] = seeding.np_random(one)[0]
+            self.generators = [seeding.np_random(None)[0] for _ in seeds]
+        for i, one in enumerate(seeds):
+            if one is not None:
+                self.generators[i] = seeding.np_random(one)[0]
+                self._seeded(i, one)
         observations = self._blank()
         self._open(self.rows, observations)
         return observations, {}
 
     def _blank(self) -> Array:
-        return np.zeros((self.num_envs, *self.single_observation_space.shape), dtype=np.float32)
+        return np.zeros((self.num_envs, *self._shape), dtype=np.float32)
 
     def _close(
         self, observations: Array, rewards: Array, terminated: Array, truncated: Array

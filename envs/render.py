@@ -1,4 +1,4 @@
-"""Flat-coloured drawings of grids for `render()`: one square tile per cell, no text, only NumPy."""
+"""Flat-coloured drawings for `render()`, grids of square tiles and islands with arrows: no text, only NumPy."""
 
 from __future__ import annotations
 
@@ -90,6 +90,64 @@ def _object_shape(number: int, size: int) -> NDArray[np.bool_]:
         (np.minimum(np.abs(down), np.abs(right)) <= 0.2) & (np.maximum(np.abs(down), np.abs(right)) <= 0.62),
     )
     return np.asarray(shapes[number % len(shapes)])
+
+
+SEA: Colour = (222, 236, 246)
+
+
+def draw_islands(
+    islands: int, ways: Sequence[tuple[int, int, int]], agent: int, target: int, size: int = 264
+) -> Image:
+    """Islands on a circle, the target red, the agent orange on its island; ways (from, to, transport) as arrows.
+
+    The colour of an arrow is its transport's.
+    """
+    image = np.full((size, size, 3), SEA, dtype=np.uint8)
+    angles = 2 * np.pi * np.arange(islands) / islands
+    centres = size / 2 + 0.37 * size * np.stack([-np.cos(angles), np.sin(angles)], axis=1)
+    radius = min(0.09, 0.75 / islands) * size
+    for start, end, by in ways:
+        _draw_arrow(image, centres[start], centres[end], radius, OBJECT_COLOURS[by % len(OBJECT_COLOURS)], by)
+    for number, centre in enumerate(centres):
+        _draw_disc(image, centre, radius, WALL)
+        _draw_disc(image, centre, radius - 2, RED if number == target else FREE)
+    _draw_disc(image, centres[agent], 0.55 * radius, ORANGE)
+    return image
+
+
+def _draw_disc(image: Image, centre: NDArray[np.float64], radius: float, colour: Colour) -> None:
+    rows, columns = np.indices(image.shape[:2])
+    image[(rows - centre[0]) ** 2 + (columns - centre[1]) ** 2 <= radius**2] = colour
+
+
+def _draw_arrow(
+    image: Image,
+    start: NDArray[np.float64],
+    end: NDArray[np.float64],
+    radius: float,
+    colour: Colour,
+    lane: int,
+) -> None:
+    """A bowed line with a head at its end; bows to the right of its direction, more so for a higher lane."""
+    along = (end - start) / np.linalg.norm(end - start)
+    aside = np.array([along[1], -along[0]])
+    start, end = start + radius * along, end - (radius + 2) * along
+    middle = (start + end) / 2 + aside * radius * (0.6 + 0.5 * lane)
+    t = np.linspace(0.0, 1.0, 4 * image.shape[0])[:, None]
+    line = (1 - t) ** 2 * start + 2 * t * (1 - t) * middle + t**2 * end
+    way = (line[-1] - line[-12]) / np.linalg.norm(line[-1] - line[-12])
+    for back in range(int(0.5 * radius)):
+        across = np.linspace(-0.5 * back, 0.5 * back, 3 * back + 1)[:, None]
+        _dot(image, line[-1] - back * way + across * np.array([way[1], -way[0]]), colour)
+    _dot(image, line, colour)
+
+
+def _dot(image: Image, points: NDArray[np.float64], colour: Colour) -> None:
+    """Paint 2 x 2 pixels at every point (row, column) inside the picture."""
+    rows, columns = np.clip(points.round().astype(int), 0, image.shape[0] - 2).T
+    for down in (0, 1):
+        for right in (0, 1):
+            image[rows + down, columns + right] = colour
 
 
 DARK: Colour = (70, 70, 78)

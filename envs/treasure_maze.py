@@ -279,7 +279,13 @@ class TreasureMaze(gymnasium.Env[Any, Any]):
         self.render_mode = render_mode
         self.observation_space = self.rules.space
         self.action_space = spaces.Discrete(ACTIONS)
-        self._begin(np.random.default_rng(0))
+        self.spots, self.order, self.wanted, self.start = self.rules.draw(np.random.default_rng(0))
+        self.content = self.rules.content(self.spots)
+        self.known = np.zeros(objects, dtype=np.bool_)
+        self.cell = self.start
+        self.steps = self.fetched = 0
+        self.in_view: list[list[int]] = []
+        """For every object, the steps at which it was in view."""
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -334,9 +340,8 @@ class TreasureMaze(gymnasium.Env[Any, Any]):
         self.spots, self.order, self.wanted, self.start = self.rules.draw(rng)
         self.content = self.rules.content(self.spots)
         self.steps = self.fetched = 0
-        self.known = np.zeros(self.rules.objects, dtype=np.bool_)
-        self.in_view: list[list[int]] = [[] for _ in self.spots]
-        """For every object, the steps at which it was in view."""
+        self.known[:] = False
+        self.in_view = [[] for _ in self.spots]
         self.cell = int(self.spots[self.order[0]]) if self.rules.tour else self.start
         self._look()
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 import envs
-from benchmarks.players import RandomPlayer, returns_of
+from benchmarks.players import RandomPlayer, islands, returns_of
 from benchmarks.players.treasure import Forgets, Knows, Remembers
+from envs.island_graph import IslandGraph
 from envs.treasure_maze import TreasureMaze
 
 EPISODES = 12
@@ -47,3 +48,14 @@ def test_a_straight_walk_takes_the_mean_distance():
 def test_players_need_their_place():
     with pytest.raises(envs.UserError, match="place"):
         Remembers(TreasureMaze(place=False).rules)
+
+
+def test_island_players_reach_the_published_figures():
+    env = IslandGraph()
+    random, remembers, knows = (
+        returns_of(player, env, 60).mean()
+        for player in (RandomPlayer(3), islands.Remembers(env), islands.Knows(env))
+    )
+    assert random == pytest.approx(45, abs=5)  # untrained agents
+    assert knows == pytest.approx(171.6, abs=5)  # the reference that knows the graph
+    assert remembers == pytest.approx(114, abs=6)
