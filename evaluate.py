@@ -38,7 +38,7 @@ from agents.evaluation import (
 from agents.files import check_writable, write_text
 from agents.options import option, parse, run_command
 from agents.progress import ProgressDisplay, number, print_table
-from envs import held_out_seed, make_single
+from envs import held_out_seed, make_shown
 from envs.errors import UserError
 from recall.render.outputs import Outputs, numbered, render_recalls
 from recall.render.picture import MOST_TILES
@@ -141,7 +141,7 @@ def render(agent: LoadedAgent, config: EvaluateConfig, console: Console) -> None
     train, episodes = agent.config, range(config.gif_episodes)
     summary = render_recalls(
         agent.model,
-        lambda: make_single(train.env, train.env_arguments(), render_mode="rgb_array"),
+        lambda: make_shown(train.env, train.env_arguments()),
         [held_out_seed(config.seed, episode) for episode in episodes],
         Outputs(config.gif, config.html, config.tape, config.similarity),
         policy=config.policy,

@@ -11,7 +11,7 @@ import gymnasium
 import minigrid  # noqa: F401  registers the MiniGrid and BabyAI ids
 
 from envs.errors import UserError
-from envs.make import BACKENDS, make_single, make_vec, success_rule
+from envs.make import BACKENDS, make_shown, make_single, make_vec, success_rule
 from envs.seeds import held_out_seed, train_seeds
 from envs.vector import VecEnv, VecStep
 
@@ -21,6 +21,7 @@ __all__ = [
     "VecEnv",
     "VecStep",
     "held_out_seed",
+    "make_shown",
     "make_single",
     "make_vec",
     "success_rule",

@@ -54,6 +54,9 @@ class Door(gymnasium.Wrapper[dict[str, Any], Any, Any, Any]):
         super().__init__(env)
         self.env_id, self.leaves, self.actions, self.number = env_id, leaves, actions, number
         self.steps, self.bare = 0, bare
+        self.seen: Any = None
+        """The environment's last observation, in its own form; `observation` is the same as the agent gets it."""
+        self.observation: dict[str, Any] = {}
         entries = {leaf.key: leaf.space for leaf in leaves}
         self._mask_sizes = mask_sizes(actions.space) if masked else []
         if masked:
@@ -116,6 +119,7 @@ class Door(gymnasium.Wrapper[dict[str, Any], Any, Any, Any]):
 
     def _observe(self, observation: Any, info: dict[str, Any]) -> dict[str, Any]:
         flat: dict[str, Any] = {}
+        self.seen, self.observation = observation, flat
         for leaf in self.leaves:
             try:
                 value = leaf.take(observation)

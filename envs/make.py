@@ -21,11 +21,14 @@ wherever it runs.
 from __future__ import annotations
 
 import signal
+import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import gymnasium
+import numpy as np
+from gymnasium.envs.registration import load_env_creator
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 
 from envs.actions import ActionCode
@@ -129,6 +132,32 @@ def make_single(
         raise UserError(f"{env_id}: sequence_length must be a whole number of at least 1, got {length!r}")
     leaves = leaves_of(env.observation_space, env_id, length, (ACTION_MASK,) if masked else ())
     return Door(env, env_id, leaves, actions, number, masked, bare)
+
+
+def make_shown(env_id: str, env_kwargs: Kwargs | None = None) -> Door:
+    """`make_single` with pictures where the environment can draw any; where it cannot, without."""
+    if _can_draw(env_id):
+        try:
+            env = make_single(env_id, env_kwargs, "rgb_array")
+            env.reset(seed=0)
+            if isinstance(env.render(), np.ndarray):
+                return env
+            why = "it draws nothing"
+            env.close()
+        except UserError as error:
+            why = str(error)
+        warnings.warn(f"no picture of {env_id}, its observations are drawn instead: {why}", stacklevel=2)
+    return make_single(env_id, env_kwargs)
+
+
+def _can_draw(env_id: str) -> bool:
+    """Whether an environment's class offers pictures; a factory function may."""
+    spec = find_spec(env_id)
+    if spec is None or spec.entry_point is None:
+        return False
+    creator = load_env_creator(spec.entry_point) if isinstance(spec.entry_point, str) else spec.entry_point
+    metadata = getattr(creator, "metadata", None)
+    return not isinstance(metadata, dict) or "rgb_array" in (metadata.get("render_modes") or [])
 
 
 def _make_plain(

@@ -1,10 +1,11 @@
 """What is to be drawn of an environment at one step, in one form for every kind of environment.
 
-Agent ORANGE, goal RED, field of view shaded. Three kinds are known:
+Agent ORANGE, goal RED, field of view shaded. Four kinds are known:
 * a Grid World maze (attributes `walls`, `agent_position`, `goal_position`; the agent sees the cells around
   it),
 * MiniGrid, which would draw a red agent and a green goal itself: both are painted over,
-* anything that renders to an `rgb_array`: its frame as it is, without markers.
+* anything that renders to an `rgb_array`: its frame as it is, without markers,
+* anything else: what the agent observes, drawn (`recall/render/observation.py`).
 Cells are (row, column) everywhere.
 """
 
@@ -21,6 +22,7 @@ from PIL import Image, ImageDraw
 from envs.door import Door
 from envs.errors import UserError
 from recall.render import palette
+from recall.render.observation import draw_observation
 
 MAP_SIZE = 506
 """Pixels: the large picture of a scene fits a square of this side."""
@@ -221,6 +223,8 @@ def _minigrid_picture(grid: Any, cell: int, visible: NDArray[np.bool_] | None) -
 def _frame_scene(env: gymnasium.Env[Any, Any]) -> Scene:
     name = env.spec.id if env.spec is not None else type(env.unwrapped).__name__
     modes = env.metadata.get("render_modes") or []
+    if isinstance(env, Door) and env.render_mode != "rgb_array":
+        return _observed_scene(env)
     if "rgb_array" not in modes:
         known = ", ".join(map(str, modes)) or "none"
         raise UserError(f"{name} cannot be drawn: it has no render mode rgb_array (its modes: {known})")
@@ -242,6 +246,19 @@ def _frame_scene(env: gymnasium.Env[Any, Any]) -> Scene:
         goal=None,
         cell_size=0,
         has_markers=own,
+    )
+
+
+def _observed_scene(door: Door) -> Scene:
+    """The observation in place of a picture."""
+    return Scene(
+        picture=draw_observation(door, MAP_SIZE, MAP_SIZE),
+        where=draw_observation(door, FRAME_WIDTH, THUMBNAIL_SIZE, brief=True),
+        seen=None,
+        agent=None,
+        goal=None,
+        cell_size=0,
+        has_markers=False,
     )
 
 
