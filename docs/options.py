@@ -28,11 +28,10 @@ presets are PRESETS.
 
 def page() -> str:
     """The text of docs/options.md."""
-    rows = []
-    for field in dataclasses.fields(TrainConfig):
-        default = "none" if field.default == () else field.default
-        rows.append(f"| `--{field.name.replace('_', '-')}` | `{default}` | {field.metadata['help']} |\n")
-    return TEXT.replace("PRESETS", ", ".join(f"`{name}`" for name in PRESETS)) + "".join(rows)
+    return TEXT.replace("PRESETS", ", ".join(f"`{name}`" for name in PRESETS)) + "".join(
+        f"| `--{field.name.replace('_', '-')}` | `{field.default}` | {field.metadata['help']} |\n"
+        for field in dataclasses.fields(TrainConfig)
+    )
 
 
 if __name__ == "__main__":

@@ -72,15 +72,18 @@ def entries_of(door: Door) -> list[Entry]:
         space = own if own is not None and not isinstance(own, spaces.Sequence) else leaf.space
         value = raw if isinstance(raw, str) else np.asarray(door.observation[leaf.key])
         entries.append(Entry(leaf.key, space, value, names if isinstance(names, Sequence) else None))
-    for key, space in door.observation_space.items():
+    told: Any = door.observation_space
+    for key, space in told.items():
         if isinstance(space, ActionMask):
             entries.append(Entry("legal actions", space, np.asarray(door.observation[key]), None))
     return entries
 
 
 def _part(space: Any, path: tuple[Hashable, ...]) -> Any:
+    """The environment's own space of an entry; None inside a space that is not nested."""
     for key in path:
-        space = space[key] if isinstance(space, (spaces.Dict, spaces.Tuple)) else None
+        parts: Any = space.spaces if isinstance(space, (spaces.Dict, spaces.Tuple)) else None
+        space = None if parts is None else parts[key]
     return space
 
 
