@@ -54,27 +54,53 @@ def state_of(run_dir: Path) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_two_runs_with_the_same_seed_end_bit_identical(case: str, tmp_path: Path) -> None:
-    train(case, tmp_path / "a")
-    train(case, tmp_path / "b")
-    assert same(state_of(tmp_path / "a"), state_of(tmp_path / "b"))
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with an uninterrupted run of every case."""
+    directory = tmp_path_factory.mktemp("whole")
+    for number, case in enumerate(CASES):
+        train(case, directory / str(number))
+    return directory
+
+
+@pytest.fixture(scope="module")
+def resumed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same runs, interrupted, and all continued by one new process."""
+    directory = tmp_path_factory.mktemp("parts")
+    for number, case in enumerate(CASES):
+        train(case, directory / str(number), stop_after=FIRST)
+    root = Path(__file__).resolve().parents[2]
+    go_on = (
+        "import sys, train_rl\n"
+        "sys.exit(any([train_rl.main(['--run-dir', run, '--resume']) for run in sys.argv[1:]]))"
+    )
+    command = [sys.executable, "-c", go_on, *(str(directory / str(number)) for number in range(len(CASES)))]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return directory
+
+
+NUMBERS = [pytest.param(number, id=case) for number, case in enumerate(CASES)]
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_two_runs_with_the_same_seed_end_bit_identical(number: int, whole: Path, tmp_path: Path) -> None:
+    train(list(CASES)[number], tmp_path / "again")
+    assert same(state_of(whole / str(number)), state_of(tmp_path / "again"))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", CASES)
-def test_a_resume_in_a_new_process_equals_no_interruption_bit_for_bit(case: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", NUMBERS)
+def test_a_resume_in_a_new_process_equals_no_interruption_bit_for_bit(
+    number: int, whole: Path, resumed: Path
+) -> None:
     """Weights, optimiser, random streams, environments, recurrent state and counters, all at once."""
-    train(case, tmp_path / "whole")
-    train(case, tmp_path / "parts", stop_after=FIRST)
-    root = Path(__file__).resolve().parents[2]
-    command = [sys.executable, "train_rl.py", "--run-dir", str(tmp_path / "parts"), "--resume"]
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert same(state_of(tmp_path / "whole"), state_of(tmp_path / "parts"))
+    runs = [directory / str(number) for directory in (whole, resumed)]
+    assert same(*map(state_of, runs))
     columns = ("updates", "frames", "return_mean", "policy_loss", "value_loss", "meta_loss", "grad_norm")
-    whole, parts = (read_metrics(tmp_path / name / "metrics.csv") for name in ("whole", "parts"))
-    assert same([[row[c] for c in columns] for row in whole], [[row[c] for c in columns] for row in parts])
+    logs = [[[row[c] for c in columns] for row in read_metrics(run / "metrics.csv")] for run in runs]
+    assert len(logs[0]) == ALL
+    assert same(*logs)
 
 
 def test_another_seed_gives_another_run(tmp_path: Path) -> None:
