@@ -20,11 +20,14 @@ $(STAMP): pyproject.toml constraints.txt
 		|| echo 'EnvPool could not be installed here: MiniGrid runs on the slower sync backend.'
 	touch $@
 
+# A worker per core; a file stays with one worker, so that its tests share what they prepare.
+PYTEST := $(BIN)/python -m pytest tests -n auto --dist loadfile --no-loadscope-reorder
+
 test: $(STAMP)
-	$(BIN)/python -m pytest tests
+	$(PYTEST)
 
 test-fast: $(STAMP)
-	$(BIN)/python -m pytest tests -m "not slow"
+	$(PYTEST) -m "not slow"
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
