@@ -44,10 +44,8 @@ from recall.render.outputs import Outputs, numbered, render_recalls
 from recall.render.picture import MOST_TILES
 from recall.render.video import check_movie
 from recall.scores.intervene import FORGET
-from recall.scores.registry import check_applies
+from recall.scores.registry import SCORES, check_applies, check_score, kind_of
 from recall.validate.validity import check_recall
-
-ScoreName = Literal["removal", "symmetrised", "contribution", "key", "decision", "address"]
 
 
 @dataclass(frozen=True)
@@ -89,8 +87,11 @@ class EvaluateConfig:
     control: str | None = option(
         None, "for --check-recall: a run trained where the cue stays visible", metavar="DIR"
     )
-    score: ScoreName | None = option(
-        None, "what ranks the recalls (None: removal, or address for the core hard, which has no other)"
+    score: str | None = option(
+        None,
+        "what ranks the recalls (None: removal for cores that write, address for hard, step for every other core): "
+        + ", ".join(SCORES),
+        metavar="NAME",
     )
     top_k: int = option(5, "recalls shown at every step")
 
@@ -102,6 +103,8 @@ class EvaluateConfig:
             raise UserError(f"--seed must be 0 or more, got {self.seed}")
         if self.top_k > MOST_TILES:
             raise UserError(f"--top-k must be at most {MOST_TILES} to fit a picture, got {self.top_k}")
+        if self.score is not None:
+            check_score(self.score)
         self._check_combinations()
 
     def _check_combinations(self) -> None:
@@ -165,8 +168,6 @@ def render(agent: LoadedAgent, config: EvaluateConfig, console: Console) -> None
     for path in (config.tape, config.similarity):
         if path is not None:
             console.print(", ".join(str(numbered(path, e + 1, len(episodes))) for e in episodes))
-    if not (agent.model.core.writes or agent.model.core.addresses):
-        console.print(f"The core {train.core} has no write memory, so there are no recalls to show.")
 
 
 def check(agent: LoadedAgent, control: LoadedAgent | None, config: EvaluateConfig, console: Console) -> None:
@@ -200,8 +201,8 @@ def main(argv: Sequence[str]) -> int:
     memory = agent.model.core
     if config.forget != "nothing" and not memory.writes:
         raise UserError(f"--forget takes apart cores that write (mnm-g, mnm-p); this is {agent.config.core}")
-    if config.score is not None and (memory.writes or memory.addresses):
-        check_applies(config.score, agent.config.core, memory.addresses)
+    if config.score is not None:
+        check_applies(config.score, agent.config.core, kind_of(memory))
     extra = {
         "agent": f"{agent.config.core}, {agent.config.algo}, {agent.frames:,} frames",
         "playing": agent.config.env,

@@ -10,26 +10,22 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import gymnasium
 import numpy as np
 import torch
 
 from agents.config import ARCHITECTURE, TrainConfig
-from agents.distributions import ActionDistribution
 from agents.episodes import is_success, success_rate
 from agents.model import ActorCritic, AgentState, build_model
+from agents.play import Moment, Observer, Opening, Policy, play
 from agents.pretrained import WEIGHTS, find_agent, load_published_weights
-from agents.rollout import select_agent
 from agents.run_dir import RunDirectory, config_from_dict, load_checkpoint, load_weights, package_versions
 from envs import held_out_seed, make_single, success_rule
 from envs.door import told_success
 from envs.errors import UserError
-
-Policy = Literal["greedy", "sample"]
 
 
 @dataclass(frozen=True)
@@ -112,38 +108,31 @@ def _fresh_model(config: TrainConfig) -> ActorCritic:
     return model
 
 
-def choose(answer: ActionDistribution, policy: Policy, rngs: list[np.random.Generator]) -> torch.Tensor:
-    """Actions [B, ...] of distributions [B, P]: the most probable ones, or draws with one stream per row."""
-    return answer.mode() if policy == "greedy" else answer.draw(rngs)
-
-
-def address_noise(model: ActorCritic, policy: Policy, rngs: list[np.random.Generator]) -> torch.Tensor | None:
-    """What the memory's own choices are drawn with under the sampled policy; None: the most probable ones."""
-    shape = model.core.noise_shape
-    if policy == "greedy" or shape is None:
-        return None
-    return torch.from_numpy(np.stack([rng.gumbel(size=shape) for rng in rngs])).to(model.policy_head.weight)
-
-
 def action_rng(seed: int, episode: int) -> np.random.Generator:
     """The random stream of one evaluation episode's choices."""
     return np.random.default_rng([seed, episode])
 
 
 @dataclass
-class _Slot:
-    """One environment and the episode that it is playing."""
+class _Results(Observer):
+    """Notes return, length and success of every episode that ends."""
 
-    env: gymnasium.Env[Any, Any]
-    number: int
-    rng: np.random.Generator
-    obs: dict[str, Any]
-    is_first: bool = True
-    episode_return: float = 0.0
-    length: int = 0
+    seeds: list[int]
+    rule: str | None
+    progress: Callable[[list[EpisodeResult]], None]
+    returns: dict[int, float] = field(default_factory=dict)
+    done: dict[int, EpisodeResult] = field(default_factory=dict)
+
+    def after(self, moment: Moment) -> None:
+        number = moment.episode
+        total = self.returns.get(number, 0.0) + moment.reward
+        self.returns[number] = total
+        if moment.done:
+            success = is_success(self.rule, total, moment.terminated, told_success(moment.info))
+            self.done[number] = EpisodeResult(self.seeds[number], total, moment.t + 1, success)
+            self.progress(list(self.done.values()))
 
 
-@torch.no_grad()
 def play_episodes(
     agent: LoadedAgent,
     episodes: int,
@@ -155,56 +144,17 @@ def play_episodes(
 ) -> list[EpisodeResult]:
     """Play episodes 0 .. episodes-1 on held-out levels, `num_envs` at a time; results in episode order.
 
-    `between_steps` may change what the agents carry from a step to the next, as `recall.scores.intervene.FORGET` does.
+    `between_steps` is that of `agents.play.play`.
     """
-    config, model = agent.config, agent.model
-    device = model.policy_head.weight.device
+    config = agent.config
     envs = [make_single(config.env, config.env_arguments()) for _ in range(min(num_envs, episodes))]
+    openings = [Opening(held_out_seed(seed, n), action_rng(seed, n)) for n in range(episodes)]
     rule = success_rule(config.env, envs[0].metadata)
-    slots = [_open(env, number, seed) for number, env in enumerate(envs)]
-    coming = len(slots)
-    state = model.initial_state(len(slots))
-    done: dict[int, EpisodeResult] = {}
-    while slots:
-        obs = {key: _stack([slot.obs[key] for slot in slots], device) for key in slots[0].obs}
-        is_first = torch.tensor([slot.is_first for slot in slots], device=device)
-        rngs = [slot.rng for slot in slots]
-        out = model.act(obs, is_first, state, noise=address_noise(model, policy, rngs))
-        actions = choose(out.policy, policy, rngs)
-        rewards, kept = [], []
-        for row, (slot, action) in enumerate(zip(slots, model.actions.to_env(actions), strict=True)):
-            slot.obs, reward, terminated, truncated, info = slot.env.step(action)
-            slot.is_first = False
-            slot.episode_return += float(reward)
-            slot.length += 1
-            rewards.append(float(reward))
-            if terminated or truncated:
-                success = is_success(rule, slot.episode_return, bool(terminated), told_success(info))
-                result = EpisodeResult(
-                    held_out_seed(seed, slot.number), slot.episode_return, slot.length, success
-                )
-                done[slot.number] = result
-                progress(list(done.values()))
-                if coming >= episodes:
-                    slot.env.close()
-                    continue
-                slots[row] = _open(slot.env, coming, seed)
-                coming += 1
-            kept.append(row)
-        state = between_steps(model.after(out.state, actions, torch.tensor(rewards, device=device)))
-        if len(kept) < len(slots):
-            slots = [slots[row] for row in kept]
-            state = select_agent(state, torch.tensor(kept, dtype=torch.int64, device=device))
-    return [done[number] for number in range(episodes)]
-
-
-def _open(env: gymnasium.Env[Any, Any], number: int, seed: int) -> _Slot:
-    obs, _ = env.reset(seed=held_out_seed(seed, number))
-    return _Slot(env, number, action_rng(seed, number), obs)
-
-
-def _stack(arrays: list[Any], device: torch.device) -> torch.Tensor:
-    return torch.from_numpy(np.stack(arrays)).to(device)
+    results = _Results([opening.seed for opening in openings], rule, progress)
+    play(agent.model, envs, openings, policy, results, between_steps=between_steps)
+    for env in envs:
+        env.close()
+    return [results.done[number] for number in range(episodes)]
 
 
 def bootstrap_interval(

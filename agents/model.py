@@ -17,7 +17,7 @@ from agents.distributions import ActionDistribution, actions_for
 from agents.encoders import ObservationEncoder
 from agents.profile import region
 from envs.observations import ActionMask
-from memory import AddressRecord, CoreConfig, MemoryRecord, make_core, reset_state
+from memory import AddressRecord, CoreConfig, Intervention, MemoryRecord, make_core, reset_state
 
 
 class AgentState(NamedTuple):
@@ -89,12 +89,16 @@ class ActorCritic(nn.Module):
         nn.init.orthogonal_(self.value_head.weight, 1.0)
         nn.init.zeros_(self.value_head.bias)
 
+    @property
+    def device(self) -> torch.device:
+        """Where the agent lives."""
+        return self.policy_head.weight.device
+
     def initial_state(self, batch_size: int) -> AgentState:
-        device = self.policy_head.weight.device
         return AgentState(
             self.core.initial_state(batch_size),
-            self.actions.none(batch_size, device),
-            torch.zeros(batch_size, device=device),
+            self.actions.none(batch_size, self.device),
+            torch.zeros(batch_size, device=self.device),
         )
 
     def act(
@@ -104,15 +108,22 @@ class ActorCritic(nn.Module):
         state: AgentState,
         record: bool = False,
         noise: Tensor | None = None,
+        copies: int = 1,
+        intervention: Intervention | None = None,
     ) -> ActOutput:
         """One row: obs[key] [B, ...], is_first bool [B]; state is reset where is_first is set.
 
         noise [B, *core.noise_shape] for a core that chooses at random; without it the choice is the best one.
+        For recall: `copies` states may see one and the same row (B = 1 but for state.core and noise), and an
+        `intervention` changes what a core with a write memory writes and reads.
         """
         x_t = self.encoder(obs, is_first, state.action, state.reward)
+        if copies > 1:
+            x_t = x_t.expand(copies, -1)
         # Most rows open no episode, and a reset copies the whole memory; a GPU copies sooner than it answers.
         entering = reset_state(state.core, is_first) if is_first.is_cuda or is_first.any() else state.core
-        output, core_state = self.core.step(x_t, entering, record=record, noise=noise)
+        more = {} if intervention is None else {"intervention": intervention}
+        output, core_state = self.core.step(x_t, entering, record=record, noise=noise, **more)
         policy, value = self.heads(output.features, obs)
         return ActOutput(policy, value, state._replace(core=core_state), output.record)
 

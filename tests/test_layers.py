@@ -87,12 +87,7 @@ def test_no_room_of_memory_imports_a_higher_one() -> None:
     assert (lost, upward) == ([], [])
 
 
-STILL_A_CIRCLE = pytest.mark.xfail(reason="similarity and similarity_figure import each other", strict=False)
-
-
-@pytest.mark.parametrize(
-    "package", [pytest.param(p, marks=STILL_A_CIRCLE if p == "recall" else ()) for p in PACKAGES]
-)
+@pytest.mark.parametrize("package", PACKAGES)
 def test_no_imports_run_in_a_circle(package: str) -> None:
     inside = {a: targets for a, targets in GRAPH.items() if a.startswith(f"{package}.")}
     try:

@@ -19,18 +19,18 @@ import numpy as np
 import torch
 
 from agents.config import TrainConfig
-from agents.evaluation import choose
 from agents.files import write_csv
+from agents.model import build_model
 from agents.options import option, parse, run_command
-from agents.trainer import build_model
+from agents.play import Moment, Observer, Opening, play
 from benchmarks.common import RESULTS_DIR, machine_columns, require_clean_tree
 from envs import make_single
-from recall.record.tape import Tape, TapeRecorder, walk_weights, write_rule_of
+from recall.record.recorder import TapeObserver
+from recall.record.tape import Tape, walk_weights
 from recall.scores.decision import decision_effect
 from recall.scores.from_tape import keep_only_one, key_match, last_layer_contribution, leave_one_write_out
 from recall.scores.reapplied import reapplied_removal
-from recall.validate.planted import as_batch
-from recall.validate.ranking import SCORES_OF_TAPE
+from recall.scores.registry import SCORES, Sources
 
 RESULTS = RESULTS_DIR / "recall_cost.csv"
 SLOWER = 0.15
@@ -47,37 +47,21 @@ class CostConfig:
     steps: int = option(200, "steps of an episode")
 
 
-@torch.no_grad()
-def play(model: Any, env: Any, recorder: TapeRecorder | None) -> float:
-    """Play one episode; returns processor seconds per step. Without a recorder nothing of the tape runs."""
-    state, rng = model.initial_state(1), np.random.default_rng(0)
-    observation, _ = env.reset(seed=0)
-    action, reward, steps, done = state.action, 0.0, 0, False
+class _Counter(Observer):
+    """Counts steps; nothing of the tape runs."""
+
+    steps = 0
+
+    def after(self, moment: Moment) -> None:
+        self.steps += 1
+
+
+def seconds_per_step(model: Any, env: Any, tapes: TapeObserver | None) -> float:
+    """Play one episode; returns processor seconds per step."""
+    counter, opening = _Counter(), Opening(0, np.random.default_rng(0))
     begun = time.process_time()
-    while not done:
-        is_first = torch.tensor([steps == 0])
-        out = model.act(
-            as_batch([observation], torch.device("cpu")), is_first, state, record=recorder is not None
-        )
-        before = action, reward
-        action = choose(out.policy, "sample", [rng])
-        following, reward, terminated, truncated, _ = env.step(model.actions.to_env(action)[0])
-        if recorder is not None:
-            recorder.add(
-                out.record,
-                observation=observation,
-                is_first=steps == 0,
-                previous_action=before[0][0],
-                previous_reward=before[1],
-                action=action[0],
-                reward=float(reward),
-                logits=out.logits,
-                value=float(out.value[0]),
-            )
-        observation = following
-        state = model.after(out.state, action, torch.tensor([float(reward)]))
-        steps += 1
-        done = terminated or truncated
+    play(model, [env], [opening], "sample", tapes or counter, record=tapes is not None)
+    steps = len(tapes.recorders[0]) if tapes else counter.steps
     return (time.process_time() - begun) / steps
 
 
@@ -86,12 +70,10 @@ def measure_acting(core: Any, size: int, config: CostConfig) -> tuple[dict[str, 
     settings = TrainConfig(core=core, memory_size=size, device="cpu")
     env = make_single("mnm/GridMaze9-v0", {"max_steps": config.steps})
     model = build_model(settings, env.observation_space, env.action_space).eval()
-    rule = write_rule_of(model.core)
     with_tape, without = [], []
     for number in range(config.rounds + 1):
-        start = model.core.weights(model.initial_state(1).core)  # type: ignore[operator]
-        recorder = TapeRecorder(core, 0, start, rule=rule)
-        seconds = play(model, env, None), play(model, env, recorder)
+        tapes = TapeObserver(model, core, [0])
+        seconds = seconds_per_step(model, env, None), seconds_per_step(model, env, tapes)
         if number:  # the first round warms up
             without.append(seconds[0])
             with_tape.append(seconds[1])
@@ -106,7 +88,7 @@ def measure_acting(core: Any, size: int, config: CostConfig) -> tuple[dict[str, 
         "slower": round(float(np.median(on / off)) - 1.0, 3),
         "bar": SLOWER,
     }
-    return row, recorder.tape(), model
+    return row, tapes.recorders[0].tape(), model
 
 
 def seconds_of(work: Callable[[], object], repeats: int = 3) -> float:
@@ -131,12 +113,12 @@ def measure_scores(core: str, size: int, tape: Tape, model: Any) -> list[dict[st
         "R3 re-applied, float64": lambda: reapplied_removal(tape, dtype=np.float64),
         "R4 decision": lambda: decision_effect(model, tape),
     }
-    last = tape.steps - 1
+    last, by_title = tape.steps - 1, {score.title: score for score in SCORES.values()}
     rows: list[dict[str, Any]] = []
     for name, work in everything.items():
         row = {"what": name, "core": core, "d": size, "all_steps_s": round(seconds_of(work), 3)}
-        if name in SCORES_OF_TAPE:
-            row["last_step_s"] = round(seconds_of(partial(SCORES_OF_TAPE[name], tape, last)), 4)
+        if (score := by_title.get(name)) is not None and not score.needs_agent:
+            row["last_step_s"] = round(seconds_of(partial(score.at, Sources(tape), last)), 4)
         rows.append(row)
     cheap = sum(row["all_steps_s"] for row in rows[:4])
     rows.append({"what": "R0 + R1 + R2 + keep", "core": core, "d": size, "all_steps_s": round(cheap, 3)})

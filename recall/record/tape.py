@@ -21,7 +21,7 @@ import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -30,33 +30,12 @@ from numpy.typing import NDArray
 from agents.distributions import ActionDistribution, Categorical, Vector, VectorActions
 from agents.files import atomic_file
 from envs.errors import UserError
-from memory import AddressRecord
 from recall.record.address import AddressTape
 
 FORMAT_VERSION = 1
 LAYERS = 3
-HALF_PRECISION = "a tape in half precision cannot rebuild the memory; record in float32"
 
 Array = NDArray[Any]
-
-
-class MemoryRecordLike(Protocol):
-    """One step of a batch as `memory.MemoryRecord` gives it: torch tensors, batch first."""
-
-    @property
-    def write_inputs(self) -> Any: ...
-    @property
-    def write_steps(self) -> Any: ...
-    @property
-    def target_value(self) -> Any: ...
-    @property
-    def beta(self) -> Any: ...
-    @property
-    def read_key(self) -> Any: ...
-    @property
-    def read_hidden(self) -> Any: ...
-    @property
-    def value_read(self) -> Any: ...
 
 
 class WriteRule(NamedTuple):
@@ -68,18 +47,6 @@ class WriteRule(NamedTuple):
     """[3 d, d] of the map from a target value to the targets of all layers; None for MNM-g."""
     feedback_bias: Array | None = None
     """[3 d] of the same map."""
-
-
-def write_rule_of(core: Any) -> WriteRule | None:
-    """The write rule of a memory core (`core.memory.rule`); None for a core that has none."""
-    rule = getattr(getattr(core, "memory", None), "rule", None)
-    if rule is None:
-        return None
-    feedback = getattr(rule, "predict_targets", None)
-    if feedback is None:
-        return WriteRule("gradient")
-    weight, bias = (np.array(part.detach().cpu().numpy()) for part in (feedback.weight, feedback.bias))
-    return WriteRule("local", weight, bias)
 
 
 @dataclass(frozen=True)
@@ -143,6 +110,8 @@ class Tape:
     """What the heads of a hard memory read; None for every other core."""
     counts: tuple[int, ...] | None = None
     """Where an action is a vector: the choices of each component, 0 for a real number."""
+    noise: Array | None = None
+    """[T, ...] what the core drew its own choices with, for a core with chance that has no addresses; else None."""
 
     @property
     def policy(self) -> ActionDistribution:
@@ -163,6 +132,13 @@ class Tape:
         """T, the number of rows."""
         return len(self.action)
 
+    @property
+    def choices(self) -> Array | None:
+        """[T, ...] the noise that a core with chance drew with under the sampled policy; None: it was greedy."""
+        if self.addresses is None:
+            return self.noise
+        return self.addresses.noise if self.addresses.noise.any() else None
+
     def written(self) -> MemoryTape:
         """The memory's part, or a plain error for a tape that has none."""
         if self.memory is None:
@@ -174,7 +150,7 @@ class Tape:
     def save(self, path: str | Path) -> None:
         """Write the tape as a compressed .npz that is read without pickle, by NumPy alone."""
         arrays: dict[str, Array] = {f"observation/{name}": array for name, array in self.observation.items()}
-        arrays |= {name: getattr(self, name) for name in _ROW_FIELDS}
+        arrays |= {name: getattr(self, name) for name in ROW_FIELDS}
         if self.memory is not None:
             for name in _MEMORY_ARRAYS:
                 value = getattr(self.memory, name)
@@ -186,6 +162,8 @@ class Tape:
                 arrays["memory/feedback_bias"] = rule.feedback_bias
         if self.addresses is not None:
             arrays |= self.addresses.arrays()
+        if self.noise is not None:
+            arrays["noise"] = self.noise
         header = {
             "format": FORMAT_VERSION,
             "seed": self.seed,
@@ -223,16 +201,17 @@ class Tape:
                 for name, array in arrays.items()
                 if name.startswith("observation/")
             },
-            **{name: arrays[name] for name in _ROW_FIELDS},
+            **{name: arrays[name] for name in ROW_FIELDS},
             seed=header["seed"],
             core=header["core"],
             start_step=header["start_step"],
             addresses=AddressTape.from_arrays(arrays) if header.get("addresses") else None,
             counts=tuple(header["counts"]) if "counts" in header else None,
+            noise=arrays.get("noise"),
         )
 
 
-_ROW_FIELDS: dict[str, type] = {
+ROW_FIELDS: dict[str, type] = {
     "is_first": np.bool_,
     "previous_action": np.int64,
     "previous_reward": np.float32,
@@ -300,150 +279,3 @@ def weights_at(tape: Tape, t: int) -> tuple[Array, ...]:
         if row == t:
             return weights
     raise AssertionError("unreachable: the row was checked above")
-
-
-class TapeRecorder:
-    """Collects the rows of one episode and builds its `Tape`. What it is fed is left as it was.
-
-    Give `initial_weights` (as `core.weights(state)` returns them, batch first) for a core with write memory
-    and leave them out for any other core. `rule` is that of `write_rule_of(core)`; without it the tape cannot
-    redo a write, and everything else is the same. `addresses` says that the core reads slots by address,
-    `counts` are those of the agent's `Actions`.
-
-    It stands in the acting loop, so it keeps a record as it is: no core writes to a record that it has given
-    out (tested). The numbers are copied once, when the tape is built.
-    """
-
-    def __init__(
-        self,
-        core: str,
-        seed: int,
-        initial_weights: Any = None,
-        batch_row: int = 0,
-        start_step: int = 0,
-        rule: WriteRule | None = None,
-        addresses: bool = False,
-        counts: tuple[int, ...] | None = None,
-    ) -> None:
-        self.core, self.counts = core, counts
-        self.seed = seed
-        self.batch_row = batch_row
-        self.start_step = start_step
-        self.rule = rule
-        self.addresses = addresses
-        self._start = None if initial_weights is None else tuple(self._row(w).copy() for w in initial_weights)
-        self._rows: list[tuple[Any, ...]] = []
-        self._observations: list[dict[str, Array]] = []
-        self._records: list[MemoryRecordLike | AddressRecord] = []
-
-    def add(
-        self,
-        record: MemoryRecordLike | AddressRecord | None,
-        *,
-        observation: Mapping[str, Any],
-        is_first: bool,
-        previous_action: Any,
-        previous_reward: float,
-        action: Any,
-        reward: float,
-        logits: Any,
-        value: float,
-        agent_cell: tuple[int, int] | None = None,
-        goal_cell: tuple[int, int] | None = None,
-    ) -> None:
-        """Append one row. `record` and `logits` are batches, of which `batch_row` is kept; the rest is one
-        row's."""
-        if is_first and self._rows:
-            raise ValueError("a reset closes the tape: start a new recorder for the next episode")
-        if isinstance(record, AddressRecord) != self.addresses:
-            raise ValueError("an address record is needed for a core that reads slots, and only for it")
-        if (record is None) != (self._start is None and not self.addresses):
-            raise ValueError("a memory record is needed with initial weights, and only with them")
-        if record is not None:
-            self._records.append(record)
-            if len(self._records) == 1:
-                self._columns()  # a record that makes no tape is refused at once
-        self._observations.append({name: np.array(part) for name, part in observation.items()})
-        unknown = (-1, -1)
-        # In the order of _ROW_FIELDS.
-        self._rows.append(
-            (
-                is_first, self._action(previous_action), previous_reward, self._action(action), reward,
-                self._row(logits).copy(), value,
-                unknown if agent_cell is None else agent_cell, unknown if goal_cell is None else goal_cell,
-            )
-        )  # fmt: skip
-
-    def _action(self, action: Any) -> Any:
-        return int(action) if self.counts is None else _array_of(action)
-
-    def _row(self, tensor: Any) -> Array:
-        """One row of a batched torch tensor (or array), as a view where that is possible."""
-        try:
-            array = tensor.numpy()  # fails unless it is on the CPU, outside a graph and of a type of NumPy's
-        except (AttributeError, TypeError, RuntimeError):
-            array = _array_of(tensor)
-        if array.itemsize < 4:
-            raise ValueError(HALF_PRECISION)
-        row: Array = array[self.batch_row]
-        return row
-
-    def tape(self) -> Tape:
-        """The rows so far as a tape."""
-        if not self._rows:
-            raise ValueError("an episode without steps makes no tape")
-        names = self._observations[0]
-        columns = zip(*self._rows, strict=True)
-        vectors = () if self.counts is None else ("previous_action", "action")
-        return Tape(
-            memory=None if self._start is None else self._memory_tape(self._start),
-            observation={name: np.stack([row[name] for row in self._observations]) for name in names},
-            **{
-                name: np.array(column, np.float32 if name in vectors else dtype)
-                for (name, dtype), column in zip(_ROW_FIELDS.items(), columns, strict=True)
-            },
-            seed=self.seed,
-            core=self.core,
-            start_step=self.start_step,
-            counts=self.counts,
-            addresses=AddressTape.of_rows(*self._columns()) if self.addresses else None,
-        )
-
-    def _columns(self) -> list[Array]:
-        """The parts of the records, each [T, ...]."""
-        rows = [[self._row(part) for part in _parts_of(record)] for record in self._records]
-        return [np.stack(column) for column in zip(*rows, strict=True)]
-
-    def _memory_tape(self, start: tuple[Array, ...]) -> MemoryTape:
-        parts = self._columns()
-        return MemoryTape(
-            initial_weights=start,
-            write_inputs=tuple(parts[:3]),
-            write_steps=tuple(parts[3:6]),
-            target_value=parts[6],
-            beta=parts[7],
-            read_key=parts[8],
-            read_hidden=tuple(parts[9:11]),
-            value_read=parts[11],
-            rule=self.rule,
-        )
-
-
-def _array_of(tensor: Any) -> Array:
-    """A tensor of a graph or of another device, or anything else that NumPy takes, as an array."""
-    if not hasattr(tensor, "detach"):
-        return np.asarray(tensor)
-    if tensor.dtype.itemsize < 4:
-        raise ValueError(HALF_PRECISION)
-    array: Array = tensor.detach().cpu().numpy()
-    return array
-
-
-def _parts_of(record: MemoryRecordLike | AddressRecord) -> tuple[Any, ...]:
-    """The arrays of a record in one fixed order."""
-    if isinstance(record, AddressRecord):
-        return tuple(record)
-    return (
-        *record.write_inputs, *record.write_steps, record.target_value, record.beta, record.read_key,
-        *record.read_hidden, record.value_read,
-    )  # fmt: skip

@@ -1,25 +1,20 @@
-"""Play an episode with the tape running.
+"""Play an episode with the tape running, and keep what it looked like.
 
-The recorder is passive: actions and parameters are the same with and without it. An episode is played first
-and drawn afterwards, because the bars share one scale per episode; between the two only small things are
-kept: the tape (about 5 KB a step) and the scenes, their large pictures compressed.
+An episode is played first and drawn afterwards, because the bars share one scale per episode; between the two
+only small things are kept: the tape (about 5 KB a step) and the scenes, their large pictures compressed.
 """
 
 from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass, replace
-from typing import Any
 
-import gymnasium
 import numpy as np
-import torch
 
-from agents.evaluation import Policy, address_noise, choose
-from recall.record.tape import Tape, TapeRecorder, write_rule_of
+from agents.play import Actor, Env, Moment, Opening, Policy, play
+from recall.record.recorder import TapeObserver, records
+from recall.record.tape import Tape
 from recall.render.scene import Picture, Scene, action_name, scene_of
-
-Env = gymnasium.Env[Any, Any]
 
 
 class SceneStore:
@@ -58,8 +53,36 @@ class Episode:
     terminated: bool
 
 
+class _Film(TapeObserver):
+    """The tape of one episode, its actions in words, and its scenes if it can be drawn."""
+
+    def __init__(self, model: Actor, core: str, seed: int, scenes: bool) -> None:
+        super().__init__(model, core, [seed])
+        self.model = model
+        self.scenes = SceneStore() if scenes else None
+        self.names: list[str] = []
+        self.terminated = False
+        self._scene: Scene | None = None
+
+    def before(self, moment: Moment) -> None:
+        self._scene = scene_of(moment.env) if self.scenes is not None else None
+        if np.ndim(moment.action):
+            self.names.append(self.model.actions.describe(moment.action))
+        else:
+            self.names.append(action_name(moment.env, moment.wire))
+
+    def after(self, moment: Moment) -> None:
+        scene = self._scene
+        if scene is None or self.scenes is None:
+            self.add(moment)
+        else:
+            self.add(moment, agent_cell=scene.agent, goal_cell=scene.goal)
+            self.scenes.add(scene)
+        self.terminated = moment.terminated
+
+
 def record_episode(
-    model: Any,
+    model: Actor,
     env: Env,
     seed: int,
     policy: Policy = "greedy",
@@ -72,53 +95,7 @@ def record_episode(
     `policy` is "greedy" or "sample" (drawn from `rng`, by default a new one of this seed), `core` the name that
     goes on the tape. `scenes=False` records the tape alone, for environments that cannot be drawn or need not be.
     """
-    state = model.initial_state(1)
-    device = state.action.device
-    writes, addresses = bool(model.core.writes), bool(model.core.addresses)
-    recorder = TapeRecorder(
-        core=core or type(model.core).__name__,
-        seed=seed,
-        initial_weights=model.core.weights(state.core) if writes else None,
-        rule=write_rule_of(model.core) if writes else None,
-        addresses=addresses,
-        counts=model.actions.counts,
-    )
-    store = SceneStore() if scenes else None
-    names: list[str] = []
-    rng = rng or np.random.default_rng(seed)
-    observation, _ = env.reset(seed=seed)
-    previous_action, previous_reward, terminated, done = state.action, 0.0, False, False
-    while not done:
-        is_first = not names
-        scene = scene_of(env) if store is not None else None
-        with torch.no_grad():
-            batch = {
-                name: torch.tensor(np.array(part), device=device)[None] for name, part in observation.items()
-            }
-            noise = address_noise(model, policy, [rng])
-            first = torch.tensor([is_first], device=device)
-            output = model.act(batch, first, state, record=writes or addresses, noise=noise)
-        action = choose(output.policy, policy, [rng])
-        chosen = model.actions.to_env(action)[0]
-        names.append(model.actions.describe(action[0]) if action.dim() > 1 else action_name(env, chosen))
-        next_observation, reward, terminated, truncated, _ = env.step(chosen)
-        reward = float(reward)
-        recorder.add(
-            output.record,
-            observation=observation,
-            is_first=is_first,
-            previous_action=previous_action[0],
-            previous_reward=previous_reward,
-            action=action[0],
-            reward=reward,
-            logits=output.logits,
-            value=float(output.value[0]),
-            agent_cell=scene.agent if scene else None,
-            goal_cell=scene.goal if scene else None,
-        )
-        if store is not None and scene is not None:
-            store.add(scene)
-        state = model.after(output.state, action, torch.tensor([reward], device=device))
-        observation, previous_action, previous_reward = next_observation, action, reward
-        done = terminated or truncated
-    return Episode(recorder.tape(), store, tuple(names), bool(terminated))
+    film = _Film(model, core or type(model.core).__name__, seed, scenes)
+    opening = Opening(seed, rng or np.random.default_rng(seed))
+    play(model, [env], [opening], policy, film, records(model))
+    return Episode(film.recorders[0].tape(), film.scenes, tuple(film.names), film.terminated)

@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
+from agents.distributions import Categorical
 from agents.files import atomic_file, check_writable
 from envs.errors import UserError
 from recall.record.tape import Tape
@@ -43,13 +44,15 @@ from recall.scores.registry import (
     SCORES,
     Measures,
     ReadMeasures,
+    Score,
     ScoreMatrix,
     as_matrix,
     check_score,
+    kind_of,
     measure,
     measure_reads,
     score_matrices,
-    scores_that_apply,
+    usual_score,
 )
 
 FORMAT_VERSION = 1
@@ -76,25 +79,25 @@ def render_html(
     """Write the viewer of recorded episodes to `path`.
 
     `scores`, one mapping per episode, gives each score that can be selected as a matrix [T, T] (row t, column
-    s < t); without it they are those that the tape alone gives. `opens_with` names the one shown first. For
-    episodes without write memory the recalls are left out, and the page says why.
+    s < t); without it they are those that the tape alone gives. `opens_with` names the one shown first. Where the
+    tape gives none, the recalls are left out, and the page says why.
     """
     path = check_writable(path)
     if not episodes:
         raise UserError("a page needs at least one episode, not 0")
     if scores is not None and len(scores) != len(episodes):
         raise ValueError(f"scores of {len(scores)} episodes for {len(episodes)} episodes")
-    core = episodes[0].tape.core
-    addresses = episodes[0].tape.addresses is not None
-    recalled = addresses or episodes[0].tape.memory is not None
-    caption = None if recalled else f"No recalls: the core {core!r} has no write memory."
+    core, kind = episodes[0].tape.core, kind_of(episodes[0].tape)
+    caption = None
+    if kind == "other" and scores is None:
+        caption = f"No recalls: the tape of the core {core!r} does not give them; they replay the agent (R5)."
     page = ViewerPage(top_k, thresholds or Thresholds(), title or core, caption)
     for number, episode in enumerate(episodes):
         found: dict[str, ScoreMatrix] = {}
         measures: Measures | ReadMeasures | None = None
-        if recalled:
-            known = None if addresses else measure(episode.tape)
-            measures = known or measure_reads(episode.tape)
+        if caption is None:
+            known = measure(episode.tape) if kind == "written" else None
+            measures = measure_reads(episode.tape) if kind == "slots" else known
             given = score_matrices(episode.tape, measures=known) if scores is None else scores[number]
             found = {
                 name: as_matrix(name, given[name], episode.tape.steps)  # type: ignore[arg-type]
@@ -102,7 +105,7 @@ def render_html(
                 if name in given
             }
         page.add(episode, found, measures)
-    return page.write(path, opens_with or scores_that_apply(addresses)[0])
+    return page.write(path, opens_with or usual_score(kind))
 
 
 class ViewerPage:
@@ -129,7 +132,7 @@ class ViewerPage:
         if self._episodes and list(scores) != self._scores:
             raise ValueError(f"scores {list(scores)} beside episodes with {self._scores}")
         self._scores = list(scores)
-        tape = episode.tape
+        tape, policy = episode.tape, odds_of(episode.tape)
         entry: dict[str, Any] = {
             "seed": tape.seed,
             "core": tape.core,
@@ -137,9 +140,11 @@ class ViewerPage:
             "steps": tape.steps,
             "terminated": episode.terminated,
             "actions": list(episode.actions),
-            "columns": {name: _floats(column) for name, column in _columns(tape, measures).items()},
-            "policy": _floats(_softmax(tape.logits) if tape.counts is None else tape.logits),
-            "choices": int(tape.logits.shape[1]),
+            "columns": {
+                name: _floats(column) for name, column in _columns(episode, measures, scores).items()
+            },
+            "policy": _floats(policy),
+            "choices": policy.shape[1],
             "cells": tape.agent_cell.tolist(),
             "frames": None,
             "seen": None,
@@ -180,7 +185,7 @@ class ViewerPage:
             "thresholds": asdict(self.thresholds),
             "clearly": CLEARLY,
             "doubts": DOUBTS,
-            "scores": {name: SCORES[name]._asdict() for name in self._scores},
+            "scores": {name: _words(SCORES[name]) for name in self._scores},
             "images": self._pictures.data(),
             "episodes": self._episodes,
         }
@@ -255,8 +260,11 @@ def _shrunk(content: bytes, scale: float, quality: int) -> bytes:
     return min(content, smaller, key=len)
 
 
-def _columns(tape: Tape, measures: Measures | ReadMeasures | None) -> dict[str, ArrayLike]:
+def _columns(
+    episode: Episode, measures: Measures | ReadMeasures | None, scores: Mapping[str, ScoreMatrix]
+) -> dict[str, ArrayLike]:
     """One number per step, for timeline, tiles and captions."""
+    tape = episode.tape
     columns: dict[str, ArrayLike] = {
         "probability": tape.probability,
         "reward": tape.reward,
@@ -270,7 +278,24 @@ def _columns(tape: Tape, measures: Measures | ReadMeasures | None) -> dict[str, 
             columns |= {"beta": tape.written().beta, "residual": measures.residual}
         if measures.policy_effect is not None:
             columns["policy_effect"] = measures.policy_effect
+    for matrix in scores.values():
+        if matrix.forgotten is not None:
+            columns["forgotten"] = matrix.forgotten
     return columns
+
+
+def _words(score: Score) -> dict[str, str]:
+    """How the page names and explains a score."""
+    words = {"label": score.label, "meaning": score.meaning, "unit": score.unit}
+    return words | ({"of": "steps"} if score.of_steps else {})
+
+
+def odds_of(tape: Tape) -> NDArray[np.float64]:
+    """[T, A] the probability of every action; [T, P] what describes the policy where an action is a vector."""
+    policy = tape.policy
+    found = policy.log_probs.exp() if isinstance(policy, Categorical) else policy.parameters
+    odds: NDArray[np.float64] = found.numpy()
+    return odds
 
 
 def _score_entry(
@@ -318,12 +343,6 @@ def _packed_tape(tape: Tape, room: int) -> bytes | None:
         tape.save(file)
         content = file.read_bytes()
     return content if len(content) <= room else None
-
-
-def _softmax(logits: NDArray[Any]) -> NDArray[np.float64]:
-    shifted = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
-    result: NDArray[np.float64] = shifted / shifted.sum(axis=1, keepdims=True)
-    return result
 
 
 def _floats(numbers: ArrayLike) -> str:

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from agents.evaluation import Policy
 from agents.files import atomic_file, check_writable
 from agents.model import ActorCritic
+from agents.play import Policy
 from envs.errors import UserError
 from recall.record.tape import Tape
 from recall.render.episode import Env, Episode, SceneStore, record_episode
@@ -27,7 +27,7 @@ from recall.render.picture import Facts, Painter, Tile
 from recall.render.scene import Scene, scene_of
 from recall.render.similarity import draw_similarity, maps_of_tape
 from recall.render.video import MovieWriter, check_movie, open_movie
-from recall.scores.effect import policy_effect
+from recall.scores.decision import policy_effect
 from recall.scores.recalls import (
     UNAFFECTED,
     Rows,
@@ -38,18 +38,18 @@ from recall.scores.recalls import (
     stable_rows,
 )
 from recall.scores.registry import (
-    OF_ADDRESSES,
     SCORES,
     Measures,
     ReadMeasures,
     ScoreMatrix,
     as_matrix,
+    cheap_scores,
     check_applies,
-    check_score,
+    kind_of,
     measure,
     measure_reads,
     score_matrices,
-    scores_that_apply,
+    usual_score,
 )
 
 __all__ = [
@@ -126,7 +126,7 @@ def tiles_of(episode: Episode, t: int, recalls: StepRecalls, rows: Rows | None =
                 seen=scene.seen,
                 step=tape.start_step + s,
                 age=t - s,
-                note=_note(tape, s, recalls.counts(rank)),
+                note=_note(tape, s, recalls, rank),
                 score=recalls.scores[rank],
                 had_effect=recalls.counts(rank),
                 supports=recalls.supports[rank],
@@ -137,11 +137,13 @@ def tiles_of(episode: Episode, t: int, recalls: StepRecalls, rows: Rows | None =
     return tiles
 
 
-def _note(tape: Tape, s: int, had_effect: bool) -> str:
-    """What a tile says of the write s itself."""
+def _note(tape: Tape, s: int, recalls: StepRecalls, rank: int) -> str:
+    """What a tile says of the write s itself; nothing for a core that only carries a state."""
+    if recalls.of_steps and tape.memory is None:
+        return ""
     if tape.addresses is None:
         return f"beta {tape.written().beta[s]:.2f}"
-    return "read" if had_effect else "not read"
+    return "read" if recalls.counts(rank) else "not read"
 
 
 def draw_episode(
@@ -153,15 +155,15 @@ def draw_episode(
     count: int = 1,
     progress: Progress | None = None,
 ) -> None:
-    """Stream one frame per step into `writer`; `recalls` is empty for a core without write memory."""
+    """Stream one frame per step into `writer`."""
     assert episode.scenes is not None
     steps = episode.tape.steps
     scale = bar_scale(recalls, painter.thresholds)
     rows = stable_rows(recalls, painter.top_k)
     for t in range(steps):
-        found = recalls[t] if recalls else None
-        tiles = tiles_of(episode, t, found, rows[t]) if found is not None else []
-        picture = painter.paint(episode.scenes[t], facts_of(episode, t, number, count), found, tiles, scale)
+        tiles = tiles_of(episode, t, recalls[t], rows[t])
+        facts = facts_of(episode, t, number, count)
+        picture = painter.paint(episode.scenes[t], facts, recalls[t], tiles, scale)
         writer.add(picture, hold_s=HOLD_S if t == steps - 1 else 0.0)
         if progress is not None:
             progress(t + 1, steps, f"drawing episode {number} of {count}")
@@ -217,18 +219,14 @@ def render_recalls(
 
     `env_factory` makes a single environment (with render_mode="rgb_array" unless it is a grid that is drawn
     here). `rngs`, one per seed, drive the sampled policy, so that an evaluation's own episodes can be shown.
-    `score` ranks the recalls of the animation and is the one that the page opens with; the page offers all. By
-    default it is R2, or the address for a hard memory.
-    Without write memory the left side is drawn alone, and the picture says why.
+    `score` ranks the recalls of the animation and is the one that the page opens with; the page offers all that are
+    cheap. By default it is R2, the address for a hard memory, or R5 for a core that only carries a state.
     """
     seeds = list(seeds)
     core = core or type(model.core).__name__
-    addresses = bool(model.core.addresses)
-    recalled = bool(model.core.writes) or addresses
-    score = score or scores_that_apply(addresses)[0]
+    score = score or usual_score(kind_of(model.core))
     _check(outputs, seeds, score, fps, core, model.core)
     limits = thresholds or Thresholds()
-    caption = None if recalled else f"No recalls: the core {core!r} has no write memory."
     start_s = time.perf_counter()
     env = env_factory()
     episodes: list[dict[str, Any]] = []
@@ -236,8 +234,8 @@ def render_recalls(
         env.reset(seed=seeds[0])
         first = _first_scene(env, needed=outputs.gif is not None or outputs.html is not None)
         markers, view = first is None or first.has_markers, first is not None and first.seen is not None
-        painter = Painter(top_k, limits, caption, markers, view, score)
-        page = ViewerPage(top_k, limits, title or core, caption) if outputs.html is not None else None
+        painter = Painter(top_k, limits, markers, view, score)
+        page = ViewerPage(top_k, limits, title or core) if outputs.html is not None else None
         with ExitStack() as stack:
             movie = None
             if outputs.gif is not None:
@@ -251,9 +249,17 @@ def render_recalls(
                 )
                 recalls: list[StepRecalls] = []
                 matrices: dict[str, ScoreMatrix] = {}
-                measures = _measures(model, episode.tape) if recalled else None
-                if measures is not None:
-                    matrices = _scores_of(model, episode.tape, measures, more_scores, score, page is not None)
+                measures = _measures(model, episode.tape)
+                if movie is not None or page is not None or kind_of(model.core) != "other":
+                    matrices = _scores_of(
+                        model,
+                        episode.tape,
+                        measures,
+                        more_scores,
+                        score,
+                        page is not None,
+                        _told(progress, f"replaying episode {number} of {len(seeds)}"),
+                    )
                     recalls = recalls_of(episode.tape, top_k, matrices[score], measures)
                 if movie is not None:
                     draw_episode(movie, painter, episode, recalls, number, len(seeds), progress)
@@ -274,7 +280,7 @@ def render_recalls(
         "html": None if outputs.html is None else str(outputs.html),
         "html_bytes": _size(outputs.html),
         "seconds": time.perf_counter() - start_s,
-        "score": SCORES[score].label if recalled else None,
+        "score": SCORES[score].label,
         "top_k": top_k,
         "episodes": episodes,
     }
@@ -307,9 +313,7 @@ def _check(outputs: Outputs, seeds: Sequence[int], score: str, fps: float, core:
     for path in (outputs.tape, outputs.similarity):
         if path is not None:
             check_writable(numbered(path, 1, len(seeds)))
-    check_score(score)
-    if memory.writes or memory.addresses:
-        check_applies(score, core, bool(memory.addresses))
+    check_applies(score, core, kind_of(memory))
     if outputs.similarity is not None and not memory.writes:
         kind = "keeps slots, which are read whole" if memory.addresses else "has no write memory"
         raise UserError(f"no similarity maps: the core {core!r} {kind}")
@@ -320,7 +324,15 @@ def _policy_effect(model: Any, tape: Tape) -> NDArray[np.float64] | None:
     return policy_effect(model, tape) if isinstance(model, ActorCritic) and not tape.start_step else None
 
 
-def _measures(model: Any, tape: Tape) -> Measures | ReadMeasures:
+def _told(progress: Progress | None, what: str) -> Callable[[int, int], None]:
+    """The same progress for one thing that takes long."""
+    return lambda done, total: None if progress is None else progress(done, total, what)
+
+
+def _measures(model: Any, tape: Tape) -> Measures | ReadMeasures | None:
+    """What is known of the reads of a memory; None for a core that only carries a state."""
+    if kind_of(tape) == "other":
+        return None
     effect = _policy_effect(model, tape)
     return measure(tape, effect) if tape.addresses is None else measure_reads(tape, effect)
 
@@ -328,16 +340,17 @@ def _measures(model: Any, tape: Tape) -> Measures | ReadMeasures:
 def _scores_of(
     model: Any,
     tape: Tape,
-    measures: Measures | ReadMeasures,
+    measures: Measures | ReadMeasures | None,
     more_scores: MoreScores | None,
     score: str,
     every: bool,
+    progress: Callable[[int, int], None],
 ) -> dict[str, ScoreMatrix]:
     """The scores of an episode in the order of `SCORES`: the one asked for, or every one that is cheap too."""
     given_by_caller = dict(more_scores(tape)) if more_scores is not None else {}
-    names = {score} | set(scores_that_apply(tape.addresses is not None) if every else ())
+    names = {score} | set(cheap_scores(kind_of(tape)) if every else ())
     known = measures if isinstance(measures, Measures) else None
-    found = score_matrices(tape, sorted(names - set(given_by_caller)), known, model)
+    found = score_matrices(tape, sorted(names - set(given_by_caller)), known, model, progress)
     for name, given in given_by_caller.items():
         found[name] = as_matrix(name, given, tape.steps)
     return {name: found[name] for name in SCORES if name in found}
@@ -361,11 +374,17 @@ def _size(path: str | Path | None) -> int:
 
 def _comment(limits: Thresholds, score: str) -> str:
     """Stored in the file, so that the picture can be understood without this code."""
-    if score in OF_ADDRESSES:
+    if score == "address":
         return (
             f"Recalls by {SCORES[score].label}: {SCORES[score].meaning}. Grey tiles were not read. "
             f"Grey: no head read a slot (memory not used), "
             f"or no probability moves by {limits.policy:g} (action unaffected)."
+        )
+    if SCORES[score].of_steps:
+        return (
+            f"Recalls by {SCORES[score].label}: {SCORES[score].meaning}. "
+            f"Grey: no probability moves by {limits.policy:g} (action unaffected), or only if several steps are "
+            f"removed (no single step)."
         )
     return (
         f"Recalls by {SCORES[score].label}: {SCORES[score].meaning}. "
@@ -385,10 +404,13 @@ def _summary(episode: Episode, recalls: Sequence[StepRecalls], limits: Threshold
     }
     if recalls:
         doubts = [step.doubt(limits) for step in recalls]
+        if not recalls[0].of_steps:
+            summary |= {
+                "use_share_median": float(np.median([step.use_share for step in recalls])),
+                "residual_median": float(np.median([step.residual for step in recalls])),
+                "steps_not_used": sum(step.use_share < limits.use_share for step in recalls),
+            }
         summary |= {
-            "use_share_median": float(np.median([step.use_share for step in recalls])),
-            "residual_median": float(np.median([step.residual for step in recalls])),
-            "steps_not_used": sum(step.use_share < limits.use_share for step in recalls),
             "steps_unaffected": sum(doubt == UNAFFECTED for doubt in doubts),
             "steps_doubtful": sum(bool(doubt) for doubt in doubts),
         }

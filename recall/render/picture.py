@@ -20,7 +20,7 @@ from envs.errors import UserError
 from recall.render import palette
 from recall.render.palette import Colour
 from recall.render.scene import MAP_SIZE, THUMBNAIL_SIZE, Cell, Picture, Scene
-from recall.scores.recalls import CLEARLY, INTERACT, NOT_USED, UNAFFECTED, StepRecalls, Thresholds
+from recall.scores.recalls import CLEARLY, INTERACT, NO_SINGLE, NOT_USED, UNAFFECTED, StepRecalls, Thresholds
 from recall.scores.registry import SCORES
 
 MARGIN = 18
@@ -96,13 +96,12 @@ def score_text(score: float) -> str:
 
 
 class Painter:
-    """Draws frames of one size. `caption` explains a missing right side: give it for a core without memory."""
+    """Draws frames of one size."""
 
     def __init__(
         self,
         top_k: int,
         thresholds: Thresholds,
-        caption: str | None = None,
         has_markers: bool = True,
         has_view: bool = True,
         score: str = "removal",
@@ -113,12 +112,10 @@ class Painter:
             raise UserError(f"top-k must be at most {MOST_TILES} to fit a picture, not {top_k}")
         self.top_k = top_k
         self.thresholds = thresholds
-        self.caption = caption
-        self.has_panel = caption is None
         self.score = SCORES[score]
-        tiles = TITLE + top_k * (TILE_HEIGHT + TILE_GAP) - TILE_GAP if self.has_panel else 0
+        tiles = TITLE + top_k * (TILE_HEIGHT + TILE_GAP) - TILE_GAP
         self.body = max(MAP_SIZE, tiles)
-        self.width = 2 * MARGIN + MAP_SIZE + (MARGIN + PANEL_WIDTH if self.has_panel else 0)
+        self.width = 2 * MARGIN + MAP_SIZE + MARGIN + PANEL_WIDTH
         self.height = HEADER + self.body + FOOTER
         self.panel_left = 2 * MARGIN + MAP_SIZE
         self._blank = self._draw_blank(has_markers, has_view)
@@ -127,7 +124,7 @@ class Painter:
         self,
         scene: Scene,
         facts: Facts,
-        recalls: StepRecalls | None = None,
+        recalls: StepRecalls,
         tiles: Sequence[Tile | None] = (),
         scale: float = 1.0,
     ) -> Picture:
@@ -137,13 +134,12 @@ class Painter:
         draw = ImageDraw.Draw(image)
         self._paint_map(image, scene)
         self._paint_header(draw, facts)
-        if self.has_panel and recalls is not None:
-            doubt = recalls.doubt(self.thresholds)
-            self._paint_doubt(draw, doubt)
-            for row, tile in enumerate(tiles[: self.top_k]):
-                if tile is not None:
-                    self._paint_tile(image, draw, row, tile, scale, bool(doubt) or not tile.had_effect)
-            self._paint_places(draw, scene, [tile for tile in tiles[: self.top_k] if tile is not None])
+        doubt = recalls.doubt(self.thresholds)
+        self._paint_doubt(draw, doubt)
+        for row, tile in enumerate(tiles[: self.top_k]):
+            if tile is not None:
+                self._paint_tile(image, draw, row, tile, scale, bool(doubt) or not tile.had_effect)
+        self._paint_places(draw, scene, [tile for tile in tiles[: self.top_k] if tile is not None])
         self._paint_footer(draw, facts, recalls, scale)
         return np.asarray(image)
 
@@ -165,16 +161,14 @@ class Painter:
         draw.rectangle((MARGIN, HEADER, MARGIN + MAP_SIZE - 1, HEADER + MAP_SIZE - 1), fill=palette.PANEL)
         if has_markers:
             self._draw_legend(draw, has_view)
-        if self.has_panel:
-            title = f"What it recalls: top {self.top_k}" if self.top_k > 1 else "What it recalls: top 1"
-            _text(draw, (self.panel_left, HEADER - 2), title, 20)
-            then = "seen then, position then" if has_view else "the frame then"
-            line = f"{then}, and how much that write matters now"
-            if self.score is SCORES["address"]:
-                line = f"{then}, and whether that slot is read now"
-            _text(draw, (self.panel_left, HEADER + 25), line, 14, palette.FAINT_INK)
-            for row in range(self.top_k):
-                draw.rectangle(self.tile_box(row), fill=palette.PAPER, outline=palette.EDGE)
+        _text(draw, (self.panel_left, HEADER - 2), f"What it recalls: top {self.top_k}", 20)
+        then = "seen then, position then" if has_view else "the frame then"
+        line = f"{then}, and how much that {'step' if self.score.of_steps else 'write'} matters now"
+        if self.score is SCORES["address"]:
+            line = f"{then}, and whether that slot is read now"
+        _text(draw, (self.panel_left, HEADER + 25), line, 14, palette.FAINT_INK)
+        for row in range(self.top_k):
+            draw.rectangle(self.tile_box(row), fill=palette.PAPER, outline=palette.EDGE)
         return image
 
     def _draw_legend(self, draw: ImageDraw.ImageDraw, has_view: bool) -> None:
@@ -210,9 +204,8 @@ class Painter:
             left = MARGIN + place * (MAP_SIZE // len(slots))
             _slot(draw, (left, 8), name, text, strong=name == "reward" and facts.reward != 0)
 
-        if self.has_panel:
-            for place, (name, text) in enumerate([("memory core", facts.core), ("seed", str(facts.seed))]):
-                _slot(draw, (self.panel_left + place * PANEL_WIDTH // 2, 8), name, text)
+        for place, (name, text) in enumerate([("memory core", facts.core), ("seed", str(facts.seed))]):
+            _slot(draw, (self.panel_left + place * PANEL_WIDTH // 2, 8), name, text)
 
     def _paint_doubt(self, draw: ImageDraw.ImageDraw, doubt: str) -> None:
         if not doubt:
@@ -284,20 +277,19 @@ class Painter:
         draw.rectangle((left, top, left + length, bottom), fill=filled, outline=colour, width=2)
 
     def _paint_footer(
-        self, draw: ImageDraw.ImageDraw, facts: Facts, recalls: StepRecalls | None, scale: float
+        self, draw: ImageDraw.ImageDraw, facts: Facts, recalls: StepRecalls, scale: float
     ) -> None:
         top = HEADER + self.body + 10
         slots = [
             ("value of the state", f"{facts.value:.2f}"),
             ("probability of action", f"{facts.probability:.2f}"),
         ]
-        if recalls is None:
-            for place, (name, text) in enumerate(slots):
-                _slot(draw, (MARGIN + place * MAP_SIZE // 2, top), name, text)
-            if self.caption:
-                _text(draw, (MARGIN, top + 56), self.caption, 15, palette.FAINT_INK)
-            return
-        if recalls.had_effect is None:
+        if recalls.of_steps:
+            if recalls.policy_effect is not None:
+                slots.append(("all forgotten: action moves by", f"{recalls.policy_effect:.2f}"))
+            if facts.beta is not None:
+                slots.append(("writing now: beta", f"{facts.beta:.2f}"))
+        elif recalls.had_effect is None:
             slots += [
                 ("use share", _share(recalls.use_share)),
                 ("residual rho", _share(recalls.residual)),
@@ -315,6 +307,14 @@ class Painter:
     def _explanation(self, recalls: StepRecalls, scale: float) -> tuple[str, str, str]:
         """What score, bars and grey mean."""
         limits, meaning = self.thresholds, f"{self.score.label}: {self.score.meaning}, as {self.score.unit}."
+        if recalls.of_steps:
+            moves = f"no probability moves by {signed(limits.policy)}"
+            return (
+                meaning,
+                f"Full bar = {scale:.2f}. The number is the rank; a row moves up only if it is better by "
+                f"{CLEARLY - 1:.0%}.",
+                f"Grey: {UNAFFECTED} ({moves}), {NO_SINGLE} ({moves} but all forgotten).",
+            )
         greyed = f"{NOT_USED} (use share < {signed(limits.use_share)})"
         if recalls.had_effect is not None:
             greyed = f"{NOT_USED} (no head read a slot)"

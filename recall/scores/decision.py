@@ -1,4 +1,4 @@
-"""R4: the effect of a write on what the agent does, by replaying the agent without that write.
+"""R4 and "action unaffected": what a write, or all of memory, does to what the agent does, by replaying the agent.
 
 For every write s a copy of the agent lives through the recorded episode again: it sees the recorded
 observations, previous actions and previous rewards (teacher-forced), and in step s its write is not made
@@ -6,13 +6,17 @@ observations, previous actions and previous rewards (teacher-forced), and in ste
 
     R4_s(t) = KL( pi_t || pi_t^{-s} )      and      |V_t - V_t^{-s}|
 
-Exact for the recorded trajectory; in a live episode other actions would bring other observations. The
-copies advance in batches (`recall/scores/branches.py`), so there is no loop over the writes. Cost: about T^2 / 2 steps
-of the agent.
+Exact for the recorded trajectory; in a live episode other actions would bring other observations. The copies
+advance in batches (`Branches`), so there is no loop over the writes. Cost: about T^2 / 2 steps of the agent. A copy
+owns a whole memory and every step reads and writes all of it, so the time is that of moving memories to and fro:
+they are written in place, and a batch holds no more of them than the cache does.
+
+Legend: T steps, R rows, n controller size, H heads, d key and value size, u hidden width of the memory.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -22,11 +26,64 @@ from torch import Tensor
 
 from agents.distributions import ActionDistribution
 from agents.model import ActorCritic, AgentState
+from agents.play import Actor
+from agents.rollout import select_agent
+from memory import Intervention, MNMCore, MNMState, step_in_place
+from recall.record.recorder import recorded_row
 from recall.record.tape import Tape
-from recall.scores.branches import Branches, batch_size, opening
-from recall.scores.intervene import act_with, repeat_state, write_memory_of
+from recall.scores.intervene import write_memory_of
+from recall.scores.reapplied import memories_in_cache
 
 Float = NDArray[np.float64]
+SURELY = 1e6
+"""Added to the noise of the null slot, which is then chosen."""
+
+
+def batch_size(core: MNMCore) -> int:
+    """How many memories a batch holds."""
+    weights = core.memory.initial_weights
+    return 1024 if weights[0].is_cuda else memories_in_cache(sum(weight.nbytes for weight in weights))
+
+
+def opening(core: MNMCore) -> list[Tensor]:
+    """Where a run stands before its first step."""
+    state = core.initial_state(1)
+    return [state.h, state.c, state.value_read, *core.weights(state), state.recent]
+
+
+class Branches:
+    """A run that stands at `start`, and up to `count` replays that part from it.
+
+    `start` is what `opening` or `run` gives: h, c, last value read and the three memory weights, one row each.
+    """
+
+    def __init__(self, core: MNMCore, start: Sequence[Tensor], count: int) -> None:
+        self.core = core
+        self.rows = 1
+        self.parts = [part.new_empty(count + 1, *part.shape[1:]) for part in start]
+        for buffer, part in zip(self.parts, start, strict=True):
+            buffer[0] = part[0]
+
+    def step(self, x_t: Tensor, part: bool) -> Tensor:
+        """One step of all rows on the encoded observation x_t [1, X]: [h ; v], [R, n + d].
+
+        With `part` one more row parts from the run in this step: it does not write.
+        """
+        if part:
+            for buffer in self.parts:
+                buffer[self.rows] = buffer[0]
+            self.rows += 1
+        core = self.core
+        h, c, value_read, w1, w2, w3, recent = (buffer[: self.rows] for buffer in self.parts)
+        weights = w1, w2, w3
+        skip = torch.zeros(self.rows, dtype=torch.bool, device=x_t.device)
+        skip[-1] = part
+        state = MNMState(h, c, value_read, *weights, recent)
+        return step_in_place(core, x_t.expand(self.rows, -1), state, weights, skip if part else None)
+
+    def run(self) -> list[Tensor]:
+        """Where the run stands now."""
+        return [buffer[:1].clone() for buffer in self.parts]
 
 
 class DecisionEffect(NamedTuple):
@@ -38,33 +95,6 @@ class DecisionEffect(NamedTuple):
     """[T, T] |V_t - V_t^{-s}|."""
     probability_change: Float
     """[T, T] change of the probability of the recorded action, pi_t^{-s} - pi_t."""
-
-
-class Row(NamedTuple):
-    """A recorded row as the agent's input, for a batch of copies."""
-
-    obs: dict[str, Tensor]
-    is_first: Tensor
-    action: Tensor
-    """Previous action [B]."""
-    reward: Tensor
-    """Previous reward [B]."""
-
-
-def recorded_row(model: ActorCritic, tape: Tape, t: int, count: int) -> Row:
-    """Row t of the tape, `count` times."""
-    weight = model.policy_head.weight
-
-    def many(array: object) -> Tensor:
-        tensor = torch.as_tensor(np.asarray(array), device=weight.device)
-        return tensor.expand(count, *tensor.shape)
-
-    return Row(
-        {name: many(part[t]) for name, part in tape.observation.items()},
-        many(tape.is_first[t]),
-        many(tape.previous_action[t]),
-        many(tape.previous_reward[t]),
-    )
 
 
 @torch.no_grad()
@@ -100,27 +130,30 @@ def _compared(model: ActorCritic, answers: Tensor, tape: Tape, rows: slice) -> t
     obs = {name: part[:, None].expand(*counted, *part.shape[1:]) for name, part in obs.items()}
     policy, value = model.heads(model.core.output(answers), obs)  # type: ignore[operator]
     policy, value = policy.double(), value.double()
-    run, others = (
-        model.actions.distribution(policy.parameters[:, part]) for part in (slice(1), slice(1, None))
-    )
-    # Replays that are still the same agent give the same numbers up to rounding, which may fall below 0.
-    divergence = run.kl(others).clamp(min=0.0)
+    divergence = from_first(model, policy)
     taken = torch.as_tensor(tape.action[rows], device=answers.device)[:, None]
     of_taken = policy.probability(taken.expand(*counted, *taken.shape[2:]))
     return divergence, (value[:, 1:] - value[:, :1]).abs(), of_taken[:, 1:] - of_taken[:, :1]
 
 
+def from_first(model: Actor, policy: ActionDistribution) -> Tensor:
+    """KL(pi_0 || pi_i) [..., R - 1] of the other rows i of a policy with parameters [..., R, P]."""
+    rows = policy.parameters
+    run, others = (model.actions.distribution(part) for part in (rows[..., :1, :], rows[..., 1:, :]))
+    # Replays that are still the same agent give the same numbers up to rounding, which may fall below 0.
+    return run.kl(others).clamp(min=0.0)
+
+
 def observations(model: ActorCritic, tape: Tape, rows: slice) -> dict[str, Tensor]:
     """What was seen in `rows`, [T, ...], on the model's device."""
-    device = model.policy_head.weight.device
-    return {name: torch.as_tensor(part[rows], device=device) for name, part in tape.observation.items()}
+    return {name: torch.as_tensor(part[rows], device=model.device) for name, part in tape.observation.items()}
 
 
 def _encoded(model: ActorCritic, tape: Tape, steps: int) -> Tensor:
     """What the core receives in rows 0..steps-1, [T, X]: the same in every replay."""
-    device, rows = model.policy_head.weight.device, slice(steps)
+    rows = slice(steps)
     is_first, action, reward = (
-        torch.as_tensor(array[rows], device=device)
+        torch.as_tensor(array[rows], device=model.device)
         for array in (tape.is_first, tape.previous_action, tape.previous_reward)
     )
     encoded: Tensor = model.encoder(observations(model, tape, rows), is_first, action, reward)
@@ -138,17 +171,33 @@ def state_before(model: ActorCritic, tape: Tape, t: int) -> AgentState:
     return AgentState(state.core, row.action, row.reward)
 
 
-def change_between(model: ActorCritic, policy: ActionDistribution) -> float:
+@torch.no_grad()
+def policy_effect(model: Actor, tape: Tape, only: int | None = None) -> Float:
+    """[T] the greatest change of any action's probability at t if the read of t, and no other, were v_0.
+
+    v_0 is what the unwritten memory would answer; with a hard memory the null slot is read. The twin that reads it
+    never acts on: the next step starts from the run's own state. With `only` the other steps are left at 0.
+    """
+    device, steps = model.device, tape.steps if only is None else only + 1
+    twins, first = torch.tensor([0, 0], device=device), torch.tensor([0], device=device)
+    unwritten = Intervention(read_initial=torch.tensor([False, True], device=device))
+    state, found = model.initial_state(1), np.zeros(tape.steps)
+    for t in range(steps):
+        row = recorded_row(model, tape, t, 2)
+        both = AgentState(select_agent(state, twins).core, row.action, row.reward)
+        if tape.addresses is None:
+            answer = model.act(row.obs, row.is_first, both, intervention=unwritten)
+        else:
+            noise = torch.from_numpy(tape.addresses.noise[t]).to(model.policy_head.weight).repeat(2, 1, 1)
+            noise[1, :, -1] += SURELY
+            answer = model.act(row.obs, row.is_first, both, noise=noise)
+        if only in (None, t):
+            found[t] = change_between(model, answer.policy)
+        state = select_agent(answer.state, first)
+    return found
+
+
+def change_between(model: Actor, policy: ActionDistribution) -> float:
     """The greatest change of any action's probability between the two rows of a policy."""
     first, second = (model.actions.distribution(row) for row in policy.double().parameters)
     return float(first.change(second))
-
-
-@torch.no_grad()
-def effect_of_memory(model: ActorCritic, tape: Tape, t: int) -> float:
-    """The greatest change of any action's probability at t if the read of t, and no other, is v_0."""
-    state = repeat_state(state_before(model, tape, t), 2)
-    row = recorded_row(model, tape, t, 2)
-    unwritten = torch.tensor([False, True], device=model.policy_head.weight.device)
-    policy = act_with(model, row.obs, row.is_first, state, unwritten=unwritten).policy
-    return change_between(model, policy)

@@ -53,8 +53,8 @@ def key_match(tape: Tape, t: int) -> Float:
     0.
     """
     memory = tape.written()
-    keys_now = _unit(memory.read_key[t])
-    keys_then = _unit(memory.write_inputs[0][: t + 1])
+    keys_now = unit(memory.read_key[t])
+    keys_then = unit(memory.write_inputs[0][: t + 1])
     result: Float = np.einsum("swi,ri->swr", keys_then, keys_now).max(axis=(1, 2))
     return result
 
@@ -250,7 +250,7 @@ def _product(x: Float | float, weight: Float) -> Float:
     return product.reshape(*np.shape(x)[:-1], -1)
 
 
-def _unit(vectors: Array) -> Float:
+def unit(vectors: Array) -> Float:
     """Vectors of length 1 along the last axis; zero vectors stay zero."""
     vectors = vectors.astype(np.float64)
     length = np.linalg.norm(vectors, axis=-1, keepdims=True)

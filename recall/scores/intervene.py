@@ -1,39 +1,21 @@
-"""One step of an agent with a hand in its memory: reads answered by the unwritten memory, memories edited.
+"""Hands in an agent's memory: what was written is taken out or put in, wiped, or never received.
 
-The step is that of `memory/mnm/reference.py`, put together from its parts, with a row-wise switch; without it, it gives
-the same numbers (tested). Rows of a batch are variants of one run, so that many "what if" questions
-share one pass. Legend: B batch, H heads, d key and value size.
+A single step with a hand in it is `model.act(..., intervention=...)`. Rows of a batch are variants of one run, so
+that many "what if" questions share one pass.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from agents.distributions import ActionDistribution
 from agents.model import ActorCritic, AgentState
 from envs.errors import UserError
-from memory import Intervention, MNMCore, MNMState, reset_state
-
-
-class StepAnswer(NamedTuple):
-    """What the agent answers to one row."""
-
-    policy: ActionDistribution
-    """Parameters [B, P]."""
-    value: Tensor
-    """[B]."""
-    state: AgentState
-    """With the memory advanced."""
-
-    @property
-    def logits(self) -> Tensor:
-        """The parameters of the policy, [B, P]."""
-        return self.policy.parameters
+from memory import MNMCore, MNMState
 
 
 def write_memory_of(model: Any) -> MNMCore:
@@ -45,26 +27,6 @@ def write_memory_of(model: Any) -> MNMCore:
         )
     core: MNMCore = model.core
     return core
-
-
-def act_with(
-    model: ActorCritic,
-    obs: dict[str, Tensor],
-    is_first: Tensor,
-    state: AgentState,
-    unwritten: Tensor | None = None,
-) -> StepAnswer:
-    """`model.act` with interventions; obs[key] [B, ...], is_first bool [B].
-
-    unwritten [B] bool: rows whose read is answered by phi_0 (v_r := v_0), which is also what the controller
-    receives in the next step.
-    """
-    core = write_memory_of(model)
-    x_t = model.encoder(obs, is_first, state.action, state.reward)
-    entering = reset_state(state.core, is_first)
-    output, new = core.step(x_t, entering, intervention=Intervention(read_initial=unwritten))
-    policy, value = model.heads(output.features, obs)
-    return StepAnswer(policy, value, state._replace(core=new))
 
 
 def add_to_memory(state: AgentState, changes: tuple[Tensor, Tensor, Tensor]) -> AgentState:

@@ -1,11 +1,14 @@
-"""The recalls of every step of an episode: the top k writes by a score, and whether they may be believed.
+"""The recalls of every step of an episode: the top k earlier steps by a score, and whether they may be believed.
 
-The score is R2 unless another one is asked for. A list of recalls is shown in grey, with the reason, where it
-would mislead:
+The score is R2 unless another one is asked for, or R5 where there is nothing but a recurrent state. A list of recalls
+is shown in grey, with the reason, where it would mislead:
 * "memory not used": the share of what was written in the value read is below a threshold;
 * "action unaffected": had the unwritten memory answered, no action's probability would differ by more than a
   threshold. It can be told only with the model at hand. What is read also enters the controller's state and
-  may matter later; but it does not explain what the agent does now;
+  may matter later; but it does not explain what the agent does now. For scores of whole steps (R5) the same is asked
+  of everything that came before: the agent that has just begun would do what this one does;
+* "no single step", for scores of whole steps: everything before matters to the action, and no step by itself does,
+  as when the same thing was seen in several steps;
 * "writes interact": the single removals do not add up (residual rho above a threshold), so that the score of
   one write alone does not say what it contributed. The joint removal of the listed writes stays meaningful.
 """
@@ -34,7 +37,8 @@ SCORE_MEANING = SCORES["removal"].meaning
 NOT_USED = "memory not used"
 INTERACT = "writes interact"
 UNAFFECTED = "action unaffected"
-DOUBTS = ("", NOT_USED, INTERACT, UNAFFECTED)
+NO_SINGLE = "no single step"
+DOUBTS = ("", NOT_USED, INTERACT, UNAFFECTED, NO_SINGLE)
 CLEARLY = 1.25
 """A recall changes its row only to pass one that it exceeds by this factor."""
 
@@ -73,15 +77,18 @@ class StepRecalls:
     joint_score: float
     """|change| / |v_r - v_0| if all listed writes are removed together."""
     use_share: float
-    """|v_r - v_0| / |v_r|."""
+    """|v_r - v_0| / |v_r|; 1 for a score of whole steps."""
     residual: float
     """The interaction residual: rho, or that of the score where it has its own."""
     judged_by_residual: bool = True
     """False for a score in which writes cannot hide each other: a large residual does not make it doubtful."""
     policy_effect: float | None = None
-    """The greatest change of an action's probability if v_0 had been read; None if it is not known."""
+    """The greatest change of an action's probability if v_0 had been read, or, for a score of whole steps, if nothing
+    had been taken in; None if it is not known."""
     of_policy: bool = False
-    """Whether the scores are themselves changes of the policy (R4), not of the value read."""
+    """Whether the scores are themselves changes of the policy (R4, R5), not of the value read."""
+    of_steps: bool = False
+    """Whether the scores are of whole steps (R5), not of what was written to or read from a memory."""
     had_effect: tuple[bool, ...] | None = None
     """Hard memory: whether each listed write was read at all, or only came close; None: every one has its score.
     """
@@ -99,6 +106,11 @@ class StepRecalls:
 
     def doubt(self, thresholds: Thresholds) -> str:
         """Why the list must not be taken at face value; empty if it may be."""
+        if self.of_steps:
+            if self.scores and self.scores[0] >= thresholds.divergence:
+                return ""
+            needed = self.policy_effect is not None and self.policy_effect >= thresholds.policy
+            return NO_SINGLE if needed else UNAFFECTED
         if self.use_share < thresholds.use_share:
             return NOT_USED
         if self.of_policy:
@@ -114,10 +126,12 @@ def recalls_of(
     matrix: ScoreMatrix | None = None,
     measures: Measures | ReadMeasures | None = None,
 ) -> list[StepRecalls]:
-    """`StepRecalls` of every row of a tape with write memory, by R2 or by the score in `matrix`.
+    """`StepRecalls` of every row of a tape, by R2 or by the score in `matrix`.
 
-    `measures` are those of `measure(tape)`, if already at hand. The tape of a hard memory has one list.
+    `measures` are those of `measure(tape)`, if already at hand. The tape of a hard memory has one list beside R5.
     """
+    if matrix is not None and SCORES[matrix.name].of_steps:
+        return step_recalls(tape, top_k, matrix)
     if tape.addresses is not None:
         return address_recalls(tape, top_k, measures)
     assert not isinstance(measures, ReadMeasures)
@@ -140,7 +154,31 @@ def recalls_of(
                 residual=float(residual[t]),
                 judged_by_residual=matrix.residual is not None,
                 policy_effect=None if known.policy_effect is None else float(known.policy_effect[t]),
-                of_policy=matrix.name == "decision",
+                of_policy=SCORES[matrix.name].of_policy,
+            )
+        )
+    return found
+
+
+def step_recalls(tape: Tape, top_k: int, matrix: ScoreMatrix) -> list[StepRecalls]:
+    """The steps without which the policy would differ most, for a score of whole steps."""
+    found = []
+    for t in range(tape.steps):
+        row = matrix.values[t]
+        steps = [s for s in rank(row[: t + 1], t, top_k) if row[s] > 0] if t else []
+        found.append(
+            StepRecalls(
+                writes=tuple(steps),
+                scores=tuple(float(row[s]) for s in steps),
+                supports=(True,) * len(steps),
+                own_score=float(row[t]),
+                joint_score=0.0,
+                use_share=1.0,
+                residual=0.0,
+                judged_by_residual=False,
+                policy_effect=None if matrix.forgotten is None else float(matrix.forgotten[t]),
+                of_policy=True,
+                of_steps=True,
             )
         )
     return found

@@ -1,60 +1,41 @@
-"""A score for every pair (step t, earlier write s) of an episode, as one lower-triangular matrix.
+"""The one registry of scores: command line, GIF, page and validity report know a score by its entry here.
 
-The GIF, the viewer and the tables all read the same matrices, so they cannot disagree. Row t, column s: what
-the write of step s has to do with what step t reads. The diagonal is the step's own write ("now"), kept for
-the residual and never ranked; above it is the future, always 0.
+A score says for every pair (step t, earlier step s) of an episode what s has to do with t, as one lower-triangular
+matrix. The GIF, the viewer and the tables all read the same matrices, so they cannot disagree. Row t, column s: what
+the write of step s has to do with what step t reads. The diagonal is the step's own write ("now"), kept for the
+residual and never ranked; above it is the future, always 0.
 
-All scores but one come from the tape alone; `decision` replays the agent and needs it. Others may hand in
-their own matrices, as a `ScoreMatrix` or as a plain [T, T] array.
+Others may hand in their own matrices, as a `ScoreMatrix` or as a plain [T, T] array. A new score is an entry in
+`_ALL`: two functions, its name and what it applies to.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from envs.errors import UserError, nearest
 from recall.record.tape import Tape, walk_weights
+from recall.scores.decision import decision_effect
 from recall.scores.from_tape import (
     interaction_residual,
     keep_only_one,
+    key_match,
     last_layer_contribution,
     leave_one_write_out,
     symmetrised,
     symmetrised_residual,
+    unit,
     use_share,
 )
+from recall.scores.reapplied import reapplied_removal
+from recall.scores.steps import Progress, Reference, all_forgotten, step_effect
 
 Float = NDArray[np.float64]
-
-
-class ScoreInfo(NamedTuple):
-    """How a score is named and explained wherever it is shown."""
-
-    label: str
-    meaning: str
-    unit: str
-    """What a score of 1 is; completes "as ..."."""
-
-
-SHARE = "a share of all that memory adds to the value read"
-SCORES: dict[str, ScoreInfo] = {
-    "removal": ScoreInfo("R2", "change of the value read now if that write is removed", SHARE),
-    "symmetrised": ScoreInfo("symmetrised", "mean effect of removing that write and of keeping it alone", SHARE),
-    "contribution": ScoreInfo("R1", "what that write adds in the last layer to the value read", "a share of the sum"),
-    "key": ScoreInfo("R0", "likeness of the key read now and the key written then (not a use)", "a cosine"),
-    "decision": ScoreInfo("R4", "change of the policy now if that write had not been made", "a KL divergence in nats"),
-    "address": ScoreInfo("address", "whether that slot is read now (exact)", "a share of the read heads"),
-}  # fmt: skip
-"""Every score that can be shown, in the order in which they are offered."""
-FROM_TAPE = ("removal", "symmetrised", "contribution", "key")
-"""The scores of a neural memory for which the tape is enough."""
-OF_ADDRESSES = ("address",)
-"""The scores of a hard memory: nothing else is to be told, since one slot is read and no other."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +50,8 @@ class ScoreMatrix:
     residual: Float | None = None
     """[T]: the interaction residual by which this score is doubted; None if writes cannot hide each other in
     it."""
+    forgotten: Float | None = None
+    """[T]: for scores of whole steps, `recall.scores.steps.all_forgotten`."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +67,7 @@ class Measures:
     effect: Float
     """[T] |v_r - v_0|, the length that scores of values are divided by."""
     policy_effect: Float | None = None
-    """[T] `recall.scores.effect.policy_effect`; None where only the tape is known."""
+    """[T] `recall.scores.decision.policy_effect`; None where only the tape is known."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +77,7 @@ class ReadMeasures:
     use_share: Float
     """[T] share of the read heads that read a slot, and not the null slot."""
     policy_effect: Float | None = None
-    """[T] `recall.scores.effect.policy_effect`; None where only the tape is known."""
+    """[T] `recall.scores.decision.policy_effect`; None where only the tape is known."""
 
 
 def measure_reads(tape: Tape, policy_effect: Float | None = None) -> ReadMeasures:
@@ -152,7 +135,7 @@ def address_matrix(tape: Tape) -> ScoreMatrix:
 def key_matrix(tape: Tape) -> ScoreMatrix:
     """R0 of the whole episode: the best cosine over all pairs of a read head of t and a write head of s."""
     memory = tape.written()
-    read, written = _unit(memory.read_key), _unit(memory.write_inputs[0])
+    read, written = unit(memory.read_key), unit(memory.write_inputs[0])
     values = np.full((tape.steps, tape.steps), -np.inf)
     for i in range(read.shape[1]):
         for j in range(written.shape[1]):
@@ -160,37 +143,171 @@ def key_matrix(tape: Tape) -> ScoreMatrix:
     return ScoreMatrix("key", np.tril(values))
 
 
+def step_matrix(name: str, sources: Sources, reference: Reference) -> ScoreMatrix:
+    """R5 of the whole episode, by replaying the agent."""
+    model, tape = sources.model, sources.tape
+    found = step_effect(model, tape, reference=reference, progress=sources.progress)
+    return ScoreMatrix(name, found.divergence, forgotten=all_forgotten(model, tape))
+
+
+def keep_matrix(tape: Tape) -> ScoreMatrix:
+    """Keep only one of the whole episode, |S_s| in units of the value read."""
+    values = np.zeros((tape.steps, tape.steps))
+    for t in range(tape.steps):
+        values[t, : t + 1] = np.linalg.norm(keep_only_one(tape, t), axis=1)
+    return ScoreMatrix("keep", values)
+
+
 def decision_matrix(model: Any, tape: Tape) -> ScoreMatrix:
     """R4 of the whole episode: KL(pi_t || pi_t without write s), by replaying the agent."""
-    from recall.scores.decision import decision_effect  # imports the agents, which a tape alone does not need
-
     if tape.start_step:
         raise UserError("the score 'decision' needs a tape that starts with its episode")
     return ScoreMatrix("decision", decision_effect(model, tape).divergence)
 
 
+@dataclass(frozen=True)
+class Sources:
+    """What a score is computed from."""
+
+    tape: Tape
+    model: Any = None
+    """The agent, for scores that replay it; None where only the tape is known."""
+    measures: Measures | None = None
+    """`measure(tape)`, if already at hand."""
+    progress: Progress = lambda done, total: None
+    """Told of what takes long."""
+
+    @property
+    def measured(self) -> Measures:
+        """`measure(tape)`."""
+        return self.measures or measure(self.tape)
+
+
+Kind = Literal["written", "slots", "other"]
+"""Of memory: one that is written (mnm-g, mnm-p), slots that are read by address (hard), or nothing but a state."""
+EVERY: tuple[Kind, ...] = ("written", "slots", "other")
+
+
+@dataclass(frozen=True)
+class Score:
+    """A score: how it is called wherever it is shown, and how it is computed."""
+
+    name: str
+    """On the command line."""
+    label: str
+    """In pictures and on the page."""
+    title: str
+    """In the validity report."""
+    meaning: str
+    unit: str
+    """What a score of 1 is; completes "as ..."."""
+    memory: tuple[Kind, ...]
+    """The kinds of memory to which it applies."""
+    matrix: Callable[[Sources], ScoreMatrix]
+    """The score of every pair of steps."""
+    at: Callable[[Sources, int], Float]
+    """Scores [t] of the steps s < t, at step t alone."""
+    needs_agent: bool = False
+    """Whether it replays the agent; else the tape is enough."""
+    cheap: bool = True
+    """Whether the page offers it without being asked."""
+    reported: bool = True
+    """Whether the validity report compares it."""
+    of_policy: bool = False
+    """Whether it is itself a change of the policy, and not of the value read."""
+    of_steps: bool = False
+    """Whether it asks for whole steps, whatever carried them, and not for what was written to a memory."""
+
+
+SHARE = "a share of all that memory adds to the value read"
+NATS = "a KL divergence in nats"
+LENGTH = "a length of the value read"
+_ALL = (
+    Score(
+        "removal", "R2", "R2 removal", "change of the value read now if that write is removed", SHARE, ("written",),
+        lambda x: x.measured.removal, lambda x, t: leave_one_write_out(x.tape, t).norms[:t],
+    ),
+    Score(
+        "symmetrised", "symmetrised", "symmetrised", "mean effect of removing that write and of keeping it alone",
+        SHARE, ("written",), lambda x: x.measured.symmetrised,
+        lambda x, t: np.linalg.norm(
+            symmetrised(leave_one_write_out(x.tape, t), keep_only_one(x.tape, t)), axis=1
+        )[:t],
+    ),
+    Score(
+        "contribution", "R1", "R1 last layer", "what that write adds in the last layer to the value read",
+        "a share of the sum", ("written",), lambda x: contribution_matrix(x.tape),
+        lambda x, t: last_layer_contribution(x.tape, t).norms[:t],
+    ),
+    Score(
+        "key", "R0", "R0 key match", "likeness of the key read now and the key written then (not a use)", "a cosine",
+        ("written",), lambda x: key_matrix(x.tape), lambda x, t: key_match(x.tape, t)[:t],
+    ),
+    Score(
+        "keep", "keep only", "keep only one", "what that write alone would return now", LENGTH, ("written",),
+        lambda x: keep_matrix(x.tape), lambda x, t: np.linalg.norm(keep_only_one(x.tape, t), axis=1)[:t],
+        cheap=False,
+    ),
+    Score(
+        "reapplied", "R3", "R3 re-applied",
+        "change of the value read now if that write had not been made and all later ones were made again", LENGTH,
+        ("written",), lambda x: ScoreMatrix("reapplied", np.asarray(reapplied_removal(x.tape), np.float64)),
+        lambda x, t: np.asarray(reapplied_removal(x.tape, t)[t, :t], np.float64), cheap=False,
+    ),
+    Score(
+        "decision", "R4", "R4 decision", "change of the policy now if that write had not been made", NATS, ("written",),
+        lambda x: decision_matrix(x.model, x.tape),
+        lambda x, t: decision_effect(x.model, x.tape, t).divergence[t, :t],
+        needs_agent=True, cheap=False, of_policy=True,
+    ),
+    Score(
+        "step", "R5", "R5 step removal", "change of the policy now if that step had not been taken in", NATS, EVERY,
+        lambda x: step_matrix("step", x, None), lambda x, t: step_effect(x.model, x.tape, t).divergence[t, :t],
+        needs_agent=True, cheap=False, of_policy=True, of_steps=True,
+    ),
+    Score(
+        "blank", "R5 blank", "R5 blank observation",
+        "change of the policy now if that observation had been all zeros", NATS, EVERY,
+        lambda x: step_matrix("blank", x, "blank"),
+        lambda x, t: step_effect(x.model, x.tape, t, "blank").divergence[t, :t],
+        needs_agent=True, cheap=False, reported=False, of_policy=True, of_steps=True,
+    ),
+    Score(
+        "address", "address", "address", "whether that slot is read now (exact)", "a share of the read heads",
+        ("slots",), lambda x: address_matrix(x.tape), lambda x, t: address_matrix(x.tape).values[t, :t],
+    ),
+)  # fmt: skip
+SCORES: dict[str, Score] = {score.name: score for score in _ALL}
+"""Every score that can be shown, in the order in which they are offered."""
+
+
+def kind_of(memory: Any) -> Kind:
+    """The kind of memory of a core, or of the episode that a tape holds."""
+    if isinstance(memory, Tape):
+        slots, written = memory.addresses is not None, memory.memory is not None
+    else:
+        slots, written = memory.addresses, memory.writes
+    return "slots" if slots else "written" if written else "other"
+
+
 def score_matrices(
-    tape: Tape, names: Sequence[str] | None = None, measures: Measures | None = None, model: Any = None
+    tape: Tape,
+    names: Sequence[str] | None = None,
+    measures: Measures | None = None,
+    model: Any = None,
+    progress: Progress = lambda done, total: None,
 ) -> dict[str, ScoreMatrix]:
-    """The named scores of an episode, in the order of `SCORES`; by default all that the tape alone gives."""
-    names = scores_that_apply(tape.addresses is not None) if names is None else names
+    """The named scores of an episode, in the order of `SCORES`; by default all that the tape alone gives cheaply."""
+    kind = kind_of(tape)
+    names = cheap_scores(kind) if names is None else names
     for name in names:
-        check_score(name)
-        check_applies(name, tape.core, tape.addresses is not None)
-    if tape.addresses is not None:
-        return {name: address_matrix(tape) for name in names}
-    found = {}
-    for name in (name for name in SCORES if name in names):
-        if name in ("removal", "symmetrised"):
-            measures = measures or measure(tape)
-            found[name] = measures.removal if name == "removal" else measures.symmetrised
-        elif name == "decision":
-            if model is None:
-                raise UserError("the score 'decision' replays the agent: the tape alone does not give it")
-            found[name] = decision_matrix(model, tape)
-        else:
-            found[name] = contribution_matrix(tape) if name == "contribution" else key_matrix(tape)
-    return found
+        check_applies(name, tape.core, kind)
+        if SCORES[name].needs_agent and model is None:
+            raise UserError(f"the score {name!r} replays the agent: the tape alone does not give it")
+    if measures is None and {"removal", "symmetrised"} & set(names):
+        measures = measure(tape)
+    sources = Sources(tape, model, measures, progress)
+    return {name: score.matrix(sources) for name, score in SCORES.items() if name in names}
 
 
 def as_matrix(name: str, given: ScoreMatrix | Float, steps: int) -> ScoreMatrix:
@@ -206,15 +323,25 @@ def as_matrix(name: str, given: ScoreMatrix | Float, steps: int) -> ScoreMatrix:
     return matrix
 
 
-def scores_that_apply(addresses: bool) -> tuple[str, ...]:
-    """The scores that a tape alone gives: of a hard memory, or of a neural one. The first is the usual one."""
-    return OF_ADDRESSES if addresses else FROM_TAPE
+def cheap_scores(kind: Kind) -> tuple[str, ...]:
+    """The scores that a tape alone gives quickly, for a kind of memory."""
+    return tuple(
+        name
+        for name, score in SCORES.items()
+        if kind in score.memory and score.cheap and not score.needs_agent
+    )
 
 
-def check_applies(name: str, core: str, addresses: bool) -> None:
-    """Refuse a score that says nothing of this kind of memory."""
-    if (name in OF_ADDRESSES) != addresses:
-        valid = [score for score in SCORES if (score in OF_ADDRESSES) == addresses]
+def usual_score(kind: Kind) -> str:
+    """The score that ranks the recalls of a kind of memory unless another one is asked for."""
+    return {"written": "removal", "slots": "address", "other": "step"}[kind]
+
+
+def check_applies(name: str, core: str, kind: Kind) -> None:
+    """Refuse a score that does not exist, or says nothing of this kind of memory."""
+    check_score(name)
+    if kind not in SCORES[name].memory:
+        valid = [score.name for score in SCORES.values() if kind in score.memory]
         raise UserError(f"the score {name!r} does not apply to the core {core!r}; valid: {', '.join(valid)}")
 
 
@@ -224,9 +351,3 @@ def check_score(name: str) -> None:
         likely = nearest(name, SCORES)
         hint = f" (did you mean {likely}?)" if likely else ""
         raise UserError(f"unknown score {name!r}{hint}; the scores are {', '.join(SCORES)}")
-
-
-def _unit(vectors: NDArray[np.floating]) -> Float:
-    wide: Float = vectors.astype(np.float64)
-    length = np.linalg.norm(wide, axis=-1, keepdims=True)
-    return np.divide(wide, length, out=np.zeros_like(wide), where=length > 0)

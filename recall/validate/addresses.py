@@ -13,12 +13,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from agents.distributions import ActionDistribution
 from agents.evaluation import LoadedAgent
 from agents.model import ActorCritic
-from recall.scores.decision import recorded_row, state_before
-from recall.scores.effect import SURELY, policy_effect
-from recall.scores.registry import address_matrix
+from recall.record.recorder import recorded_row
+from recall.scores.decision import SURELY, policy_effect, state_before
+from recall.scores.registry import SCORES, Sources
 from recall.validate.checks import Check, Limits, ValidityReport, decide, not_applicable, verdict_of
+from recall.validate.deletion import acts_otherwise
 from recall.validate.planted import PlayedEpisode, about, make_env, play_planted
 from recall.validate.ranking import blind_scores, bootstrap, judge
 
@@ -49,7 +51,8 @@ def check_addresses(
         reason = f"{agent.config.env} does not say which step is needed, or the agent never came to use it"
     rankings = []
     if not reason:
-        scores = {"address": [address_matrix(e.tape).values[e.decision, : e.decision] for e in planted]}
+        score = SCORES["address"]
+        scores = {score.title: [score.at(Sources(e.tape), e.decision) for e in planted]}
         scores |= blind_scores(planted, seed)
         rankings = [judge(name, rows, planted) for name, rows in scores.items()]
     hits = rankings[0].hit_1 if rankings else None
@@ -78,8 +81,8 @@ def check_addresses(
 
 
 @torch.no_grad()
-def action_without(model: ActorCritic, episode: PlayedEpisode, dropped: Sequence[int]) -> int:
-    """The greedy action at the decision step if the slots that the steps `dropped` wrote cannot be read."""
+def policy_without(model: ActorCritic, episode: PlayedEpisode, dropped: Sequence[int]) -> ActionDistribution:
+    """The policy at the decision step if the slots that the steps `dropped` wrote cannot be read."""
     tape, t = episode.tape, episode.decision
     assert tape.addresses is not None
     gone = torch.from_numpy(np.isin(tape.addresses.tags[t], list(dropped)))
@@ -88,7 +91,7 @@ def action_without(model: ActorCritic, episode: PlayedEpisode, dropped: Sequence
     noise[..., :-1][..., gone] = -SURELY
     row = recorded_row(model, tape, t, 1)
     out = model.act(row.obs, row.is_first, state_before(model, tape, t), noise=noise.to(weight.device))
-    return int(out.logits[0].argmax())
+    return out.policy
 
 
 def _dropping(
@@ -101,11 +104,11 @@ def _dropping(
     for episode in planted:
         tape, t = episode.tape, episode.decision
         assert tape.addresses is not None
-        taken = int(tape.action[t])
+        intact = policy_without(model, episode, ())
         read = [s for s in np.unique(tape.addresses.read_step[t]).tolist() if s >= 0]
         unread = [s for s in tape.addresses.tags[t].tolist() if s >= 0 and s not in read]
         other = rng.permutation(unread)[: len(read)].tolist()
-        flips.append([action_without(model, episode, steps) != taken for steps in (read, other)])
+        flips.append([acts_otherwise(intact, policy_without(model, episode, gone)) for gone in (read, other)])
     top, rest = (bootstrap(column) for column in np.array(flips, np.float64).T)
     return [
         decide(names[0], top.mean >= limits.wiped_flips, f"action changes in {top}",

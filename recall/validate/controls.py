@@ -13,14 +13,14 @@ import torch
 from numpy.typing import NDArray
 
 from agents.evaluation import LoadedAgent
-from agents.model import ActorCritic, AgentState
-from agents.trainer import build_model
+from agents.model import ActorCritic, AgentState, build_model
+from recall.record.recorder import recorded_row, retape
 from recall.record.tape import Tape
-from recall.scores.decision import decision_effect, effect_of_memory, recorded_row, state_before
+from recall.scores.decision import decision_effect, policy_effect, state_before
 from recall.scores.from_tape import leave_one_write_out, rank, use_share
 from recall.scores.intervene import add_to_memory, without_read
 from recall.validate.deletion import increments
-from recall.validate.planted import PlayedEpisode, make_env, retape
+from recall.validate.planted import PlayedEpisode, make_env
 from recall.validate.ranking import RankingResult, judge
 
 Float = NDArray[np.float64]
@@ -132,12 +132,12 @@ def read_off_result(
     deaf = without_read(model)
     tapes = [retape(deaf, episode.tape) for episode in clean]
     twins = [retape(deaf, episode.tape) for episode in flipped]
-    actions = [tape.logits[e.decision].argmax() for tape, e in zip(tapes, clean, strict=True)]
-    others = [tape.logits[e.decision].argmax() for tape, e in zip(twins, flipped, strict=True)]
+    actions = [tape.policy.mode()[e.decision] for tape, e in zip(tapes, clean, strict=True)]
+    others = [tape.policy.mode()[e.decision] for tape, e in zip(twins, flipped, strict=True)]
     removal = [removal_scores(tape, e.decision) for tape, e in zip(tapes, clean, strict=True)]
     decision = [decision_effect(deaf, e.tape, e.decision).divergence[e.decision, : e.decision] for e in clean]
     return ReadOffResult(
-        np.array([float(a != b) for a, b in zip(actions, others, strict=True)]),
+        np.array([float(not torch.equal(a, b)) for a, b in zip(actions, others, strict=True)]),
         judge("R2, read off", removal, clean),
         judge("R4, read off", decision, clean),
     )
@@ -153,5 +153,5 @@ def not_used_share(
         t = episode.decision
         removal = leave_one_write_out(episode.tape, t)
         used = use_share(removal.value_read, removal.value_unwritten)
-        says.append(used < share or effect_of_memory(model, episode.tape, t) <= probability)
+        says.append(used < share or policy_effect(model, episode.tape, t)[t] <= probability)
     return float(np.mean(says))

@@ -16,15 +16,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import gymnasium
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from agents.evaluation import choose
-from agents.model import ActorCritic, AgentState
+from agents.distributions import ActionDistribution
+from agents.model import AgentState
+from agents.play import Actor, Env, Moment, Observer, Opening, play
+from recall.record.recorder import recorded_row
 from recall.record.tape import Tape
-from recall.scores.decision import recorded_row, state_before
+from recall.scores.decision import state_before
 from recall.scores.from_tape import rank
 from recall.scores.intervene import (
     add_to_memory,
@@ -33,7 +34,7 @@ from recall.scores.intervene import (
     wipe_memory,
     wipe_value_read,
 )
-from recall.validate.planted import PlayedEpisode, as_batch
+from recall.validate.planted import PlayedEpisode
 from recall.validate.ranking import write_sizes
 
 Float = NDArray[np.float64]
@@ -105,49 +106,51 @@ def variants(state: AgentState, tape: Tape, sets: Mapping[str, Sequence[int]]) -
 
 
 @torch.no_grad()
-def answers(model: ActorCritic, episode: PlayedEpisode, forms: Mapping[str, AgentState]) -> dict[str, Float]:
-    """The policy [A] of every form at the decision step."""
+def answers(
+    model: Actor, episode: PlayedEpisode, forms: Mapping[str, AgentState]
+) -> dict[str, ActionDistribution]:
+    """The policy of every form at the decision step, in float64."""
     states = list(forms.values())
     core = type(states[0].core)(*(torch.cat(parts) for parts in zip(*(s.core for s in states), strict=True)))
     row = recorded_row(model, episode.tape, episode.decision, len(states))
     out = model.act(row.obs, row.is_first, AgentState(core, row.action, row.reward))
-    pi = torch.softmax(out.logits.double(), dim=-1).cpu().numpy()
-    return dict(zip(forms, pi, strict=True))
+    rows = out.policy.double().parameters
+    return {name: model.actions.distribution(row) for name, row in zip(forms, rows, strict=True)}
+
+
+def acts_otherwise(policy: ActionDistribution, other: ActionDistribution) -> bool:
+    """Whether the greedy actions of two policies differ."""
+    return bool((policy.mode() != other.mode()).any())
 
 
 def open_loop(
-    model: ActorCritic, episode: PlayedEpisode, sets: Mapping[str, Sequence[int]]
-) -> dict[str, Float]:
-    """The policies [A] at the decision step, untouched and after every edit."""
+    model: Actor, episode: PlayedEpisode, sets: Mapping[str, Sequence[int]]
+) -> dict[str, ActionDistribution]:
+    """The policies at the decision step, untouched and after every edit."""
     return answers(
         model, episode, variants(state_before(model, episode.tape, episode.decision), episode.tape, sets)
     )
 
 
-@torch.no_grad()
+class _Return(Observer):
+    """The return from the first observed step on."""
+
+    total = 0.0
+
+    def after(self, moment: Moment) -> None:
+        self.total += moment.reward
+
+
 def closed_loop(
-    model: ActorCritic, env: gymnasium.Env, episode: PlayedEpisode, forms: Mapping[str, AgentState]
+    model: Actor, env: Env, episode: PlayedEpisode, forms: Mapping[str, AgentState]
 ) -> dict[str, float]:
     """The return of the episode if it goes on from the decision step with each of the given states."""
     return {name: _go_on(model, env, episode, state) for name, state in forms.items()}
 
 
-def _go_on(model: ActorCritic, env: gymnasium.Env, episode: PlayedEpisode, state: AgentState) -> float:
-    tape, device = episode.tape, model.policy_head.weight.device
-    observation, _ = env.reset(seed=episode.seed)
-    total = 0.0
-    for t in range(episode.decision):
-        taken = model.actions.to_env(torch.as_tensor(tape.action[t])[None])
-        observation, reward, *_ = env.step(taken[0])
-        total += float(reward)
-    state = repeat_state(state, 1)
-    is_first = torch.zeros(1, dtype=torch.bool, device=device)
-    done = False
-    while not done:
-        out = model.act(as_batch([observation], device), is_first, state)
-        action = choose(out.policy, "greedy", [])
-        observation, reward, terminated, truncated, _ = env.step(model.actions.to_env(action)[0])
-        total += float(reward)
-        done = terminated or truncated
-        state = model.after(out.state, action, torch.tensor([float(reward)], device=device))
-    return total
+def _go_on(model: Actor, env: Env, episode: PlayedEpisode, state: AgentState) -> float:
+    tape, rest = episode.tape, _Return()
+    lived = tape.action[: episode.decision]
+    wire = model.actions.to_env(torch.from_numpy(lived))
+    play(model, [env], [Opening(episode.seed, actions=wire, state=repeat_state(state, 1))], "greedy", rest)
+    return float(tape.reward[: episode.decision].sum(dtype=np.float64)) + rest.total

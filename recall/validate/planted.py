@@ -8,18 +8,18 @@ step, drawn from the second half of the episode, takes the place of the decision
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 
-from agents.evaluation import LoadedAgent, choose
-from agents.model import ActorCritic, AgentState
+from agents.evaluation import LoadedAgent
+from agents.play import Env, Moment, Opening, play
 from envs import held_out_seed, make_single
 from envs.door import Door
-from recall.record.tape import Tape, TapeRecorder, write_rule_of
-from recall.scores.decision import recorded_row
+from recall.record.recorder import TapeObserver, records
+from recall.record.tape import Tape
 
 WAVE = 50
 """Episodes that are played together."""
@@ -74,12 +74,6 @@ def about(agent: LoadedAgent, episodes: int, seed: int, success: float, planted:
     }
 
 
-def as_batch(observations: list[dict[str, Any]], device: torch.device) -> dict[str, torch.Tensor]:
-    """Observations of several environments as one batch."""
-    names = observations[0]
-    return {name: torch.as_tensor(np.stack([o[name] for o in observations]), device=device) for name in names}
-
-
 def play_planted(agent: LoadedAgent, episodes: int, seed: int, flip: bool = False) -> list[PlayedEpisode]:
     """Episodes 0 .. episodes-1 of evaluation seed `seed`, with the cue flipped if asked for."""
     envs = [make_env(agent) for _ in range(min(WAVE, episodes))]
@@ -92,64 +86,27 @@ def play_planted(agent: LoadedAgent, episodes: int, seed: int, flip: bool = Fals
     return played
 
 
-@torch.no_grad()
-def _wave(agent: LoadedAgent, envs: list[Door], seeds: list[int], flip: bool) -> list[PlayedEpisode]:
-    model, count = agent.model, len(envs)
-    device = model.policy_head.weight.device
-    state = model.initial_state(count)
-    slots = model.core.addresses
-    start = None if slots else model.core.weights(state.core)  # type: ignore[operator]
-    rule = None if slots else write_rule_of(model.core)
-    recorders = [
-        TapeRecorder(
-            agent.config.core,
-            seed,
-            start,
-            batch_row=row,
-            rule=rule,
-            addresses=slots,
-            counts=model.actions.counts,
-        )
-        for row, seed in enumerate(seeds)
-    ]
-    options = {"flip_cue": True} if flip else None
-    opened = [env.reset(seed=seed, options=options) for env, seed in zip(envs, seeds, strict=True)]
-    seen: list[Any] = [obs for obs, _ in opened]
-    infos: list[dict[str, Any]] = [info for _, info in opened]
-    alive, terminated = [True] * count, [False] * count
-    action, reward, t = state.action, np.zeros(count), 0
-    while any(alive):
-        out = model.act(
-            as_batch(seen, device), torch.full((count,), t == 0, device=device), state, record=True
-        )
-        before = action, reward
-        action, reward = choose(out.policy, "greedy", []), np.zeros(count)
-        chosen = model.actions.to_env(action)
-        for row in [row for row in range(count) if alive[row]]:
-            observation = seen[row]
-            seen[row], paid, terminated[row], truncated, infos[row] = envs[row].step(chosen[row])
-            reward[row], alive[row] = float(paid), not (terminated[row] or truncated)
-            recorders[row].add(
-                out.record,
-                observation=observation,
-                is_first=t == 0,
-                previous_action=before[0][row],
-                previous_reward=float(before[1][row]),
-                action=action[row],
-                reward=reward[row],
-                logits=out.logits,
-                value=float(out.value[row]),
-            )
-        state = model.after(
-            out.state,
-            action,
-            torch.as_tensor(reward, dtype=torch.float32, device=device),
-        )
-        t += 1
-    return [
-        _with_plan(recorder.tape(), seed, info, end)
-        for recorder, seed, info, end in zip(recorders, seeds, infos, terminated, strict=True)
-    ]
+class _Plans(TapeObserver):
+    """Tapes, and what the environment said of its plan when the episode ended."""
+
+    def __init__(self, agent: LoadedAgent, seeds: list[int]) -> None:
+        super().__init__(agent.model, agent.config.core, seeds)
+        self.seeds = seeds
+        self.played: dict[int, PlayedEpisode] = {}
+
+    def after(self, moment: Moment) -> None:
+        super().after(moment)
+        if moment.done:
+            number = moment.episode
+            tape = self.recorders[number].tape()
+            self.played[number] = _with_plan(tape, self.seeds[number], moment.info, moment.terminated)
+
+
+def _wave(agent: LoadedAgent, envs: Sequence[Env], seeds: list[int], flip: bool) -> list[PlayedEpisode]:
+    plans, options = _Plans(agent, seeds), {"flip_cue": True} if flip else None
+    openings = [Opening(seed, options=options) for seed in seeds]
+    play(agent.model, envs, openings, "greedy", plans, records(agent.model))
+    return [plans.played[number] for number in range(len(seeds))]
 
 
 def _with_plan(tape: Tape, seed: int, info: dict[str, Any], terminated: bool) -> PlayedEpisode:
@@ -159,29 +116,3 @@ def _with_plan(tape: Tape, seed: int, info: dict[str, Any], terminated: bool) ->
         decision = int(np.random.default_rng(seed).integers(tape.steps // 2, tape.steps))
     cue, cue_step = int(info.get("cue", -1)), int(info.get("cue_step", -1))
     return PlayedEpisode(tape, seed, cue, cue_step, decision, decides, terminated)
-
-
-@torch.no_grad()
-def retape(model: ActorCritic, tape: Tape) -> Tape:
-    """What `model` writes and reads when it sees a recorded episode: observations and actions as recorded."""
-    state = model.initial_state(1)
-    start = model.core.weights(state.core)  # type: ignore[operator]
-    recorder = TapeRecorder(
-        tape.core, tape.seed, start, rule=write_rule_of(model.core), counts=model.actions.counts
-    )
-    for t in range(tape.steps):
-        row = recorded_row(model, tape, t, 1)
-        out = model.act(row.obs, row.is_first, AgentState(state.core, row.action, row.reward), record=True)
-        state = out.state
-        recorder.add(
-            out.record,
-            observation={name: part[t] for name, part in tape.observation.items()},
-            is_first=bool(tape.is_first[t]),
-            previous_action=tape.previous_action[t],
-            previous_reward=float(tape.previous_reward[t]),
-            action=tape.action[t],
-            reward=float(tape.reward[t]),
-            logits=out.logits,
-            value=float(out.value[0]),
-        )
-    return recorder.tape()

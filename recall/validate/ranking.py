@@ -8,42 +8,22 @@ only if it beats them.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from agents.model import ActorCritic
+from agents.evaluation import bootstrap_interval
+from agents.play import Actor
 from recall.record.tape import Tape
-from recall.scores.decision import decision_effect
-from recall.scores.from_tape import (
-    keep_only_one,
-    key_match,
-    last_layer_contribution,
-    leave_one_write_out,
-    rank,
-    symmetrised,
-)
-from recall.scores.reapplied import reapplied_removal
+from recall.scores.from_tape import rank
+from recall.scores.registry import SCORES, Kind, Sources
 from recall.validate.planted import PlayedEpisode
 
 Float = NDArray[np.float64]
-Scorer = Callable[[Tape, int], Float]
-"""Scores [t] of the writes s < t, at step t."""
-
-SCORES_OF_TAPE: dict[str, Scorer] = {
-    "R0 key match": lambda tape, t: key_match(tape, t)[:t],
-    "R1 last layer": lambda tape, t: last_layer_contribution(tape, t).norms[:t],
-    "R2 removal": lambda tape, t: leave_one_write_out(tape, t).norms[:t],
-    "keep only one": lambda tape, t: np.linalg.norm(keep_only_one(tape, t), axis=1)[:t],
-    "symmetrised": lambda tape, t: np.linalg.norm(
-        symmetrised(leave_one_write_out(tape, t), keep_only_one(tape, t)), axis=1
-    )[:t],
-    "R3 re-applied": lambda tape, t: np.asarray(reapplied_removal(tape, t)[t, :t], np.float64),
-}
-R2, R4 = "R2 removal", "R4 decision"
+R2, R4 = SCORES["removal"].title, SCORES["decision"].title
 BASELINES = ("random", "recency", "oldest first", "best fixed lag", "write strength", "beta")
 BLIND_BASELINES = BASELINES[:4]
 """Baselines that do not look at the memory at all."""
@@ -65,9 +45,7 @@ class Interval:
 def bootstrap(values: Sequence[float] | Float) -> Interval:
     """Percentile bootstrap over episodes, from a fixed random stream."""
     x = np.asarray(values, np.float64)
-    draws = np.random.default_rng(0).integers(0, len(x), (RESAMPLES, len(x)))
-    low, high = np.quantile(x[draws].mean(axis=1), [0.025, 0.975])
-    return Interval(float(x.mean()), float(low), float(high))
+    return Interval(float(x.mean()), *bootstrap_interval(x, resamples=RESAMPLES))
 
 
 @dataclass(frozen=True)
@@ -110,25 +88,17 @@ def write_sizes(tape: Tape, t: int) -> Float:
 
 
 def scores_at_decision(
-    episodes: Sequence[PlayedEpisode], scorers: dict[str, Scorer]
+    episodes: Sequence[PlayedEpisode], kind: Kind, model: Actor
 ) -> tuple[dict[str, list[Float]], dict[str, float]]:
-    """Name -> one array of scores per episode; and name -> seconds."""
+    """Title -> one array of scores per episode, of every score that is reported; and title -> seconds."""
     scores: dict[str, list[Float]] = {}
     seconds: dict[str, float] = {}
-    for name, scorer in scorers.items():
-        begun = time.perf_counter()
-        scores[name] = [scorer(episode.tape, episode.decision) for episode in episodes]
-        seconds[name] = time.perf_counter() - begun
+    for score in SCORES.values():
+        if kind in score.memory and score.reported:
+            begun = time.perf_counter()
+            scores[score.title] = [score.at(Sources(e.tape, model), e.decision) for e in episodes]
+            seconds[score.title] = time.perf_counter() - begun
     return scores, seconds
-
-
-def all_scorers(model: ActorCritic) -> dict[str, Scorer]:
-    """Every score, R4 included."""
-
-    def decision(tape: Tape, t: int) -> Float:
-        return decision_effect(model, tape, t).divergence[t, :t]
-
-    return {**SCORES_OF_TAPE, R4: decision}
 
 
 def blind_scores(episodes: Sequence[PlayedEpisode], seed: int = 0) -> dict[str, list[Float]]:

@@ -15,10 +15,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from agents.distributions import ActionDistribution
 from agents.evaluation import LoadedAgent
-from envs.errors import UserError
 from recall.scores.decision import state_before
 from recall.scores.from_tape import (
     interaction_residual,
@@ -28,6 +29,7 @@ from recall.scores.from_tape import (
     use_share,
 )
 from recall.scores.intervene import write_memory_of
+from recall.scores.registry import SCORES, Sources
 from recall.validate.addresses import check_addresses
 from recall.validate.checks import Check, Limits, ValidityReport, decide, not_applicable, verdict_of
 from recall.validate.controls import (
@@ -38,15 +40,21 @@ from recall.validate.controls import (
     read_off_result,
     untrained_ranking,
 )
-from recall.validate.deletion import Sets, answers, choose_sets, closed_loop, open_loop, variants
+from recall.validate.deletion import (
+    Sets,
+    acts_otherwise,
+    answers,
+    choose_sets,
+    closed_loop,
+    open_loop,
+    variants,
+)
 from recall.validate.planted import PlayedEpisode, about, make_env, play_planted
 from recall.validate.ranking import (
     BLIND_BASELINES,
     R2,
     R4,
-    SCORES_OF_TAPE,
     RankingResult,
-    all_scorers,
     baseline_scores,
     bootstrap,
     judge,
@@ -72,8 +80,6 @@ def check_recall(
     agent without either.
     """
     limits = limits or Limits()
-    if agent.model.actions.counts is not None:
-        raise UserError(f"the recall check needs Discrete actions, those of {agent.config.env} are vectors")
     if agent.model.core.addresses:
         return check_addresses(agent, episodes, seed, control, limits, progress)
     for checked in (agent, *([control] if control is not None else [])):
@@ -145,7 +151,7 @@ class Study:
         if self.no_plan:
             return [not_applicable(name, self.no_plan) for name in names]
         self.progress("scores at the decision step")
-        scores, seconds = scores_at_decision(self.planted, all_scorers(self.agent.model))
+        scores, seconds = scores_at_decision(self.planted, "written", self.agent.model)
         self.rankings = [judge(name, rows, self.planted, seconds[name]) for name, rows in scores.items()]
         baselines = baseline_scores(self.planted, self.seed)
         self.rankings += [judge(name, rows, self.planted) for name, rows in baselines.items()]
@@ -235,8 +241,9 @@ class Study:
     def _sets(self) -> list[tuple[PlayedEpisode, Sets]]:
         rng = np.random.default_rng(self.seed)
         pool = self.planted if self.needs_cue else self.played
+        by = SCORES["removal"]
         found = [
-            (e, choose_sets(e, SCORES_OF_TAPE[R2](e.tape, e.decision), self.limits.top_k, rng)) for e in pool
+            (e, choose_sets(e, by.at(Sources(e.tape), e.decision), self.limits.top_k, rng)) for e in pool
         ]
         return [(e, sets) for e, sets in found if sets is not None]
 
@@ -392,7 +399,7 @@ class Study:
             answers(agent.model, e, variants(state_before(agent.model, e.tape, e.decision), e.tape, {}))
             for e in played
         ]
-        moved = np.array([np.abs(p["wipe memory"] - p["intact"]).max() for p in pi])
+        moved = np.array([float(p["intact"].change(p["wipe memory"])) for p in pi])
         older = float((moved <= self.limits.not_used_probability).mean())
         return decide(
             name,
@@ -405,14 +412,15 @@ class Study:
 
 
 def _changes(
-    policies: Sequence[dict[str, Float]], episodes: Sequence[PlayedEpisode]
+    policies: Sequence[dict[str, ActionDistribution]], episodes: Sequence[PlayedEpisode]
 ) -> tuple[dict[str, Float], dict[str, Float]]:
     """Per form: change of the taken action's probability [E], and 1.0 where the greedy action changed [E]."""
     changes, flips = {}, {}
+    taken = [torch.as_tensor(e.tape.action[e.decision]) for e in episodes]
     for form in [name for name in policies[0] if name != "intact"]:
-        taken = [int(e.tape.action[e.decision]) for e in episodes]
-        changes[form] = np.array([p[form][a] - p["intact"][a] for p, a in zip(policies, taken, strict=True)])
-        flips[form] = np.array(
-            [float(p[form].argmax() != p["intact"].argmax()) for p in policies], np.float64
+        pairs = [(p["intact"], p[form], a) for p, a in zip(policies, taken, strict=True)]
+        changes[form] = np.array(
+            [float(after.probability(a) - was.probability(a)) for was, after, a in pairs]
         )
+        flips[form] = np.array([float(acts_otherwise(was, after)) for was, after, _ in pairs])
     return changes, flips

@@ -20,8 +20,7 @@ from envs import held_out_seed, make_single
 from recall.record.tape import Tape
 from recall.render.episode import record_episode
 from recall.render.outputs import Outputs, render_recalls
-from recall.scores.decision import decision_effect
-from recall.scores.effect import policy_effect
+from recall.scores.decision import decision_effect, policy_effect
 
 SMALL: dict[str, Any] = {
     "hidden_size": 8, "embedding_size": 8, "memory_size": 4, "num_envs": 4, "rollout_steps": 8, "minibatches": 2,

@@ -14,7 +14,7 @@ import torch
 
 from agents.config import TrainConfig
 from agents.evaluation import LoadedAgent
-from agents.trainer import build_model
+from agents.model import build_model
 from envs import make_single
 
 SIZE = 8

@@ -16,7 +16,8 @@ from gymnasium import spaces
 
 from agents.distributions import actions_for
 from envs import make_single
-from recall.record.tape import Tape, TapeRecorder
+from recall.record.recorder import TapeRecorder
+from recall.record.tape import Tape
 
 
 class Record(NamedTuple):
@@ -158,7 +159,7 @@ class ReferenceAgent:
 
     def __init__(self, actions=4, writes=True, seed=0, size=16, gain=1.5, layers=(0, 1, 2)):
         self.seed, self.size, self.layers = seed, size, layers
-        self.actions = actions_for(spaces.Discrete(actions))
+        self.actions, self.device = actions_for(spaces.Discrete(actions)), torch.device("cpu")
         self.memory = ReferenceMemory("p", 1, size, seed=seed, dtype=np.float32, gain=gain)
         self.core = SimpleNamespace(
             writes=writes,

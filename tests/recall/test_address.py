@@ -15,7 +15,7 @@ from viewer_page import page_data
 
 from agents.config import TrainConfig
 from agents.evaluation import LoadedAgent, action_rng, play_episodes
-from agents.trainer import build_model
+from agents.model import build_model
 from envs import held_out_seed, make_single
 from envs.errors import UserError
 from memory.hard.straight_through import one_hot
@@ -23,7 +23,7 @@ from recall.record.tape import Tape
 from recall.render.episode import Episode, record_episode
 from recall.render.outputs import Outputs, facts_of, render_recalls
 from recall.render.picture import Painter, Tile
-from recall.scores.effect import policy_effect
+from recall.scores.decision import policy_effect
 from recall.scores.recalls import NOT_USED, Thresholds, recalls_of, stable_rows
 from recall.scores.registry import SCORES, score_matrices
 from recall.validate.validity import check_recall
@@ -228,10 +228,12 @@ def test_a_tile_that_was_not_read_is_grey() -> None:
         assert (picture[top:bottom, left:right] == (255, 0, 0)).all(axis=-1).any() == read
 
 
-@pytest.mark.parametrize("score", [name for name in SCORES if name != "address"])
+@pytest.mark.parametrize("score", [name for name, score in SCORES.items() if "slots" not in score.memory])
 def test_other_scores_do_not_apply(score: str, tmp_path: Path) -> None:
     agent = agent_of()
-    with pytest.raises(UserError, match=f"score '{score}' does not apply to the core 'hard'; valid: address"):
+    with pytest.raises(
+        UserError, match=f"score '{score}' does not apply to the core 'hard'; valid: step, blank, address"
+    ):
         render_recalls(agent.model, lambda: None, [0], Outputs(tmp_path / "a.gif"), score=score, core="hard")
     with pytest.raises(UserError, match="does not apply"):
         score_matrices(record(agent).tape, [score], model=agent.model)

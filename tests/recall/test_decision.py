@@ -9,13 +9,13 @@ import pytest
 import torch
 from hand_built import LENGTH, config, loaded, one_write_agent
 
-from agents.model import AgentState
-from agents.trainer import build_model
+from agents.model import AgentState, build_model
 from envs import make_single
 from envs.errors import UserError
-from memory import MNMCore
-from recall.scores.decision import decision_effect, effect_of_memory, recorded_row, state_before
-from recall.scores.intervene import act_with, wipe_controller, wipe_memory, without_read
+from memory import Intervention, MNMCore
+from recall.record.recorder import recorded_row
+from recall.scores.decision import decision_effect, policy_effect, state_before
+from recall.scores.intervene import wipe_controller, wipe_memory, without_read
 from recall.validate.planted import play_planted
 
 TOLERANCE = 1e-10
@@ -120,7 +120,7 @@ def test_the_step_with_interventions_is_the_agents_own_step(played):
         state = AgentState(state.core, row.action, row.reward)
         with torch.no_grad():
             plain = model.act(row.obs, row.is_first, state)
-            ours = act_with(model, row.obs, row.is_first, state)
+            ours = model.act(row.obs, row.is_first, state, intervention=Intervention())
         torch.testing.assert_close(ours.logits, plain.logits, rtol=0, atol=1e-12)
         torch.testing.assert_close(ours.value, plain.value, rtol=0, atol=1e-12)
         for a, b in zip(ours.state.core, plain.state.core, strict=True):
@@ -140,8 +140,8 @@ def test_a_reset_inside_the_recorded_row_is_obeyed(played):
     )
     clean = model.initial_state(2)
     with torch.no_grad():
-        ours = act_with(model, row.obs, torch.tensor([True, True]), dirty)
-        fresh = act_with(model, row.obs, torch.tensor([True, True]), clean)
+        ours = model.act(row.obs, torch.tensor([True, True]), dirty, intervention=Intervention())
+        fresh = model.act(row.obs, torch.tensor([True, True]), clean, intervention=Intervention())
     torch.testing.assert_close(ours.logits, fresh.logits, rtol=0, atol=0)
 
 
@@ -165,8 +165,8 @@ def test_the_write_that_decides_is_the_only_one_with_an_effect():
         others = np.delete(needed, episode.cue_step)
         np.testing.assert_allclose(others, 0.0, atol=1e-6)  # beta is 0 in all other steps
         assert effect.probability_change[LENGTH, episode.cue_step] < -0.9
-        assert effect_of_memory(agent.model, episode.tape, LENGTH) > 0.9
-        assert effect_of_memory(agent.model, episode.tape, LENGTH - 1) < 1e-6  # it goes forward anyway
+        assert policy_effect(agent.model, episode.tape, LENGTH)[LENGTH] > 0.9
+        assert policy_effect(agent.model, episode.tape)[LENGTH - 1] < 1e-6  # it goes forward anyway
 
 
 def test_wiping_leaves_the_other_channel_alone():

@@ -12,15 +12,15 @@ import torch
 from PIL import Image
 from recall_reference import Photo, ReferenceAgent, frames_of, maze
 
-from agents.evaluation import choose
 from agents.model import ActorCritic
+from agents.play import choose
 from envs.errors import UserError
 from memory import CoreConfig
 from recall.render import palette
 from recall.render.gif import GifWriter
 from recall.render.outputs import SceneStore, facts_of, record_episode, render_recall_gif, tiles_of
 from recall.render.picture import MARGIN, Painter, signed
-from recall.render.scene import MAP_SIZE, scene_of
+from recall.render.scene import scene_of
 from recall.scores.recalls import Thresholds, recalls_of
 
 
@@ -245,14 +245,18 @@ def test_frames_do_not_jitter():
     assert same[-45:].all(), "explanation"
 
 
-def test_a_core_without_memory_gets_the_left_side_alone(tmp_path):
-    path = tmp_path / "lstm.gif"
-    summary = render_recall_gif(ReferenceAgent(writes=False), maze, [3], path=path, core="lstm")
+def test_an_agent_without_memory_recalls_nothing(tmp_path):
+    env, path = maze(steps=6), tmp_path / "none.gif"
+    model = ActorCritic(env.observation_space, env.action_space, CoreConfig(name="none"))
+    summary = render_recall_gif(model, lambda: env, [3], path=path, core="none")
     frames = frames_of(path)
-    assert (summary["score"], len(frames)) == (None, 40)
-    with_memory = Painter(5, Thresholds())
-    assert frames[0].shape[1] == 2 * MARGIN + MAP_SIZE < with_memory.width
-    assert (frames[0][-60:] != 255).any(), "the caption says why"
+    assert (summary["score"], len(frames)) == ("R5", 6)
+    assert summary["episodes"][0]["steps_unaffected"] == 6
+    painter = Painter(5, Thresholds(), score="step")
+    assert frames[0].shape[1] == painter.width
+    for row in range(5):
+        left, top, right, bottom = painter.tile_box(row)
+        assert (frames[-1][top + 1 : bottom, left + 1 : right] == palette.PAPER).all(), "an empty tile"
     tape = record_episode(ReferenceAgent(writes=False), maze(), 3).tape
     assert tape.memory is None
 

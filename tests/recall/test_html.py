@@ -20,13 +20,13 @@ from recall.render.episode import record_episode
 from recall.render.html import ViewerPage, render_html
 from recall.render.outputs import Outputs, render_recalls
 from recall.scores.recalls import DOUBTS, Thresholds, bar_scale, recalls_of, stable_rows
-from recall.scores.registry import FROM_TAPE, score_matrices
+from recall.scores.registry import cheap_scores, score_matrices
 
 
 def test_the_lists_are_exactly_those_of_the_gif(tmp_path):
     played = episode()
     data = page_data(render_html([played], tmp_path / "a.html"))
-    assert list(data["scores"]) == list(FROM_TAPE)
+    assert list(data["scores"]) == list(cheap_scores("written"))
     entry = data["episodes"][0]
     for name, matrix in score_matrices(played.tape).items():
         recalls, score = recalls_of(played.tape, 5, matrix), entry["scores"][name]
@@ -167,10 +167,10 @@ def test_several_episodes_and_scores_of_the_callers(tmp_path):
     assert writes[np.argsort(ranks)].tolist() == [9, 8, 7], "of equal scores the more recent first"
 
 
-def test_a_core_without_memory_says_so(tmp_path):
+def test_a_page_made_of_a_tape_that_gives_no_recalls_says_so(tmp_path):
     played = record_episode(ReferenceAgent(writes=False), maze(), 3, core="lstm")
     data = page_data(render_html([played], tmp_path / "a.html"))
-    assert data["caption"] == "No recalls: the core 'lstm' has no write memory."
+    assert data["caption"].startswith("No recalls: the tape of the core 'lstm' does not give them")
     assert (data["scores"], data["opens_with"]) == ({}, None)
     assert "beta" not in data["episodes"][0]["columns"]
 

@@ -14,9 +14,9 @@ from recall.render.similarity import (
     head_similarity,
     maps_of_tape,
     rebinding_score,
+    similarity_figure,
     similarity_maps,
 )
-from recall.render.similarity_figure import similarity_figure
 
 
 def draw(

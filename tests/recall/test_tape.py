@@ -12,15 +12,8 @@ from recall_reference import ReferenceMemory, add_row, batch_of_one, random_tape
 from envs.errors import UserError
 from memory import CoreConfig, make_core
 from memory.mnm.cpp_backend.bindings import kernel_for
-from recall.record.tape import (
-    MemoryTape,
-    Tape,
-    TapeRecorder,
-    WriteRule,
-    walk_weights,
-    weights_at,
-    write_rule_of,
-)
+from recall.record.recorder import TapeRecorder, write_rule_of
+from recall.record.tape import MemoryTape, Tape, WriteRule, walk_weights, weights_at
 
 
 def map_tensors(change, record):

@@ -14,7 +14,7 @@ from recall_reference import Photo, ReferenceAgent, frames_of, maze, random_tape
 from agents.model import ActorCritic
 from envs import make_single
 from envs.errors import UserError
-from memory import CoreConfig
+from memory import CoreConfig, Intervention
 from recall.record.tape import Tape
 from recall.render import palette, video
 from recall.render.outputs import (
@@ -27,7 +27,7 @@ from recall.render.outputs import (
     tiles_of,
 )
 from recall.render.picture import PLACE_MARK, Painter, score_text
-from recall.scores.effect import policy_effect
+from recall.scores.decision import policy_effect
 from recall.scores.from_tape import (
     keep_only_one,
     key_match,
@@ -35,9 +35,8 @@ from recall.scores.from_tape import (
     leave_one_write_out,
     symmetrised,
 )
-from recall.scores.intervene import act_with
 from recall.scores.recalls import CLEARLY, UNAFFECTED, StepRecalls, Thresholds, recalls_of, stable_rows
-from recall.scores.registry import FROM_TAPE, SCORES, as_matrix, measure, score_matrices
+from recall.scores.registry import SCORES, as_matrix, cheap_scores, measure, score_matrices
 
 
 def linear_agent() -> ReferenceAgent:
@@ -196,7 +195,7 @@ def test_the_rank_is_on_the_tile_and_on_the_map():
 def test_matrices_hold_what_the_score_functions_give():
     tape, _ = random_tape(heads=2, steps=15)
     found = score_matrices(tape)
-    assert tuple(found) == FROM_TAPE
+    assert tuple(found) == cheap_scores("written")
     for t in (0, 6, 14):
         removal, kept, added = (
             leave_one_write_out(tape, t),
@@ -279,12 +278,11 @@ def test_the_effect_on_the_action_is_that_of_reading_the_unwritten_memory(core):
     found = policy_effect(model, tape)
     assert found.shape == (6,)
     assert (found > 0).all()
-    answer = torch.no_grad()(act_with)(
-        model,
+    answer = torch.no_grad()(model.act)(
         {name: torch.as_tensor(part[:1]) for name, part in tape.observation.items()},
         torch.tensor([True]),
         model.initial_state(1),
-        unwritten=torch.tensor([True]),
+        intervention=Intervention(read_initial=torch.tensor([True])),
     )
     there = torch.softmax(torch.as_tensor(tape.logits[:1]).double(), 1)
     change = (torch.softmax(answer.logits.double(), 1) - there).abs().max()
@@ -323,7 +321,9 @@ def test_mistakes_with_scores(tmp_path):
     with pytest.raises(ValueError, match="not numbers"):
         as_matrix("key", np.full((12, 12), np.nan), 12)
     assert list(tmp_path.iterdir()) == []
-    assert list(SCORES) == ["removal", "symmetrised", "contribution", "key", "decision", "address"]
+    assert list(SCORES) == [
+        "removal", "symmetrised", "contribution", "key", "keep", "reapplied", "decision", "step", "blank", "address",
+    ]  # fmt: skip
 
 
 # All files of one recording ------------------------------------------------------------------------------------

@@ -365,7 +365,7 @@ def test_a_core_without_memory_shows_scene_and_timeline(browser: Any, tmp_path: 
     viewer = Viewer(browser, render_html([played], tmp_path / "a.html"))
     viewer.page.keyboard.press("End")
     viewer.at(39)
-    assert "has no write memory" in viewer.page.inner_text("#meaning")
+    assert "they replay the agent" in viewer.page.inner_text("#meaning")
     assert viewer.page.locator("#who").is_hidden()
     viewer.close()
 

@@ -8,6 +8,9 @@ const state = { episode: 0, t: 0, score: data.opens_with, playing: false, pinned
 // pinned: the earlier step of the matrix cell that was clicked last, shown beside the matrix
 let view = null; // the unpacked episode that is shown
 
+// Whether the score shown asks for whole steps, whatever carried them, and not for writes or reads of a memory.
+const ofSteps = () => state.score !== null && data.scores[state.score].of === "steps";
+
 // --- Unpacking -----------------------------------------------------------------------------------------------
 
 function bytes(text) {
@@ -177,11 +180,12 @@ function drawFacts() {
   const facts = [["value of the state", fixed(c.value[t])], ["probability of action", fixed(c.probability[t])]];
   if (state.score) {
     const score = view.scores[state.score];
-    if (c.beta) facts.push(["use share", fixed(c.use_share[t])], ["residual rho", fixed(score.residual[t])],
+    if (ofSteps()) { if (c.forgotten) facts.push(["all forgotten: action moves by", fixed(c.forgotten[t])]); }
+    else if (c.beta) facts.push(["use share", fixed(c.use_share[t])], ["residual rho", fixed(score.residual[t])],
       ["writing now: beta", fixed(c.beta[t])], ["its own write", scoreText(score.own[t])],
       [`top ${data.top_k} removed jointly`, fixed(score.joint[t])]);
     else facts.push(["heads that read a slot", fixed(c.use_share[t])]);
-    if (c.policy_effect) facts.push(["moves action by", fixed(c.policy_effect[t])]);
+    if (c.policy_effect && !ofSteps()) facts.push(["moves action by", fixed(c.policy_effect[t])]);
   }
   $("measures").replaceChildren(...facts.map(([name, text]) => {
     const box = document.createElement("div"), dt = document.createElement("dt"), dd = document.createElement("dd");
@@ -240,7 +244,8 @@ function drawTiles() {
     const reward = view.columns.reward_before[s];
     part.what.textContent = `step ${stepName(s)}, ${view.actions[s]}` + (reward ? `, reward ${short(reward)}` : "");
     const others = Object.keys(view.scores).filter((name) => name !== state.score);
-    part.others.textContent = [view.columns.beta ? `beta ${fixed(view.columns.beta[s])}` : recall.counts ? "read" : "not read"]
+    const word = view.columns.beta ? `beta ${fixed(view.columns.beta[s])}` : ofSteps() ? "" : recall.counts ? "read" : "not read";
+    part.others.textContent = (word ? [word] : [])
       .concat(narrow ? [] : others.map((name) => `${data.scores[name].label} ${scoreOf(name, t, s).text}`)).join(" \u00b7 ");
     part.tile.setAttribute("aria-label", `Rank ${recall.rank + 1}: step ${stepName(s)}, age ${t - s}, score ${scoreText(recall.score)}`);
     const side = narrow ? 62 : 76;
@@ -260,7 +265,13 @@ function drawWords() {
   $("recalls-title").textContent = `What it recalls: top ${data.top_k}`;
   $("meaning").textContent = `${info.label}: ${info.meaning}, as ${info.unit}. Full bar = ${score.scale.toFixed(2)}` +
     (score.signed ? "; hollow bar: opposes." : ".") +
-    (view.columns.beta ? "" : " Grey tile: not read, no effect; its bar is the probability of that address.");
+    (view.columns.beta || ofSteps() ? "" : " Grey tile: not read, no effect; its bar is the probability of that address.");
+  if (ofSteps()) {
+    const moves = `no probability moves by ${data.thresholds.policy}`;
+    $("rules").textContent = `Grey: ${data.doubts[3]} (${moves}), ${data.doubts[4]} (${moves} but all forgotten). ` +
+      `The number is the rank; a row moves up only if it is better by ${Math.round(100 * (data.clearly - 1))}\u00a0%.`;
+    return;
+  }
   const unaffected = view.columns.policy_effect || state.score === "decision"
     ? `, ${data.doubts[3]} (no probability moves by ${data.thresholds.policy})` : "";
   const interact = ` or ${data.doubts[2]} (rho > ${data.thresholds.residual}: single removals do not add up)`;

@@ -1,0 +1,188 @@
+"""R5: what if step s had not been taken in? For every core, by replaying the agent without that step.
+
+For every step s a copy of the agent lives through the recorded episode again. The state that leaves step s is the
+state that entered it; everything later is the agent's own, on the recorded observations, previous actions and
+previous rewards (teacher-forced):
+
+    h_t = f(h_{t-1}, x_t),  t != s        h_s = h_{s-1}        R5_s(t) = KL( pi_t || pi_t^{-s} ),  s < t
+
+The variant with a `reference` takes step s in, but with another observation: x_s := (reference, a_{s-1}, r_{s-1}).
+
+It asks for the whole step, whatever carried it: a recurrent state, a written memory, slots. So it applies to every
+agent that has `act` and a state, and beside R4 (the write alone) it says which of the two remembers. A core with
+chance draws the same numbers again. The copies advance as one batch, in blocks whose states fit into the cache; a
+copy whose state equals that of the run, bit for bit, is the run from then on and is dropped with a score of exactly 0.
+Cost: about T^2 / 2 steps of the agent.
+
+Legend: T steps, R rows (row 0 is the run, the others part from it), P parameters of the policy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from agents.model import ActOutput, AgentState
+from agents.play import Actor
+from envs.errors import UserError
+from memory import select_state
+from recall.record.recorder import Row, recorded_row
+from recall.record.tape import Tape
+from recall.scores.decision import change_between, from_first
+from recall.scores.reapplied import memories_in_cache
+
+Float = NDArray[np.float64]
+Reference = Literal["blank"] | int | None
+"""What is seen in place of step s: nothing but zeros, the observation of another step, or None: s is not taken in."""
+Progress = Callable[[int, int], None]
+"""Called as progress(steps done, steps in all)."""
+MOST_ROWS = 1024
+"""Copies in one batch."""
+
+
+class StepEffect(NamedTuple):
+    """R5 of every pair of steps of an episode."""
+
+    divergence: Float
+    """[T, T] KL(pi_t || pi_t^{-s}) in nats for s < t; on the diagonal 0, or with a reference its effect at once."""
+    value_change: Float
+    """[T, T] |V_t - V_t^{-s}|."""
+
+
+@torch.no_grad()
+def step_effect(
+    model: Actor,
+    tape: Tape,
+    last: int | None = None,
+    reference: Reference = None,
+    progress: Progress = lambda done, total: None,
+) -> StepEffect:
+    """R5 of steps 0..last (default: all) of an episode that started at its first step."""
+    if tape.start_step:
+        raise UserError("step removal needs a tape that starts with its episode")
+    steps = tape.steps if last is None else last + 1
+    found = StepEffect(np.zeros((steps, steps)), np.zeros((steps, steps)))
+    core = model.initial_state(1).core
+    count = block_size(core)
+    total = sum(steps - first for first in range(0, steps, count))
+    done = 0
+    for first in range(0, steps, count):
+        block = _Block(model, tape, core, reference, found)
+        for t in range(first, steps):
+            block.step(t, parts=t < first + count)
+            if t + 1 == first + count:
+                core = select_state(block.core, torch.zeros(1, dtype=torch.int64, device=model.device))
+            if t + 1 >= first + count and not block.removed:
+                break
+            done += 1
+            progress(done, total)
+    progress(total, total)
+    return found
+
+
+def block_size(core: Any) -> int:
+    """How many copies of a state [1, ...] are worth replaying together."""
+    size = sum(part.nbytes for part in core)
+    if size == 0 or core[0].is_cuda:
+        return MOST_ROWS
+    return min(MOST_ROWS, memories_in_cache(size))
+
+
+class _Block:
+    """The run, and the copies without a step that have parted from it so far."""
+
+    def __init__(self, model: Actor, tape: Tape, core: Any, reference: Reference, found: StepEffect) -> None:
+        self.model, self.tape, self.reference, self.found = model, tape, reference, found
+        self.core = core
+        self.removed: list[int] = []
+        """The step that row 1, 2, ... did not take in."""
+
+    def step(self, t: int, parts: bool) -> None:
+        """Advance all rows by step t; then one more row parts, without step t."""
+        row, before = recorded_row(self.model, self.tape, t, 1), self.core
+        out = self._act(t, row, before, 1 + len(self.removed))
+        self.core = out.state.core
+        self._note(t, self.removed, out.policy.parameters, out.value)
+        if parts:
+            run = select_state(before, torch.zeros(1, dtype=torch.int64, device=self.model.device))
+            leaving = run if self.reference is None else self._otherwise(t, row, run, out)
+            self.core = type(run)(*(torch.cat(pair) for pair in zip(self.core, leaving, strict=True)))
+            self.removed.append(t)
+        self._drop()
+
+    def _act(self, t: int, row: Row, core: Any, rows: int) -> ActOutput:
+        return act_again(self.model, self.tape, t, row, core, rows)
+
+    def _otherwise(self, t: int, row: Row, run: Any, out: ActOutput) -> Any:
+        """The state that leaves step t with the reference in place of its observation; its effect at t is noted."""
+        if self.reference == "blank":
+            seen = {name: torch.zeros_like(part) for name, part in row.obs.items()}
+        else:
+            assert isinstance(self.reference, int)
+            seen = recorded_row(self.model, self.tape, self.reference, 1).obs
+        if all(torch.equal(part, row.obs[name]) for name, part in seen.items()):
+            return select_state(out.state.core, torch.zeros(1, dtype=torch.int64, device=self.model.device))
+        other = self._act(t, row._replace(obs=seen), run, 1)
+        both = torch.cat([out.policy.parameters[:1], other.policy.parameters])
+        self._note(t, [t], both, torch.cat([out.value[:1], other.value]))
+        return other.state.core
+
+    def _note(self, t: int, removed: list[int], parameters: Tensor, value: Tensor) -> None:
+        """Hold the rows that did not take in the steps `removed` against the run, row 0."""
+        if removed:
+            policy = self.model.actions.distribution(parameters).double()
+            self.found.divergence[t, removed] = from_first(self.model, policy).cpu().numpy()
+            change = (value[1:] - value[:1]).double().abs()
+            self.found.value_change[t, removed] = change.cpu().numpy()
+
+    def _drop(self) -> None:
+        """Forget the copies whose state is that of the run: they give what the run gives, for ever."""
+        rows = torch.arange(1, 1 + len(self.removed), device=self.model.device)
+        for part in sorted(self.core, key=lambda part: int(part[0].nbytes)):
+            if len(rows) == 0:
+                return
+            rows = rows[(part[rows] == part[:1]).reshape(len(rows), -1).all(1)]
+        same = set(rows.tolist())
+        if not same:
+            return
+        kept = [row for row in range(1 + len(self.removed)) if row not in same]
+        self.removed = [self.removed[row - 1] for row in kept[1:]]
+        self.core = select_state(self.core, torch.tensor(kept, device=self.model.device))
+
+
+@torch.no_grad()
+def all_forgotten(model: Actor, tape: Tape) -> Float:
+    """[T] the greatest change of any action's probability at t if no earlier step had been taken in.
+
+    The twin that has just begun never acts on: the next step starts from the run's own state.
+    """
+    initial = model.initial_state(1).core
+    core, found = initial, np.zeros(tape.steps)
+    first = torch.zeros(1, dtype=torch.int64, device=model.device)
+    for t in range(tape.steps):
+        row = recorded_row(model, tape, t, 1)
+        if all(torch.equal(now, then) for now, then in zip(core, initial, strict=True)):
+            core = act_again(model, tape, t, row, core, 1).state.core
+            continue
+        both = type(core)(*(torch.cat(pair) for pair in zip(core, initial, strict=True)))
+        out = act_again(model, tape, t, row, both, 2)
+        found[t] = change_between(model, out.policy)
+        core = select_state(out.state.core, first)
+    return found
+
+
+def act_again(model: Actor, tape: Tape, t: int, row: Row, core: Any, rows: int) -> ActOutput:
+    """What the agent answers to the recorded step t from `rows` states; what it drew then is drawn again."""
+    noise = tape.choices
+    drawn = None
+    if noise is not None:
+        drawn = torch.as_tensor(noise[t], device=model.device).expand(rows, *noise[t].shape)
+        drawn = drawn.to(next(model.core.parameters()).dtype)
+    state = AgentState(core, row.action, row.reward)
+    out: ActOutput = model.act(row.obs, row.is_first, state, noise=drawn, copies=rows)
+    return out
