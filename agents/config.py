@@ -85,6 +85,14 @@ class TrainConfig(CoreOptions):
     value_coef: float = option(0.5, "coefficient of the value loss")
     entropy_coef: float = option(0.01, "entropy coefficient at the start")
     entropy_coef_final: float | None = option(None, "entropy coefficient at the end (None: constant)")
+    normalize_observations: Literal["auto", "on", "off"] = option(
+        "auto",
+        "bring Box observations to mean 0 and deviation 1 by running statistics (auto: floats without bounds)",
+        before="off",
+    )
+    normalize_rewards: bool = option(
+        False, "divide rewards for learning by the running deviation of the discounted return"
+    )
     max_grad_norm: float = option(0.5, "maximum gradient norm")
     normalize_advantages: bool = option(True, "normalize advantages to mean 0 and standard deviation 1")
 
@@ -150,7 +158,7 @@ class TrainConfig(CoreOptions):
 
 ARCHITECTURE = (
     "env", "env_kwargs", "wrapper", "frame_skip", "frame_stack", "core", *architecture_of(CoreOptions),
-    "embedding_size", "previous_inputs", "reward_scale",
+    "embedding_size", "previous_inputs", "reward_scale", "normalize_observations", "normalize_rewards",
 )  # fmt: skip
 """Options that decide what the weights mean."""
 

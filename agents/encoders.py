@@ -31,7 +31,9 @@ import torch.nn.functional as F
 from gymnasium import spaces
 from torch import Tensor, nn
 
+from agents.distributed import ALONE, Ranks
 from agents.distributions import Actions
+from agents.normalize import Moments, is_normalized
 from envs.errors import UserError
 from envs.observations import ActionMask, Tokens
 
@@ -45,16 +47,17 @@ FEWEST_ROWS = 256
 class NumbersEncoder(nn.Module):
     """Linear map of the flattened entries of a Box."""
 
-    def __init__(self, space: spaces.Box, size: int) -> None:
+    def __init__(self, space: spaces.Box, size: int, moments: Moments | None = None) -> None:
         super().__init__()
-        self.dims = len(space.shape)
+        self.dims, self.moments = len(space.shape), moments
         # Whole numbers with a real bound (bytes, for example) are brought to about [0, 1]; floats, and whole
         # numbers bounded by nothing but their type, are taken as they are.
         high = float(np.max(space.high)) if np.issubdtype(space.dtype, np.integer) else 1.0
-        self.scale = 1.0 / high if 1.0 < high <= LARGEST_BOUND else 1.0
+        self.scale = 1.0 / high if 1.0 < high <= LARGEST_BOUND and moments is None else 1.0
         self.linear = nn.Linear(int(np.prod(space.shape)), size)
 
     def forward(self, x: Tensor) -> Tensor:
+        x = x if self.moments is None else self.moments(x)
         flat = x.flatten(x.dim() - self.dims) if self.dims else x.unsqueeze(-1)
         return self.linear(flat.to(self.linear.weight.dtype) * self.scale)
 
@@ -127,27 +130,51 @@ class ObservationEncoder(nn.Module):
     """One encoder per key of a Dict space, plus the previous action and reward if asked for."""
 
     def __init__(
-        self, space: spaces.Dict, actions: Actions, size: int, previous_inputs: bool, reward_scale: float
+        self,
+        space: spaces.Dict,
+        actions: Actions,
+        size: int,
+        previous_inputs: bool,
+        reward_scale: float,
+        normalize: str = "off",
+        normalize_reward: bool = False,
     ) -> None:
+        """`normalize`: which observations are brought to one scale (`agents/normalize.py`); `normalize_reward`:
+        whether the previous reward is."""
         super().__init__()
         self.output_size = size
         self.reward_scale = reward_scale
         entries = [(key, part) for key, part in space.items() if not isinstance(part, ActionMask)]
         self.names = module_names([key for key, _ in entries])
-        self.parts = nn.ModuleDict({self.names[key]: part_encoder(key, part, size) for key, part in entries})
+        self.parts = nn.ModuleDict(
+            {self.names[key]: part_encoder(key, part, size, normalize) for key, part in entries}
+        )
         self.previous_action = actions.encoder(size) if previous_inputs else None
         self.previous_reward = nn.Linear(1, size, bias=False) if previous_inputs else None
+        self.reward_moments = Moments() if previous_inputs and normalize_reward else None
 
     def forward(self, obs: dict[str, Tensor], is_first: Tensor, action: Tensor, reward: Tensor) -> Tensor:
         """obs[key] [..., *shape]; is_first, previous action, previous raw reward [...]."""
         parts = [encode_rows(self.parts[name], obs[key], is_first.dim()) for key, name in self.names.items()]
         total = torch.stack(parts).sum(0) if len(parts) > 1 else parts[0]
         if self.previous_action is not None and self.previous_reward is not None:
-            scaled = (reward * self.reward_scale).masked_fill(is_first, 0.0).to(total.dtype)
+            scaled = (
+                reward * self.reward_scale if self.reward_moments is None else self.reward_moments(reward)
+            )
+            scaled = scaled.masked_fill(is_first, 0.0).to(total.dtype)
             total = (
                 total + self.previous_action(action, is_first) + self.previous_reward(scaled.unsqueeze(-1))
             )
         return torch.relu(total)
+
+    def count(self, obs: dict[str, Tensor], reward: Tensor, valid: Tensor, ranks: Ranks = ALONE) -> None:
+        """Take a rollout into the statistics: obs[key] [T or more, N, ...], reward and valid [T, N]."""
+        for key, name in self.names.items():
+            moments = getattr(self.parts[name], "moments", None)
+            if moments is not None:
+                moments.count(obs[key][: len(valid)], valid, ranks)
+        if self.reward_moments is not None:
+            self.reward_moments.count(reward, valid, ranks)
 
 
 def is_picture(space: spaces.Box) -> bool:
@@ -172,12 +199,17 @@ def module_names(keys: list[str]) -> dict[str, str]:
     return names
 
 
-def part_encoder(key: str, space: spaces.Space, size: int) -> nn.Module:
+def part_encoder(key: str, space: spaces.Space, size: int, normalize: str = "off") -> nn.Module:
     """The encoder of one part of the observation; raises UserError for a space it cannot encode."""
     if isinstance(space, Tokens):
         return WordsEncoder(space, size)
     if isinstance(space, spaces.Box):
-        return ImageEncoder(space, size) if is_picture(space) else NumbersEncoder(space, size)
+        if is_picture(space):
+            return ImageEncoder(space, size)
+        normalized = is_normalized(space, normalize)
+        return NumbersEncoder(
+            space, size, Moments(space.shape, f"observation {key!r}") if normalized else None
+        )
     if isinstance(space, spaces.Discrete):
         return CategoriesEncoder(np.array(space.n), np.array(space.start), size)
     if isinstance(space, spaces.MultiDiscrete):

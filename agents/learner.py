@@ -55,6 +55,8 @@ class Learner:
         for _ in range(self.epochs):
             for columns in self._split(len(valid)):
                 logs.append(self._step(rollout, targets, columns, valid, entropy_coef))
+        # Only now: until here the policy that learns had to see what the one that acted saw.
+        self.model.encoder.count(rollout.obs, rollout.reward, rollout.valid, ranks)
         means = ranks.sum(torch.stack([torch.stack([log[name] for log in logs]) for name in MEANS]))
         residual = masked_variance(targets.returns - targets.value, rollout.valid, ranks)
         variance = masked_variance(targets.returns, rollout.valid, ranks)
@@ -71,7 +73,8 @@ class Learner:
     def _targets(self, rollout: Rollout) -> Targets:
         """Advantages and returns of the whole rollout; constants of the update."""
         config = self.config
-        rewards = rollout.reward * config.reward_scale
+        scale = self.model.return_scale
+        rewards = (rollout.reward if scale is None else scale.scaled(rollout.reward)) * config.reward_scale
         advantage = gae(
             rewards, rollout.value, rollout.next_value, rollout.done, config.gamma, config.gae_lambda
         )

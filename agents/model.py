@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from agents.config import TrainConfig
 from agents.distributions import ActionDistribution, actions_for
 from agents.encoders import ObservationEncoder
+from agents.normalize import RewardScale
 from agents.profile import region
 from envs.observations import ActionMask
 from memory import AddressRecord, CoreConfig, Intervention, MemoryRecord, make_core, reset_state
@@ -72,12 +73,23 @@ class ActorCritic(nn.Module):
         embedding_size: int = 128,
         previous_inputs: bool = True,
         reward_scale: float = 1.0,
+        normalize: str = "off",
+        reward_discount: float | None = None,
     ) -> None:
+        """`normalize`: which observations (`agents/normalize.py`); with `reward_discount` rewards are too, by the
+        deviation of the return that it discounts."""
         super().__init__()
         self.actions = actions_for(action_space)
         self.encoder = ObservationEncoder(
-            observation_space, self.actions, embedding_size, previous_inputs, reward_scale
+            observation_space,
+            self.actions,
+            embedding_size,
+            previous_inputs,
+            reward_scale,
+            normalize,
+            reward_discount is not None,
         )
+        self.return_scale = None if reward_discount is None else RewardScale(reward_discount)
         self.core = make_core(core, embedding_size)
         self.policy_head = self.actions.head(self.core.output_size)
         masks = [key for key, part in observation_space.items() if isinstance(part, ActionMask)]
@@ -170,4 +182,6 @@ def build_model(config: TrainConfig, observation_space: Any, action_space: Any) 
             config.embedding_size,
             config.previous_inputs,
             config.reward_scale,
+            config.normalize_observations,
+            config.gamma if config.normalize_rewards else None,
         )

@@ -142,6 +142,8 @@ class Collector:
         self.rollout = Rollout.allocate(env, model.actions, steps, weight, noise_shape)
         self.episodes = EpisodeLog(env.num_envs, env.success_rule)
         self.state: AgentState = model.initial_state(env.num_envs)
+        self.discounted = torch.zeros(env.num_envs, device=self.device)
+        """Discounted return of the running episodes, where rewards are normalized."""
         self.frames = 0
 
     def start(self) -> None:
@@ -167,6 +169,10 @@ class Collector:
         with region("act"):
             last = self._act(steps)
         self._fill_next_value(steps - 1, last.value, ended)
+        if self.model.return_scale is not None:
+            self.discounted = self.model.return_scale.count_rewards(
+                rollout.reward, rollout.valid, rollout.done, self.discounted, self.ranks
+            )
         self.frames += int(self.ranks.sum(rollout.valid.sum()))
         self.episodes.merge(self.ranks)
         return rollout
@@ -247,6 +253,7 @@ class Collector:
             "core": [x.cpu() for x in self.state.core],
             "action": self.state.action.cpu(),
             "reward": self.state.reward.cpu(),
+            "discounted": self.discounted.cpu(),
             "frames": self.frames,
             "episodes": self.episodes.state_dict(),
             "noise": None if self.rollout.noise is None else self.rollout.noise[-1].cpu(),
@@ -265,6 +272,8 @@ class Collector:
         self._see(self.env.last_obs, self.env.last_is_first, row=-1)
         if self.rollout.noise is not None:
             self.rollout.noise[-1] = saved["noise"]
+        self.discounted = saved.get("discounted", self.discounted.cpu()).to(self.device)
+        self.discounted[torch.from_numpy(self.env.last_is_first)] = 0.0
         # An environment that could not repeat its episode has opened a new one.
         self.episodes.abandon(self.env.last_is_first)
         stored, fresh = [x.to(self.device) for x in saved["core"]], self.state.core

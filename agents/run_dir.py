@@ -212,7 +212,8 @@ def config_from_dict(kind: type[ConfigT], values: dict[str, Any], source: str) -
     for key in values:
         if key not in names:
             raise UserError(f"{source} has the unknown option {key!r}{suggestion(key, names)}")
-    return kind(**values)
+    before = {f.name: f.metadata["before"] for f in dataclasses.fields(kind) if "before" in f.metadata}  # type: ignore[arg-type]
+    return kind(**(before | values))
 
 
 def check_resume(stored: Any, wanted: Any, fixed: Iterable[str], architecture: Iterable[str] = ()) -> None:

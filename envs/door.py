@@ -27,11 +27,16 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from envs.actions import ActionCode
-from envs.errors import EnvFault, first_line
+from envs.errors import EnvFault, UserError, first_line
 from envs.observations import ACTION_MASK, ActionMask, Leaf, describe, out_of_bounds
 
 LARGEST_REWARD = float(np.finfo(np.float32).max)
 """Rewards are kept in single precision."""
+NORMALIZERS = {
+    "NormalizeObservation": "--normalize-observations on",
+    "NormalizeReward": "--normalize-rewards",
+}
+"""Wrappers of Gymnasium and of others that normalize, and what takes their place."""
 SUCCESS = ("is_success", "success")
 """Keys of `info` under which environments tell success, as other toolkits read them."""
 
@@ -52,6 +57,7 @@ class Door(gymnasium.Wrapper[dict[str, Any], Any, Any, Any]):
         """`number` is that of the environment in its vector; `masked`: the legal actions are an observation;
         `bare`: of `info` only success leaves, since vectors stack what may differ between environments."""
         super().__init__(env)
+        refuse_normalizers(env, env_id)
         self.env_id, self.leaves, self.actions, self.number = env_id, leaves, actions, number
         self.steps, self.bare = 0, bare
         self.seen: Any = None
@@ -210,6 +216,19 @@ def guard_exit() -> None:
     global _process
     _process = os.getpid()
     os._exit = _guarded_exit  # type: ignore[assignment]
+
+
+def refuse_normalizers(env: Any, env_id: str) -> None:
+    """Refuse wrappers, also of a vector, whose statistics evaluation and checkpoints would not share."""
+    for name, option in NORMALIZERS.items():
+        inner = env
+        while inner is not None:
+            if type(inner).__name__ == name:
+                raise UserError(
+                    f"{env_id}: its wrapper {name} keeps statistics that evaluation would not share; leave it out and "
+                    f"use {option}"
+                )
+            inner = inner.__dict__.get("env")
 
 
 def told_success(info: dict[str, Any]) -> float | None:

@@ -30,6 +30,7 @@ from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
 from envs.actions import ActionCode
+from envs.door import refuse_normalizers
 from envs.errors import EnvFault, UserError, first_line
 from envs.observations import leaves_of
 
@@ -123,6 +124,8 @@ class GymnasiumVecEnv(VecEnv):
 
         `timeout`: seconds that an async vector may take for one step.
         """
+        if backend == "native":
+            refuse_normalizers(vector, env_id)
         mode = vector.metadata.get("autoreset_mode")
         if mode not in (AutoresetMode.SAME_STEP, AutoresetMode.NEXT_STEP):
             name = mode.value if isinstance(mode, AutoresetMode) else repr(mode)

@@ -7,7 +7,8 @@ from typing import Any
 
 
 def option(default: Any, description: str, **metadata: Any) -> Any:
-    """A dataclass field that is an option of a command line; `architecture=True` if weights depend on it."""
+    """A dataclass field that is an option of a command line; `architecture=True` if weights depend on it,
+    `before=x` if configurations stored before it existed mean x."""
     return dataclasses.field(default=default, metadata={"help": description, **metadata})
 
 

@@ -47,6 +47,7 @@ CASES: dict[str, dict[str, Any]] = {
         "backend": "sync",
         "rollout_steps": 40,
     },
+    "normalized": {"normalize_observations": "on", "normalize_rewards": True},
 }
 
 
