@@ -1,5 +1,6 @@
 """Agents: encoder, memory core and heads, trained by A2C or PPO. Public names, each imported from its file:
 
+    agents.api            train(config, env), Agent                for programs: docs/python_api.md
     agents.config         TrainConfig, PRESETS, preset(name)       what a run can be told
     agents.trainer        Trainer(config).run(), build_model       train, resume, log, save
     agents.model          ActorCritic: act, after, unroll          the agent, and the state it carries (AgentState)

@@ -23,7 +23,7 @@ from agents.model import ActorCritic, AgentState, build_model
 from agents.play import Moment, Observer, Opening, Policy, play
 from agents.pretrained import WEIGHTS, find_agent, load_published_weights
 from agents.run_dir import RunDirectory, config_from_dict, load_checkpoint, load_weights, package_versions
-from envs import held_out_seed, make_single, success_rule
+from envs import EnvLike, held_out_seed, id_of, make_single, success_rule
 from envs.door import told_success
 from envs.errors import UserError
 
@@ -51,14 +51,19 @@ class EpisodeResult:
     """1.0 or 0.0; NaN where the environment does not define success."""
 
 
-def load_agent(run_dir: Path, checkpoint: str, device: torch.device) -> LoadedAgent:
+def load_agent(
+    run_dir: Path, checkpoint: str, device: torch.device, env: EnvLike | None = None
+) -> LoadedAgent:
     """The agent of a run: its `latest` or `best` checkpoint, one at a path, or an `untrained` twin.
 
-    Of a published agent (`agents/pretrained.py`), `latest` is what was published.
+    Of a published agent (`agents/pretrained.py`), `latest` is what was published. `env`: what a Python program gives
+    instead of the stored id.
     """
     run_dir = find_agent(run_dir)
     run = RunDirectory(run_dir)
-    config = run.read_config(TrainConfig)
+    config = stored_config = run.read_config(TrainConfig)
+    if env is not None:
+        config = dataclasses.replace(config, env=id_of(env))
     if checkpoint == "untrained":
         return LoadedAgent(_fresh_model(config).to(device).eval(), config, 0, checkpoint)
     published = run_dir / WEIGHTS
@@ -75,7 +80,7 @@ def load_agent(run_dir: Path, checkpoint: str, device: torch.device) -> LoadedAg
     content = load_checkpoint(path)
     stored = config_from_dict(TrainConfig, content["config"], str(path))
     for name in ARCHITECTURE:
-        theirs, ours = getattr(stored, name), getattr(config, name)
+        theirs, ours = getattr(stored, name), getattr(stored_config, name)
         if theirs != ours:
             raise UserError(
                 f"{path} is of another architecture: its --{name.replace('_', '-')} is {theirs!r}, "

@@ -8,6 +8,7 @@ loop on its part of the environments; rank 0 alone reads and writes the run dire
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
 from collections.abc import Callable
@@ -29,7 +30,7 @@ from agents.profile import PHASES, Stopwatch, region
 from agents.progress import ProgressDisplay, number, print_table
 from agents.rollout import Collector
 from agents.run_dir import RunDirectory, config_to_dict, load_checkpoint, load_weights, save_checkpoint
-from envs import make_vec
+from envs import EnvLike, id_of, make_vec
 from envs.errors import UserError
 
 ACTION_STREAM, MINIBATCH_STREAM = 1, 2
@@ -45,7 +46,11 @@ class Trainer:
         resume: bool = False,
         console: Console | None = None,
         ranks: Ranks = ALONE,
+        env: EnvLike | None = None,
     ) -> None:
+        """`env`: what a Python program gives instead of the id in `config`."""
+        if env is not None:
+            config = dataclasses.replace(config, env=id_of(env))
         if config.threads:
             torch.set_num_threads(config.threads)
         self.config, self.console, self.ranks = config, console or Console(quiet=True), ranks
@@ -56,7 +61,7 @@ class Trainer:
         env_seed = config.seed if saved is None else config.seed + saved["updates"] * 1_000
         own = ranks.share(config.num_envs)
         self.env = make_vec(
-            config.env, len(own), env_seed, config.backend, config.env_arguments(), first=own.start
+            env or config.env, len(own), env_seed, config.backend, config.env_arguments(), first=own.start
         )
         self.model = build_model(config, self.env.observation_space, self.env.action_space).to(device)
         ranks.copy_from_first([*self.model.parameters(), *self.model.buffers()])

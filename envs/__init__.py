@@ -12,15 +12,18 @@ import minigrid  # noqa: F401  registers the MiniGrid and BabyAI ids
 
 from envs.errors import UserError
 from envs.make import BACKENDS, make_shown, make_single, make_vec, success_rule
+from envs.registry import EnvLike, id_of
 from envs.seeds import held_out_seed, train_seeds
 from envs.vector import VecEnv, VecStep
 
 __all__ = [
     "BACKENDS",
+    "EnvLike",
     "UserError",
     "VecEnv",
     "VecStep",
     "held_out_seed",
+    "id_of",
     "make_shown",
     "make_single",
     "make_vec",

@@ -83,7 +83,7 @@ class Door(gymnasium.Wrapper[dict[str, Any], Any, Any, Any]):
         if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], dict)):
             raise self.fault(f"reset returned {describe(result)}, expected (observation, info)")
         observation, info = result
-        return self._observe(observation, info), {} if self.bare else info
+        return self.observe(observation, info), {} if self.bare else info
 
     def step(self, action: Any) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
         choice = self.actions.decode(action)
@@ -96,7 +96,7 @@ class Door(gymnasium.Wrapper[dict[str, Any], Any, Any, Any]):
                 "truncated, info): the API before Gymnasium 0.26 is not supported"
             )
         observation, reward, terminated, truncated, info = result
-        flat = self._observe(observation, info)
+        flat = self.observe(observation, info)
         if self.bare:
             success = told_success(info) if terminated or truncated else None
             info = {} if success is None else {"success": success}
@@ -123,7 +123,8 @@ class Door(gymnasium.Wrapper[dict[str, Any], Any, Any, Any]):
         where = f"{self.env_id}: environment {self.number}" if self.number is not None else f"{self.env_id}:"
         return EnvFault(f"{where}{',' if self.number is not None else ''} step {self.steps}: {what}", trace)
 
-    def _observe(self, observation: Any, info: dict[str, Any]) -> dict[str, Any]:
+    def observe(self, observation: Any, info: dict[str, Any]) -> dict[str, Any]:
+        """An observation of the environment as the agent gets it: flat, checked, copied."""
         flat: dict[str, Any] = {}
         self.seen, self.observation = observation, flat
         for leaf in self.leaves:

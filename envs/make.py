@@ -40,15 +40,18 @@ from envs.memory_cue import MemoryCue, has_cue
 from envs.minigrid_arrays import MiniGridArrays, has_mission, is_minigrid_id
 from envs.observations import ACTION_MASK, SEQUENCE_LENGTH, leaves_of, space_form
 from envs.registry import (
+    EnvLike,
     accepted_kwargs,
     check_kwargs,
     check_render_mode,
     could_not_make,
     find_spec,
     has_faithful_copies,
+    id_of,
     import_module_of,
     require_spec,
     split_id,
+    takes_render_mode,
 )
 from envs.replay import Replay
 from envs.seeds import train_seeds
@@ -66,7 +69,7 @@ OUR_KWARGS = ("actions", "sequence_length", WRAPPERS)
 
 
 def make_vec(
-    env_id: str,
+    env: EnvLike,
     num_envs: int,
     seed: int,
     backend: str = "auto",
@@ -78,8 +81,9 @@ def make_vec(
     """N environments in one convention. `autoreset` (same_step, next_step) matters to sync and async only.
 
     `first` is the number of the first of them, where they are a part of a run's environments; `timeout` the
-    seconds that async waits for a step.
+    seconds that async waits for a step. `env` is an id, or what a Python program gives instead (`EnvLike`).
     """
+    env_id = id_of(env)
     _check_choice("backend", backend, BACKENDS)
     _check_choice("autoreset", autoreset, tuple(AUTORESET))
     name = import_module_of(env_id)
@@ -107,43 +111,45 @@ def make_vec(
         vec.close()
     backend = "sync" if backend == "auto" else backend
     require_spec(env_id)
-    makers = [partial(_make_recorded, env_id, env_kwargs, first + n, backend) for n in range(num_envs)]
+    makers = [partial(_make_recorded, env, env_kwargs, first + n, backend) for n in range(num_envs)]
     return _make_python(env_id, makers, seeds[0], backend, env_kwargs, AUTORESET[autoreset], timeout)
 
 
 def make_single(
-    env_id: str,
+    env: EnvLike,
     env_kwargs: Kwargs | None = None,
     render_mode: str | None = None,
     number: int | None = None,
     bare: bool = False,
 ) -> Door:
     """One Python environment with the observations and actions that `make_vec` gives (number, bare: see `Door`)."""
+    env_id = id_of(env)
     ours = split_kwargs(env_id, env_kwargs)[1]
-    env = _make_plain(env_id, env_kwargs, render_mode)
-    actions = ActionCode(env.action_space, ours.get("actions"), env_id)
-    masked = bool(mask_sizes(actions.space)) and _has_mask(env, env_id, env_kwargs)
-    if has_cue(env):
-        env = MemoryCue(env)
-    if has_mission(env.observation_space):
-        env = MiniGridArrays(env)
+    inner = make_plain(env_id, env_kwargs, render_mode)
+    actions = ActionCode(inner.action_space, ours.get("actions"), env_id)
+    masked = bool(mask_sizes(actions.space)) and _has_mask(inner, env_id, env_kwargs)
+    if has_cue(inner):
+        inner = MemoryCue(inner)
+    if has_mission(inner.observation_space):
+        inner = MiniGridArrays(inner)
     length = ours.get("sequence_length", SEQUENCE_LENGTH)
     if isinstance(length, bool) or not isinstance(length, int) or length < 1:
         raise UserError(f"{env_id}: sequence_length must be a whole number of at least 1, got {length!r}")
-    leaves = leaves_of(env.observation_space, env_id, length, (ACTION_MASK,) if masked else ())
-    return Door(env, env_id, leaves, actions, number, masked, bare)
+    leaves = leaves_of(inner.observation_space, env_id, length, (ACTION_MASK,) if masked else ())
+    return Door(inner, env_id, leaves, actions, number, masked, bare)
 
 
-def make_shown(env_id: str, env_kwargs: Kwargs | None = None) -> Door:
+def make_shown(env: EnvLike, env_kwargs: Kwargs | None = None) -> Door:
     """`make_single` with pictures where the environment can draw any; where it cannot, without."""
+    env_id = id_of(env)
     if _can_draw(env_id):
         try:
-            env = make_single(env_id, env_kwargs, "rgb_array")
-            env.reset(seed=0)
-            if isinstance(env.render(), np.ndarray):
-                return env
+            door = make_single(env_id, env_kwargs, "rgb_array")
+            door.reset(seed=0)
+            if isinstance(door.render(), np.ndarray):
+                return door
             why = "it draws nothing"
-            env.close()
+            door.close()
         except UserError as error:
             why = str(error)
         warnings.warn(f"no picture of {env_id}, its observations are drawn instead: {why}", stacklevel=2)
@@ -157,10 +163,12 @@ def _can_draw(env_id: str) -> bool:
         return False
     creator = load_env_creator(spec.entry_point) if isinstance(spec.entry_point, str) else spec.entry_point
     metadata = getattr(creator, "metadata", None)
-    return not isinstance(metadata, dict) or "rgb_array" in (metadata.get("render_modes") or [])
+    if isinstance(metadata, dict):
+        return "rgb_array" in (metadata.get("render_modes") or [])
+    return takes_render_mode(creator)
 
 
-def _make_plain(
+def make_plain(
     env_id: str, env_kwargs: Kwargs | None, render_mode: str | None = None
 ) -> gymnasium.Env[Any, Any]:
     """The environment as Gymnasium makes it, in its wrappers, or one line why not."""
@@ -204,7 +212,7 @@ def _has_mask(env: gymnasium.Env[Any, Any], env_id: str, env_kwargs: Kwargs | No
     ):
         return False
     return _mask_in_info(
-        env_id, repr(sorted((env_kwargs or {}).items())), lambda: _make_plain(env_id, env_kwargs)
+        env_id, repr(sorted((env_kwargs or {}).items())), lambda: make_plain(env_id, env_kwargs)
     )
 
 
@@ -331,10 +339,10 @@ def _make_python(
     return GymnasiumVecEnv(vector, first_seed, backend, env_id, actions, rule, timeout)
 
 
-def _make_recorded(env_id: str, env_kwargs: Kwargs | None, number: int, backend: str) -> Replay:
+def _make_recorded(env: EnvLike, env_kwargs: Kwargs | None, number: int, backend: str) -> Replay:
     """One environment of a sync or async vector; a module-level function, so that other processes find it."""
     if backend == "async":
         # Ctrl-C reaches every process of a terminal; the one that trains stops its workers in order.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         guard_exit()
-    return Replay(make_single(env_id, env_kwargs, number=number, bare=True))
+    return Replay(make_single(env, env_kwargs, number=number, bare=True))

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import importlib.util
 import inspect
+import sys
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import gymnasium
@@ -58,13 +62,66 @@ SUITES = {
 """Beginnings of ids that a package registers when it is imported: (module, what pip installs)."""
 
 
+EnvLike = str | Callable[..., gymnasium.Env[Any, Any]] | gymnasium.Env[Any, Any]
+"""An id, a class or function that makes an environment, or an environment, of which copies are used."""
+PYTHON = "python/"
+"""Beginning of the ids of what a program gives instead of an id."""
+_given: dict[str, tuple[Any, EnvSpec]] = {}
+
+
+def id_of(env: EnvLike) -> str:
+    """The id under which everything here knows an environment: `module:Name` where a module holds it by that name.
+
+    Else one that only this process knows.
+    """
+    if isinstance(env, str):
+        return env
+    if not callable(env) and not isinstance(env, gymnasium.Env):
+        raise UserError(
+            f"an environment is an id, something that makes one, or a gymnasium.Env, not {type(env).__name__}"
+        )
+    module, name = getattr(env, "__module__", None), getattr(env, "__qualname__", "")
+    if module not in (None, "__main__") and name.isidentifier():
+        return f"{module}:{name}"
+    return _given_id(
+        env, name.rpartition(".")[2].strip("<>") or type(getattr(env, "unwrapped", env)).__name__
+    )
+
+
+def _given_id(env: Any, name: str) -> str:
+    number = 1
+    while True:
+        env_id = f"{PYTHON}{name}{number if number > 1 else ''}-v0"
+        known = _given.get(env_id)
+        if known is None:
+            make = partial(_copy_of, env) if isinstance(env, gymnasium.Env) else env
+            _given[env_id] = env, EnvSpec(env_id, entry_point=make)
+        if known is None or known[0] is env:
+            return env_id
+        number += 1
+
+
+def _copy_of(env: gymnasium.Env[Any, Any]) -> gymnasium.Env[Any, Any]:
+    try:
+        return copy.deepcopy(env)
+    except Exception as error:
+        raise UserError(
+            f"{type(env.unwrapped).__name__} cannot be copied ({first_line(error)}): give what makes it, lambda: ..."
+        ) from error
+
+
 def suite_of(name: str) -> tuple[str, str] | None:
     """The (module, distribution) that registers an id, where it is one of `SUITES`."""
     return next((suite for start, suite in SUITES.items() if name.startswith(start)), None)
 
 
 def find_spec(env_id: str) -> EnvSpec | None:
-    """What Gymnasium knows about an id, after importing its module or its suite; None if it knows nothing."""
+    """What Gymnasium knows about an id, after importing its module or its suite; None if it knows nothing.
+
+    Of `module:Name` the name may also be that of a class or function that makes the environment.
+    """
+    if env_id in _given:
+        return _given[env_id][1]
     name, suite = import_module_of(env_id), suite_of(split_id(env_id)[1])
     if name not in gymnasium.registry and suite is not None and _is_installed(suite[0]):
         try:
@@ -73,7 +130,11 @@ def find_spec(env_id: str) -> EnvSpec | None:
             raise UserError(
                 f"cannot import {suite[0]!r}, which registers {name}: {type(error).__name__}: {first_line(error)}"
             ) from error
-    return gymnasium.registry.get(name)
+    spec = gymnasium.registry.get(name)
+    if spec is None and (module := split_id(env_id)[0]) is not None:
+        make = getattr(sys.modules.get(module), name, None)
+        return EnvSpec(f"{name}-v0", entry_point=make) if callable(make) else None
+    return spec
 
 
 def _is_installed(module: str) -> bool:
@@ -85,6 +146,11 @@ def require_spec(env_id: str) -> EnvSpec:
     spec = find_spec(env_id)
     if spec is not None:
         return spec
+    if env_id.startswith(PYTHON):
+        raise UserError(
+            f"{env_id} is an environment that a program gave; only there it can be made again: "
+            "agents.api.Agent.load(path, env=...)"
+        )
     module, name = split_id(env_id)
     pool_ids = known_ids()
     if name in pool_ids:
@@ -121,6 +187,15 @@ def accepted_kwargs(entry_point: Any) -> list[str] | None:
     if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters):
         return None
     return [parameter.name for parameter in parameters if parameter.name not in ("num_envs", "render_mode")]
+
+
+def takes_render_mode(creator: Any) -> bool:
+    """Whether what makes an environment has a say in how it is drawn."""
+    try:
+        parameters = inspect.signature(creator).parameters.values()
+    except (TypeError, ValueError):
+        return True
+    return any(p.name == "render_mode" or p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters)
 
 
 def check_kwargs(env_id: str, entry_point: Any, env_kwargs: dict[str, Any], also: tuple[str, ...]) -> None:
