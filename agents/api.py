@@ -22,8 +22,9 @@ from torch import Tensor, nn
 
 from agents.config import TrainConfig
 from agents.distributed import pick_device
-from agents.evaluation import LoadedAgent, Policy, choose, load_agent, play_episodes, report
+from agents.evaluation import LoadedAgent, load_agent, play_episodes, report
 from agents.model import ActorCritic, AgentState
+from agents.play import Policy, choose
 from agents.trainer import Trainer
 from envs import EnvLike, make_single
 from envs.door import Door
@@ -152,7 +153,7 @@ class ExportedStep(nn.Module):
 
     def example(self, door: Door) -> tuple[Any, ...]:
         """Arguments of the right shapes and types: the first step of an episode of zeros."""
-        spaces: dict[str, gymnasium.Space[Any]] = dict(door.observation_space.items())  # type: ignore[attr-defined]
+        spaces: Any = door.observation_space
         obs = {
             key: torch.from_numpy(np.zeros((1, *(space.shape or ())), space.dtype))
             for key, space in spaces.items()
