@@ -23,6 +23,7 @@ from benchmarks.speed import (
 from benchmarks.studies import (
     babi_by_task,
     babi_joint,
+    ceilings,
     hard_memory,
     maze_ceiling,
     memory_deletion,
@@ -41,6 +42,7 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], list[str]]] = {
     "train_studies": (train_studies.main, ["maze-9-ppo"]),
     "babi_by_task": (babi_by_task.main, ["--data", "generated"]),
     "babi_joint": (babi_joint.main, ["--data", "generated"]),
+    "ceilings": (ceilings.main, []),
     "hard_memory": (hard_memory.main, []),
     "maze_ceiling": (maze_ceiling.main, []),
     "memory_deletion": (memory_deletion.main, []),
