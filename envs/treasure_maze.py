@@ -347,10 +347,10 @@ class TreasureMaze(gymnasium.Env[Any, Any]):
 
     def _look(self) -> None:
         """Take note of what is in view."""
-        for k, spot in enumerate(self.spots):
-            if divmod(int(spot), self.rules.side) in self.view_cells:
-                self.known[k] = True
-                self.in_view[k].append(self.steps)
+        seen = self.content[self.rules.window[self.cell]]
+        for k in seen[(seen > 0) & (seen <= self.rules.objects)].tolist():
+            self.known[k - 1] = True
+            self.in_view[k - 1].append(self.steps)
 
     def _info(self) -> dict[str, Any]:
         steps = self.in_view[self.wanted]
