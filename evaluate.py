@@ -36,7 +36,8 @@ from agents.evaluation import (
     report,
 )
 from agents.files import check_writable, write_text
-from agents.options import option, parse, run_command
+from agents.options import json_object, option, parse, run_command
+from agents.play import MOST_STEPS
 from agents.progress import ProgressDisplay, number, print_table
 from envs import held_out_seed, make_shown
 from envs.errors import UserError
@@ -59,6 +60,13 @@ class EvaluateConfig:
     env: str | None = option(
         None, "play another environment than that of the training, with the same observations", metavar="ID"
     )
+    env_kwargs: str = option(
+        "{}",
+        "arguments of the environment as a JSON object, in place of those stored; to another --env the stored ones "
+        "do not go along",
+        metavar="JSON",
+    )
+    max_episode_steps: int = option(MOST_STEPS, "cut episodes after this many steps of the agent")
     episodes: int = option(100, "held-out episodes to play")
     policy: Literal["greedy", "sample"] = option("greedy", "take the most probable action, or draw one")
     seed: int = option(0, "which block of held-out levels")
@@ -96,7 +104,7 @@ class EvaluateConfig:
     top_k: int = option(5, "recalls shown at every step")
 
     def __post_init__(self) -> None:
-        for name in ("episodes", "num_envs", "gif_episodes", "top_k"):
+        for name in ("episodes", "num_envs", "gif_episodes", "top_k", "max_episode_steps"):
             if getattr(self, name) < 1:
                 raise UserError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(self, name)}")
         if self.seed < 0:
@@ -134,8 +142,9 @@ def play(agent: LoadedAgent, config: EvaluateConfig, console: Console) -> dict[s
             display.show(len(results), status, last=len(results) == config.episodes)
 
         results = play_episodes(
-            agent, config.episodes, config.policy, config.seed, config.num_envs, show, FORGET[config.forget]
-        )
+            agent, config.episodes, config.policy, config.seed, config.num_envs, show, FORGET[config.forget],
+            config.max_episode_steps,
+        )  # fmt: skip
     return report(agent, results, config.policy, config.seed) | {"forget": config.forget}
 
 
@@ -196,8 +205,8 @@ def main(argv: Sequence[str]) -> int:
     control = None
     if config.control is not None:
         control = load_agent(Path(config.control), "latest", pick_device(config.device))
-    if config.env is not None:
-        agent = moved_to(agent, config.env)
+    if config.env is not None or config.env_kwargs != "{}":
+        agent = moved_to(agent, config.env, json_object("env-kwargs", config.env_kwargs))
     memory = agent.model.core
     if config.forget != "nothing" and not memory.writes:
         raise UserError(f"--forget takes apart cores that write (mnm-g, mnm-p); this is {agent.config.core}")
@@ -218,6 +227,11 @@ def main(argv: Sequence[str]) -> int:
         f"return {result['return_mean']:.3f} (95% interval {low:.3f} to {high:.3f}){success}  "
         f"length {result['length_mean']:.1f}  over {result['episodes']} held-out episodes, {config.policy} policy"
     )
+    if result["episodes_cut"]:
+        console.print(
+            f"{result['episodes_cut']} of them were cut after {config.max_episode_steps:,} steps "
+            "(--max-episode-steps)"
+        )
     if config.json is not None:
         write_text(Path(config.json), json.dumps(result, indent=2) + "\n")
     if any((config.gif, config.html, config.tape, config.similarity)):

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from agents.core_options import CoreOptions
-from agents.options import check_at_least, check_finite, option, suggestion
+from agents.options import check_at_least, check_finite, json_object, option, suggestion
 from envs.errors import UserError
 from envs.wrappers import WRAPPERS, parse_wrapper, skip_frames, stack_frames
 from memory.options import architecture_of
@@ -125,7 +124,7 @@ class TrainConfig(CoreOptions):
 
     def env_arguments(self) -> dict[str, Any]:
         """What `make_vec` and `make_single` are told: --env-kwargs and the other options of the environment."""
-        arguments = self._env_kwargs()
+        arguments = json_object("env-kwargs", self.env_kwargs)
         named = list(self.wrapper)
         if self.frame_skip > 1:
             named.insert(0, skip_frames(self.frame_skip))
@@ -135,17 +134,6 @@ class TrainConfig(CoreOptions):
             arguments[WRAPPERS] = named
         if self.max_episode_steps is not None:
             arguments["max_episode_steps"] = self.max_episode_steps
-        return arguments
-
-    def _env_kwargs(self) -> dict[str, Any]:
-        try:
-            arguments = json.loads(self.env_kwargs)
-        except json.JSONDecodeError as error:
-            raise UserError(f"--env-kwargs is not JSON ({error}): {self.env_kwargs!r}") from None
-        if not isinstance(arguments, dict):
-            raise UserError(
-                f'--env-kwargs must be a JSON object such as {{"side": 11}}, got {self.env_kwargs!r}'
-            )
         return arguments
 
     def directory(self) -> Path:

@@ -8,6 +8,7 @@ is favoured for being short.
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -20,12 +21,13 @@ import torch
 from agents.config import ARCHITECTURE, TrainConfig
 from agents.episodes import is_success, success_rate
 from agents.model import ActorCritic, AgentState, build_model
-from agents.play import Moment, Observer, Opening, Policy, play
+from agents.play import MOST_STEPS, Moment, Observer, Opening, Policy, play
 from agents.pretrained import WEIGHTS, find_agent, load_published_weights
 from agents.run_dir import RunDirectory, config_from_dict, load_checkpoint, load_weights, package_versions
 from envs import EnvLike, held_out_seed, id_of, make_single, success_rule
 from envs.door import told_success
 from envs.errors import UserError
+from envs.make import OUR_KWARGS
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,8 @@ class EpisodeResult:
     length: int
     success: float
     """1.0 or 0.0; NaN where the environment does not define success."""
+    cut: bool = False
+    """Whether it was ended after the most steps that an episode may take."""
 
 
 def load_agent(
@@ -91,9 +95,20 @@ def load_agent(
     return LoadedAgent(model.to(device).eval(), config, content["frames"], str(path))
 
 
-def moved_to(agent: LoadedAgent, env_id: str) -> LoadedAgent:
-    """The agent for playing another environment with the same observations and actions."""
-    config = dataclasses.replace(agent.config, env=env_id)
+def moved_to(
+    agent: LoadedAgent, env_id: str | None = None, env_kwargs: dict[str, Any] | None = None
+) -> LoadedAgent:
+    """The agent for playing another environment, or its own with other arguments; it must look and act the same.
+
+    Stored arguments belong to the environment of the training: to another one only those go along that say what the
+    agent sees and does (`OUR_KWARGS`).
+    """
+    config = agent.config
+    stored = json.loads(config.env_kwargs)
+    if env_id is not None and env_id != config.env:
+        stored = {name: value for name, value in stored.items() if name in OUR_KWARGS}
+    kwargs = json.dumps(stored | (env_kwargs or {}))
+    config = dataclasses.replace(config, env=env_id or config.env, env_kwargs=kwargs)
     there, here = (make_single(c.env, c.env_arguments()) for c in (config, agent.config))
     same = there.observation_space == here.observation_space
     same = same and there.agent_action_space == here.agent_action_space
@@ -101,7 +116,8 @@ def moved_to(agent: LoadedAgent, env_id: str) -> LoadedAgent:
     here.close()
     if not same:
         raise UserError(
-            f"{env_id} has other observations or actions than {agent.config.env}, where the agent was trained"
+            f"{config.env} {config.env_kwargs} has other observations or actions than {agent.config.env} "
+            f"{agent.config.env_kwargs}, where the agent was trained"
         )
     return dataclasses.replace(agent, config=config)
 
@@ -134,7 +150,7 @@ class _Results(Observer):
         self.returns[number] = total
         if moment.done:
             success = is_success(self.rule, total, moment.terminated, told_success(moment.info))
-            self.done[number] = EpisodeResult(self.seeds[number], total, moment.t + 1, success)
+            self.done[number] = EpisodeResult(self.seeds[number], total, moment.t + 1, success, moment.cut)
             self.progress(list(self.done.values()))
 
 
@@ -146,17 +162,18 @@ def play_episodes(
     num_envs: int = 16,
     progress: Callable[[list[EpisodeResult]], None] = lambda results: None,
     between_steps: Callable[[AgentState], AgentState] = lambda state: state,
+    most_steps: int = MOST_STEPS,
 ) -> list[EpisodeResult]:
     """Play episodes 0 .. episodes-1 on held-out levels, `num_envs` at a time; results in episode order.
 
-    `between_steps` is that of `agents.play.play`.
+    `between_steps` and `most_steps` are those of `agents.play.play`.
     """
     config = agent.config
     envs = [make_single(config.env, config.env_arguments()) for _ in range(min(num_envs, episodes))]
     openings = [Opening(held_out_seed(seed, n), action_rng(seed, n)) for n in range(episodes)]
     rule = success_rule(config.env, envs[0].metadata)
     results = _Results([opening.seed for opening in openings], rule, progress)
-    play(agent.model, envs, openings, policy, results, between_steps=between_steps)
+    play(agent.model, envs, openings, policy, results, False, between_steps, most_steps)
     for env in envs:
         env.close()
     return [results.done[number] for number in range(episodes)]
@@ -196,6 +213,7 @@ def report(agent: LoadedAgent, results: list[EpisodeResult], policy: Policy, see
         "success_rate": None if math.isnan(successes) else successes,
         "return_mean": float(returns.mean()),
         "return_interval_95": [low, high],
+        "episodes_cut": sum(result.cut for result in results),
         "length_mean": float(np.mean([result.length for result in results])),
         "returns": returns.tolist(),
         "versions": package_versions(),

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import inspect
+import json
 import math
 import os
 import select
@@ -99,6 +100,17 @@ def check_at_least(config: Any, least: int, *names: str) -> None:
             raise UserError(
                 f"--{name.replace('_', '-')} must be at least {least}, got {getattr(config, name)}"
             )
+
+
+def json_object(name: str, text: str) -> dict[str, Any]:
+    """The value of an option that holds a JSON object; raises UserError if it does not."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"--{name} is not JSON ({error}): {text!r}") from None
+    if not isinstance(found, dict):
+        raise UserError(f'--{name} must be a JSON object such as {{"side": 11}}, got {text!r}')
+    return found
 
 
 def suggestion(name: str, choices: Iterable[str]) -> str:

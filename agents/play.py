@@ -25,6 +25,9 @@ Env = gymnasium.Env[Any, Any]
 Actor = Any
 """What plays: an `agents.model.ActorCritic`, or anything with its initial_state, act, after, actions and core."""
 
+MOST_STEPS = 30_000
+"""Steps after which an episode is cut unless more are asked for: some policies never end theirs."""
+
 
 @dataclass(frozen=True)
 class Opening:
@@ -65,12 +68,14 @@ class Moment:
     reward: float = float("nan")
     terminated: bool = False
     truncated: bool = False
+    cut: bool = False
+    """Whether the player ended the episode, not the environment."""
     info: dict[str, Any] = field(default_factory=dict)
 
     @property
     def done(self) -> bool:
         """Whether the episode ends with this step."""
-        return self.terminated or self.truncated
+        return self.terminated or self.truncated or self.cut
 
 
 class Observer:
@@ -106,11 +111,12 @@ def play(
     observer: Observer | None = None,
     record: bool = False,
     between_steps: Callable[[AgentState], AgentState] = lambda state: state,
+    most_steps: int = MOST_STEPS,
 ) -> None:
     """Play every opening to its end, as many at a time as there are environments.
 
     `record` asks the memory for what it writes and reads. `between_steps` may change what the agents carry from a
-    step to the next, as `recall.scores.intervene.FORGET` does.
+    step to the next, as `recall.scores.intervene.FORGET` does. `most_steps` ends episodes that do not end.
     """
     seen = observer or Observer()
     coming = min(len(envs), len(openings))
@@ -141,6 +147,7 @@ def play(
                 bool(terminated),
                 bool(truncated),
             )
+            moment.cut = slot.t + 1 >= most_steps and not moment.done
             rewards.append(moment.reward)
             seen.after(moment)
             slot.observation, slot.action, slot.reward = following, chosen[row], moment.reward
