@@ -6,6 +6,8 @@
     python evaluate.py runs/tmaze --check-recall --episodes 200 --json recall.json
     python evaluate.py runs/maze --forget memory                 how well does it do without what it wrote?
     python evaluate.py pretrained/maze-mnm-p --gif recall.gif
+    python evaluate.py --agent my_module:make_agent --env MiniGrid-MemoryS7-v0 --html recall.html   trained elsewhere
+    python evaluate.py --agent sb3:model.zip --trust --env CartPole-v1 --html recall.html
 
 The run knows its environment and its agent, so no option of the training has to be repeated.
 """
@@ -15,6 +17,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import signal
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +28,9 @@ import numpy as np
 import torch
 from rich.console import Console
 
+from agents.config import TrainConfig
 from agents.distributed import pick_device
+from agents.elsewhere import load_elsewhere
 from agents.evaluation import (
     EpisodeResult,
     LoadedAgent,
@@ -53,13 +58,14 @@ from recall.validate.validity import check_recall
 class EvaluateConfig:
     """Options of the command."""
 
-    run_dir: str = option("", "directory of a training run")
+    run_dir: str = option("", "directory of a training run, or a published agent", optional=True)
     checkpoint: str = option(
         "latest", "latest, best, the path of a checkpoint, or untrained (fresh weights)", metavar="NAME"
     )
     env: str | None = option(
         None, "play another environment than that of the training, with the same observations", metavar="ID"
     )
+<<<<<<< HEAD
     env_kwargs: str = option(
         "{}",
         "arguments of the environment as a JSON object, in place of those stored; to another --env the stored ones "
@@ -67,6 +73,22 @@ class EvaluateConfig:
         metavar="JSON",
     )
     max_episode_steps: int = option(MOST_STEPS, "cut episodes after this many steps of the agent")
+=======
+    agent: str | None = option(
+        None,
+        "an agent trained elsewhere in place of a run: module:make_agent (see agents/elsewhere.py), or sb3:PATH.zip "
+        "of sb3-contrib's RecurrentPPO; needs --env",
+        metavar="NAME",
+    )
+    agent_kwargs: str = option("{}", "arguments of --agent as a JSON object", metavar="JSON")
+    trust: bool = option(False, "run the code that the file of --agent sb3:PATH.zip holds", switch=True)
+    env_kwargs: str = option(
+        "{}", "with --agent: arguments of the environment, a JSON object", metavar="JSON"
+    )
+    wrapper: tuple[str, ...] = option(
+        (), "with --agent: a wrapper of the environment, module:Class; may be repeated", metavar="WRAPPER"
+    )
+>>>>>>> b0d1de2 (Recall check by step removal; agents trained elsewhere)
     episodes: int = option(100, "held-out episodes to play")
     policy: Literal["greedy", "sample"] = option("greedy", "take the most probable action, or draw one")
     seed: int = option(0, "which block of held-out levels")
@@ -113,7 +135,21 @@ class EvaluateConfig:
             raise UserError(f"--top-k must be at most {MOST_TILES} to fit a picture, got {self.top_k}")
         if self.score is not None:
             check_score(self.score)
+        self._check_agent()
         self._check_combinations()
+
+    def _check_agent(self) -> None:
+        if self.agent is None:
+            for name in ("agent_kwargs", "trust", "env_kwargs", "wrapper"):
+                if getattr(self, name) not in ("{}", False, ()):
+                    raise UserError(f"--{name.replace('_', '-')} is for --agent; a run knows its own")
+            return
+        if self.run_dir:
+            raise UserError(f"--agent takes the place of a run; leave out {self.run_dir}")
+        if self.env is None:
+            raise UserError("--agent needs --env: the environment that it plays")
+        if self.checkpoint != "latest":
+            raise UserError("--checkpoint is for runs; an agent trained elsewhere has none")
 
     def _check_combinations(self) -> None:
         asked = [name for name in ("gif", "html", "tape", "similarity") if getattr(self, name) is not None]
@@ -151,19 +187,22 @@ def play(agent: LoadedAgent, config: EvaluateConfig, console: Console) -> dict[s
 def render(agent: LoadedAgent, config: EvaluateConfig, console: Console) -> None:
     """Record the first episodes once and write everything that was asked for."""
     train, episodes = agent.config, range(config.gif_episodes)
-    summary = render_recalls(
-        agent.model,
-        lambda: make_shown(train.env, train.env_arguments()),
-        [held_out_seed(config.seed, episode) for episode in episodes],
-        Outputs(config.gif, config.html, config.tape, config.similarity),
-        policy=config.policy,
-        score=config.score,
-        top_k=config.top_k,
-        fps=config.gif_fps,
-        title=f"{train.core} in {train.env}",
-        core=train.core,
-        rngs=[action_rng(config.seed, episode) for episode in episodes],
-    )
+    with ProgressDisplay(console, 100, "%") as display:
+        display.last_shown = time.monotonic()  # what is done at once needs no line
+        summary = render_recalls(
+            agent.model,
+            lambda: make_shown(train.env, train.env_arguments()),
+            [held_out_seed(config.seed, episode) for episode in episodes],
+            Outputs(config.gif, config.html, config.tape, config.similarity),
+            policy=config.policy,
+            score=config.score,
+            top_k=config.top_k,
+            fps=config.gif_fps,
+            title=f"{train.core} in {train.env}",
+            core=train.core,
+            rngs=[action_rng(config.seed, episode) for episode in episodes],
+            progress=lambda done, total, what: display.show(100 * done // total, what),
+        )
     longest = max(episode["steps"] for episode in summary["episodes"])
     if config.top_k >= longest and summary["score"] is not None:
         console.print(
@@ -189,6 +228,19 @@ def check(agent: LoadedAgent, control: LoadedAgent | None, config: EvaluateConfi
         write_text(Path(config.json), json.dumps(found.to_json(), indent=2) + "\n")
 
 
+def load(config: EvaluateConfig) -> LoadedAgent:
+    """The agent of a run, or one trained elsewhere."""
+    device = pick_device(config.device)
+    if config.agent is not None:
+        assert config.env is not None
+        env = TrainConfig(env=config.env, env_kwargs=config.env_kwargs, wrapper=config.wrapper)
+        return load_elsewhere(config.agent, env, config.agent_kwargs, device, config.trust)
+    if not config.run_dir:
+        raise UserError("which agent? Give the directory of a run, a published agent, or --agent and --env")
+    agent = load_agent(Path(config.run_dir), config.checkpoint, device)
+    return agent if config.env is None else moved_to(agent, config.env)
+
+
 def main(argv: Sequence[str]) -> int:
     """Run the command; returns the exit code."""
     signal.signal(signal.SIGTERM, _interrupt)
@@ -201,12 +253,15 @@ def main(argv: Sequence[str]) -> int:
     if config.threads:
         torch.set_num_threads(config.threads)
     console = Console(soft_wrap=True)
-    agent = load_agent(Path(config.run_dir), config.checkpoint, pick_device(config.device))
+    agent = load(config)
     control = None
     if config.control is not None:
         control = load_agent(Path(config.control), "latest", pick_device(config.device))
+<<<<<<< HEAD
     if config.env is not None or config.env_kwargs != "{}":
         agent = moved_to(agent, config.env, json_object("env-kwargs", config.env_kwargs))
+=======
+>>>>>>> b0d1de2 (Recall check by step removal; agents trained elsewhere)
     memory = agent.model.core
     if config.forget != "nothing" and not memory.writes:
         raise UserError(f"--forget takes apart cores that write (mnm-g, mnm-p); this is {agent.config.core}")

@@ -40,6 +40,8 @@ class LoadedAgent:
     """Frames it was trained for."""
     checkpoint: str
     """Path of its checkpoint, or "untrained"."""
+    can_be_made_anew: bool = True
+    """Whether its architecture can be built again with fresh weights."""
 
 
 @dataclass(frozen=True)

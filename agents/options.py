@@ -85,6 +85,17 @@ def own_fields_first(kind: type[Any]) -> list[dataclasses.Field[Any]]:
     return [f for f in fields if f.name in own] + [f for f in fields if f.name not in own]
 
 
+def json_object(flag: str, text: str) -> dict[str, Any]:
+    """The value of an option that is a JSON object; raises UserError."""
+    try:
+        found = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{flag} is not JSON ({error}): {text!r}") from None
+    if not isinstance(found, dict):
+        raise UserError(f'{flag} must be a JSON object such as {{"side": 11}}, got {text!r}')
+    return found
+
+
 def check_finite(config: Any) -> None:
     """Refuse a configuration with a number that is not finite: nan passes every comparison with a bound."""
     for field in dataclasses.fields(config):
@@ -162,7 +173,10 @@ def _add_option(
 ) -> None:
     text = field.metadata["help"].replace("%", "%%")
     if positional:
-        parser.add_argument(field.name, metavar=field.name.upper(), help=text)
+        if field.metadata.get("optional"):
+            parser.add_argument(field.name, metavar=field.name.upper(), help=text, nargs="?", default=default)
+        else:
+            parser.add_argument(field.name, metavar=field.name.upper(), help=text)
         return
     flag = "--" + field.name.replace("_", "-")
     inner = _without_none(hint)

@@ -102,8 +102,6 @@ def training_command(config: TrainConfig) -> str:
 
 def recall_lines(agent: LoadedAgent, episodes: int, control: LoadedAgent | None) -> list[str]:
     """The recall check of the agent, as lines of its card."""
-    if not agent.model.core.writes:
-        return [f"The core `{agent.config.core}` has no write memory, so it has no recalls to check."]
     found = check_recall(agent, episodes, control=control).to_json()
     lines = [f"`--check-recall` on {episodes} held-out episodes: {found['verdict']}.", ""]
     if control is not None:
@@ -175,10 +173,6 @@ def main(argv: Sequence[str]) -> int:
     control = (
         None if config.control is None else load_agent(Path(config.control), "latest", torch.device("cpu"))
     )
-    if control is not None and not agent.model.core.writes:
-        raise UserError(
-            f"--control is for the recall check, and the core {agent.config.core} has no write memory"
-        )
     require_clean_tree()
     stored = json.loads((run / "config.json").read_text())
     envs = [agent.config.env, *(env for env in config.also.split(",") if env)]

@@ -19,7 +19,7 @@ Legend: T steps, R rows (row 0 is the run, the others part from it), P parameter
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -27,6 +27,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from agents.distributions import ActionDistribution
 from agents.model import ActOutput, AgentState
 from agents.play import Actor
 from envs.errors import UserError
@@ -156,17 +157,47 @@ class _Block:
 
 
 @torch.no_grad()
-def all_forgotten(model: Actor, tape: Tape) -> Float:
+def without_steps(
+    model: Actor, tape: Tape, t: int, removed: Sequence[Sequence[int]]
+) -> tuple[list[ActionDistribution], list[AgentState]]:
+    """Policies at step t, and the states that enter it, of the run and of a replay for each set of removed steps.
+
+    None of the steps of a set is taken in; everything else is as in `step_effect`.
+    """
+    rows = 1 + len(removed)
+    core = model.initial_state(rows).core
+    for tau in range(t):
+        out = act_again(model, tape, tau, recorded_row(model, tape, tau, 1), core, rows)
+        stays = torch.tensor([False, *(tau in steps for steps in removed)], device=model.device)
+        core = type(core)(
+            *(_where(stays, before, after) for before, after in zip(core, out.state.core, strict=True))
+        )
+    row = recorded_row(model, tape, t, 1)
+    answer = act_again(model, tape, t, row, core, rows).policy.double().parameters
+    # An empty state leaves no trace of how many rows there were: all of them answer alike.
+    policies = [model.actions.distribution(x) for x in answer.expand(rows, -1)]
+    index = torch.arange(rows, device=model.device)
+    return policies, [AgentState(select_state(core, i[None]), row.action, row.reward) for i in index]
+
+
+def _where(rows: Tensor, there: Tensor, else_: Tensor) -> Tensor:
+    """`there` [R, ...] in the given rows, `else_` in the others."""
+    return torch.where(rows.view(-1, *[1] * (there.dim() - 1)), there, else_)
+
+
+@torch.no_grad()
+def all_forgotten(model: Actor, tape: Tape, only: int | None = None) -> Float:
     """[T] the greatest change of any action's probability at t if no earlier step had been taken in.
 
-    The twin that has just begun never acts on: the next step starts from the run's own state.
+    The twin that has just begun never acts on: the next step starts from the run's own state. With `only` the other
+    steps are left at 0.
     """
     initial = model.initial_state(1).core
     core, found = initial, np.zeros(tape.steps)
     first = torch.zeros(1, dtype=torch.int64, device=model.device)
-    for t in range(tape.steps):
+    for t in range(tape.steps if only is None else only + 1):
         row = recorded_row(model, tape, t, 1)
-        if all(torch.equal(now, then) for now, then in zip(core, initial, strict=True)):
+        if only not in (None, t) or all(map(torch.equal, core, initial)):
             core = act_again(model, tape, t, row, core, 1).state.core
             continue
         both = type(core)(*(torch.cat(pair) for pair in zip(core, initial, strict=True)))

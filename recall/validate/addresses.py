@@ -18,11 +18,11 @@ from agents.evaluation import LoadedAgent
 from agents.model import ActorCritic
 from recall.record.recorder import recorded_row
 from recall.scores.decision import SURELY, policy_effect, state_before
-from recall.scores.registry import SCORES, Sources
+from recall.scores.registry import SCORES
 from recall.validate.checks import Check, Limits, ValidityReport, decide, not_applicable, verdict_of
 from recall.validate.deletion import acts_otherwise
 from recall.validate.planted import PlayedEpisode, about, make_env, play_planted
-from recall.validate.ranking import blind_scores, bootstrap, judge
+from recall.validate.ranking import RankingResult, blind_scores, bootstrap, judge, scores_at_decision
 
 Float = NDArray[np.float64]
 PLANTED = "planted cue, address"
@@ -49,19 +49,19 @@ def check_addresses(
         reason = "the cue is visible at the decision: nothing has to be remembered"
     elif not planted:
         reason = f"{agent.config.env} does not say which step is needed, or the agent never came to use it"
-    rankings = []
+    rankings: list[RankingResult] = []
     if not reason:
-        score = SCORES["address"]
-        scores = {score.title: [score.at(Sources(e.tape), e.decision) for e in planted]}
-        scores |= blind_scores(planted, seed)
-        rankings = [judge(name, rows, planted) for name, rows in scores.items()]
-    hits = rankings[0].hit_1 if rankings else None
+        scores, seconds = scores_at_decision(planted, "slots", agent.model)
+        rankings = [judge(name, rows, planted, seconds[name]) for name, rows in scores.items()]
+        blind = [judge(name, rows, planted) for name, rows in blind_scores(planted, seed).items()]
+        rankings += blind
+    hits = next((row.hit_1 for row in rankings if row.name == SCORES["address"].title), None)
     too_weak = f"the agent succeeds in {success:.2f} of the episodes, {limits.success} are needed"
     checks = [
         not_applicable(PLANTED, reason or too_weak)
         if hits is None or success < limits.success
         else decide(PLANTED, hits.mean >= limits.hit_1, f"hit@1 {hits}, best baseline "
-                    f"{max(row.hit_1.mean for row in rankings[1:]):.2f}",
+                    f"{max(row.hit_1.mean for row in blind):.2f}",
                     f"hit@1 >= {limits.hit_1}", hit_1=hits.mean),
         *_dropping(agent.model, planted, limits, reason, seed),
     ]  # fmt: skip

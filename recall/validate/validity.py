@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from agents.distributions import ActionDistribution
 from agents.evaluation import LoadedAgent
+from envs.errors import UserError
 from recall.scores.decision import state_before
 from recall.scores.from_tape import (
     interaction_residual,
@@ -28,8 +29,7 @@ from recall.scores.from_tape import (
     symmetrised_residual,
     use_share,
 )
-from recall.scores.intervene import write_memory_of
-from recall.scores.registry import SCORES, Sources
+from recall.scores.registry import SCORES, Sources, kind_of
 from recall.validate.addresses import check_addresses
 from recall.validate.checks import Check, Limits, ValidityReport, decide, not_applicable, verdict_of
 from recall.validate.controls import (
@@ -60,6 +60,7 @@ from recall.validate.ranking import (
     judge,
     scores_at_decision,
 )
+from recall.validate.steps import check_steps
 
 Float = NDArray[np.float64]
 Progress = Callable[[str], None]
@@ -76,14 +77,22 @@ def check_recall(
     """Play `episodes` held-out episodes greedily and make every check that the environment allows.
 
     `control` is an agent of the same kind that was trained where nothing has to be remembered (a T-maze with
-    `always_visible`). A hard memory has checks of its own, in `address_checks.py`. Raises UserError for an
-    agent without either.
+    `always_visible`). A hard memory has checks of its own, in `addresses.py`, and so has an agent that only carries a
+    state, in `steps.py`.
     """
     limits = limits or Limits()
-    if agent.model.core.addresses:
+    kind = kind_of(agent.model.core)
+    if control is not None and kind_of(control.model.core) != kind:
+        raise UserError(
+            f"the control is an agent of core {control.config.core}, the agent one of {agent.config.core}: both must "
+            "remember in the same way"
+        )
+    if kind == "other":
+        return check_steps(agent, episodes, seed, control, limits, progress)
+    if agent.model.actions.counts is not None:
+        raise UserError(f"the recall check needs Discrete actions, those of {agent.config.env} are vectors")
+    if kind == "slots":
         return check_addresses(agent, episodes, seed, control, limits, progress)
-    for checked in (agent, *([control] if control is not None else [])):
-        write_memory_of(checked.model)
     progress("playing")
     played = play_planted(agent, episodes, seed)
     study = Study(agent, played, seed, limits, progress)

@@ -156,6 +156,28 @@ def lstm_agent() -> LoadedAgent:
 
 
 @torch.no_grad()
+def state_agent(remembers: bool = True, visible: bool = False) -> LoadedAgent:
+    """The core `lstm`: its first cell carries the cue, the next two follow corridor and junction.
+
+    Without `remembers` the first cell too is emptied at every step, which is enough where the cue stays `visible`.
+    """
+    settings = config("lstm", visible=visible)
+    model = blank(settings)
+    rnn, n = model.core.rnn, 5
+    weight, bias = rnn.weight_ih_l0, rnn.bias_ih_l0
+    bias[:n] = bias[3 * n :] = STRONG
+    bias[n : 2 * n] = -STRONG
+    if remembers:
+        bias[0], bias[n] = -STRONG, STRONG
+        weight[0, :2] = 2 * STRONG
+    weight[2 * n, 0], weight[2 * n, 1] = STRONG, -STRONG
+    weight[2 * n + 1, 2] = weight[2 * n + 2, 3] = STRONG
+    model.policy_head.weight[FORWARD, 1:3] = torch.tensor([100.0, 2.0])
+    model.policy_head.weight[UP, 0], model.policy_head.weight[DOWN, 0] = 10.0, -10.0
+    return loaded(model, settings)
+
+
+@torch.no_grad()
 def forgetful_agent() -> LoadedAgent:
     """Always turns up."""
     agent = one_write_agent()

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 import torch
-from hand_built import LENGTH, config, loaded, one_write_agent
+from hand_built import LENGTH, config, loaded, one_write_agent, state_agent
 from recall_reference import frames_of
 from viewer_page import numbers, page_data
 
@@ -25,8 +26,11 @@ from recall.render.outputs import Outputs, render_recalls
 from recall.scores.decision import decision_effect
 from recall.scores.recalls import NO_SINGLE, UNAFFECTED, Thresholds, recalls_of
 from recall.scores.registry import Sources, score_matrices
-from recall.scores.steps import all_forgotten, step_effect
+from recall.scores.steps import all_forgotten, step_effect, without_steps
+from recall.validate.checks import Limits, ValidityReport
 from recall.validate.planted import play_planted
+from recall.validate.steps import PLANTED, StepStudy, nearby
+from recall.validate.validity import check_recall
 
 CORES = ("none", "lstm", "gru", "mnm-p", "mnm-g", "hard", "user")
 STEPS = 10
@@ -259,3 +263,68 @@ def test_without_the_agent_a_score_of_steps_is_refused() -> None:
     with pytest.raises(UserError, match="'step' replays the agent"):
         score_matrices(tape_of(agent_of("lstm")), ["step"])
     assert Sources(tape_of(agent_of("lstm"))).model is None
+
+
+# What it means ----------------------------------------------------------------------------------------------------
+
+
+def outcomes(report: ValidityReport) -> dict[str, str]:
+    return {check.name: check.outcome for check in report.checks}
+
+
+def test_the_report_of_an_agent_whose_state_carries_the_cue() -> None:
+    control = state_agent(remembers=False, visible=True)
+    report = check_recall(state_agent(), 6, control=control)
+    assert set(outcomes(report).values()) == {"PASS"}, outcomes(report)
+    assert report.verdict.startswith(f"VALID: all {len(report.checks)} checks")
+    found = {row.name: row for row in report.rankings}
+    assert found["R5 step removal"].hit_1.mean == 1.0
+    json.dumps(report.to_json())
+
+
+def test_the_report_of_an_agent_that_remembers_nothing() -> None:
+    report = check_recall(state_agent(remembers=False), 6, control=state_agent())
+    found = outcomes(report)
+    assert found.pop(PLANTED) == "NOT APPLICABLE"  # it fails
+    # Fresh weights find nothing, and a random step is no worse than the best one.
+    assert {name for name, outcome in found.items() if outcome == "PASS"} == {
+        "untrained agent", "random removal does not",
+    }  # fmt: skip
+    assert report.verdict.startswith("NOT VALID")
+
+
+def test_a_trained_agent_posing_as_untrained_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("recall.validate.steps.untrained_model", lambda agent: agent.model)
+    agent = state_agent()
+    study = StepStudy(agent, play_planted(agent, 6, 0), 0, Limits(), lambda stage: None)
+    assert [check.outcome for check in study.planted_checks()] == ["PASS", "FAIL"]
+
+
+def test_the_report_where_no_step_is_planted() -> None:
+    agent = state_agent(visible=True, remembers=False)
+    report = check_recall(agent, 4)
+    assert outcomes(report)["memory not used where all is visible"] == "PASS"
+    assert report.verdict.startswith("NOT SHOWN")
+
+
+def test_replays_without_sets_of_steps_equal_replays_without_each() -> None:
+    agent = agent_of("lstm")
+    tape = tape_of(agent)
+    t = tape.steps - 1
+    policies, states = without_steps(agent.model, tape, t, [[3], [2, 5], range(t)])
+    for policy, removed in ((policies[0], []), (policies[1], [3]), (policies[2], [2, 5])):
+        state = agent.model.initial_state(1)
+        for tau in range(t + 1):
+            row = recorded_row(agent.model, tape, tau, 1)
+            with torch.no_grad():
+                out = agent.model.act(row.obs, row.is_first, AgentState(state.core, row.action, row.reward))
+            state = state if tau in removed else out.state
+        torch.testing.assert_close(policy.parameters, out.policy.parameters[0], rtol=0, atol=1e-10)
+    assert not any(part.any() for part in states[3].core), "nothing was taken in"
+
+
+def test_a_random_step_is_of_about_the_same_age() -> None:
+    rng = np.random.default_rng(0)
+    drawn = {nearby(2, 40, rng) for _ in range(200)}
+    assert drawn == set(range(13)) - {2}
+    assert nearby(0, 2, rng) == 1

@@ -231,9 +231,7 @@ def test_where_the_cue_stays_visible_the_agent_is_its_own_control():
     assert report.verdict.startswith("NOT SHOWN")
 
 
-def test_a_core_without_write_memory_is_refused():
+def test_a_control_that_remembers_in_another_way_is_refused():
     torch.manual_seed(0)
-    with pytest.raises(UserError, match="no write memory"):
-        check_recall(untrained("mnm/TMaze-v0", "{}", "lstm"), 5)
-    with pytest.raises(UserError, match="no write memory"):
+    with pytest.raises(UserError, match="both must remember in the same way"):
         check_recall(one_write_agent(), 5, control=untrained("mnm/TMaze-v0", "{}", "lstm"))
