@@ -221,7 +221,6 @@ def main(argv: Sequence[str]) -> int:
     for name in chosen:
         if name not in SUITES:
             raise UserError(f"unknown suite {name!r}{suggestion(name, SUITES)}; known: {', '.join(SUITES)}")
-    rows = read_csv(RESULTS) if RESULTS.is_file() else []
     if chosen:  # what is imported now, every process has
         with tempfile.TemporaryDirectory() as folder:
             _stages("mnm/TMaze-v0", Path(folder), lambda row: None)
@@ -236,10 +235,10 @@ def main(argv: Sequence[str]) -> int:
             )
             found.append({"suite": name, "version": _version(suite.distribution), "of": str(count), **row})
         if found:
-            rows = [row for row in rows if row["suite"] != name] + found
+            rows = [row for row in read_csv(RESULTS) if row["suite"] != name] + found
             rows.sort(key=lambda row: (list(SUITES).index(row["suite"]), row["id"]))
             write_csv(RESULTS, rows)
-    write_text(PAGE, page_of(rows))
+    write_text(PAGE, page_of(read_csv(RESULTS)))
     return 0
 
 
