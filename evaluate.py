@@ -65,15 +65,6 @@ class EvaluateConfig:
     env: str | None = option(
         None, "play another environment than that of the training, with the same observations", metavar="ID"
     )
-<<<<<<< HEAD
-    env_kwargs: str = option(
-        "{}",
-        "arguments of the environment as a JSON object, in place of those stored; to another --env the stored ones "
-        "do not go along",
-        metavar="JSON",
-    )
-    max_episode_steps: int = option(MOST_STEPS, "cut episodes after this many steps of the agent")
-=======
     agent: str | None = option(
         None,
         "an agent trained elsewhere in place of a run: module:make_agent (see agents/elsewhere.py), or sb3:PATH.zip "
@@ -82,13 +73,16 @@ class EvaluateConfig:
     )
     agent_kwargs: str = option("{}", "arguments of --agent as a JSON object", metavar="JSON")
     trust: bool = option(False, "run the code that the file of --agent sb3:PATH.zip holds", switch=True)
-    env_kwargs: str = option(
-        "{}", "with --agent: arguments of the environment, a JSON object", metavar="JSON"
-    )
     wrapper: tuple[str, ...] = option(
         (), "with --agent: a wrapper of the environment, module:Class; may be repeated", metavar="WRAPPER"
     )
->>>>>>> b0d1de2 (Recall check by step removal; agents trained elsewhere)
+    env_kwargs: str = option(
+        "{}",
+        "arguments of the environment as a JSON object, in place of those stored; to another --env the stored ones "
+        "do not go along",
+        metavar="JSON",
+    )
+    max_episode_steps: int = option(MOST_STEPS, "cut episodes after this many steps of the agent")
     episodes: int = option(100, "held-out episodes to play")
     policy: Literal["greedy", "sample"] = option("greedy", "take the most probable action, or draw one")
     seed: int = option(0, "which block of held-out levels")
@@ -140,7 +134,7 @@ class EvaluateConfig:
 
     def _check_agent(self) -> None:
         if self.agent is None:
-            for name in ("agent_kwargs", "trust", "env_kwargs", "wrapper"):
+            for name in ("agent_kwargs", "trust", "wrapper"):
                 if getattr(self, name) not in ("{}", False, ()):
                     raise UserError(f"--{name.replace('_', '-')} is for --agent; a run knows its own")
             return
@@ -238,7 +232,9 @@ def load(config: EvaluateConfig) -> LoadedAgent:
     if not config.run_dir:
         raise UserError("which agent? Give the directory of a run, a published agent, or --agent and --env")
     agent = load_agent(Path(config.run_dir), config.checkpoint, device)
-    return agent if config.env is None else moved_to(agent, config.env)
+    if config.env is None and config.env_kwargs == "{}":
+        return agent
+    return moved_to(agent, config.env, json_object("env-kwargs", config.env_kwargs))
 
 
 def main(argv: Sequence[str]) -> int:
@@ -257,11 +253,6 @@ def main(argv: Sequence[str]) -> int:
     control = None
     if config.control is not None:
         control = load_agent(Path(config.control), "latest", pick_device(config.device))
-<<<<<<< HEAD
-    if config.env is not None or config.env_kwargs != "{}":
-        agent = moved_to(agent, config.env, json_object("env-kwargs", config.env_kwargs))
-=======
->>>>>>> b0d1de2 (Recall check by step removal; agents trained elsewhere)
     memory = agent.model.core
     if config.forget != "nothing" and not memory.writes:
         raise UserError(f"--forget takes apart cores that write (mnm-g, mnm-p); this is {agent.config.core}")

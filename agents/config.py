@@ -136,12 +136,6 @@ class TrainConfig(CoreOptions):
             arguments["max_episode_steps"] = self.max_episode_steps
         return arguments
 
-<<<<<<< HEAD
-=======
-    def _env_kwargs(self) -> dict[str, Any]:
-        return json_object("--env-kwargs", self.env_kwargs)
-
->>>>>>> b0d1de2 (Recall check by step removal; agents trained elsewhere)
     def directory(self) -> Path:
         """Where the run is kept."""
         if self.run_dir is not None:

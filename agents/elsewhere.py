@@ -162,7 +162,7 @@ def load_elsewhere(
     trusted: bool = False,
 ) -> LoadedAgent:
     """The agent `module:make_agent` or `sb3:PATH.zip` for the environment that `env` names; raises UserError."""
-    kwargs = json_object("--agent-kwargs", agent_kwargs)
+    kwargs = json_object("agent-kwargs", agent_kwargs)
     single = make_single(env.env, env.env_arguments())
     try:
         if asked.startswith("sb3:"):

@@ -85,17 +85,6 @@ def own_fields_first(kind: type[Any]) -> list[dataclasses.Field[Any]]:
     return [f for f in fields if f.name in own] + [f for f in fields if f.name not in own]
 
 
-def json_object(flag: str, text: str) -> dict[str, Any]:
-    """The value of an option that is a JSON object; raises UserError."""
-    try:
-        found = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{flag} is not JSON ({error}): {text!r}") from None
-    if not isinstance(found, dict):
-        raise UserError(f'{flag} must be a JSON object such as {{"side": 11}}, got {text!r}')
-    return found
-
-
 def check_finite(config: Any) -> None:
     """Refuse a configuration with a number that is not finite: nan passes every comparison with a bound."""
     for field in dataclasses.fields(config):
