@@ -40,7 +40,7 @@ def check_addresses(
     progress("playing")
     played = play_planted(agent, episodes, seed)
     planted = [episode for episode in played if episode.planted]
-    success = float(np.mean([episode.terminated and episode.total > 0 for episode in played]))
+    success = float(np.mean([episode.success for episode in played]))
     env = make_env(agent)
     visible = bool(getattr(env.unwrapped, "always_visible", False))
     env.close()
@@ -144,7 +144,7 @@ def _action(episode: PlayedEpisode) -> int:
 
 def _reads_cue(episode: PlayedEpisode) -> bool:
     assert episode.tape.addresses is not None
-    return bool((episode.tape.addresses.read_step[episode.decision] == episode.cue_step).any())
+    return bool(np.isin(episode.tape.addresses.read_step[episode.decision], episode.needed).any())
 
 
 def _control(

@@ -2,8 +2,9 @@
 
 An environment with a planted cue says in its info at which step the cue was seen (`cue_step`), at which step it
 must be used (`decision_step`) and what it was (`cue`), -1 where that has not happened yet; the agent never
-sees this. `reset(options={"flip_cue": True})` gives the same episode with the other cue. Elsewhere a probe
-step, drawn from the second half of the episode, takes the place of the decision.
+sees this. `reset(options={"flip_cue": True})` gives the same episode with the other cue. An environment may instead
+name, at every step, the earlier steps any of which showed what is needed now (`needed_steps`): one step that has
+some is drawn as the decision. Elsewhere a probe step, drawn from the second half of the episode, takes its place.
 """
 
 from __future__ import annotations
@@ -32,14 +33,28 @@ class PlayedEpisode:
     tape: Tape
     seed: int
     cue: int
-    """Which cue; -1 where the environment has none."""
+    """Which cue; -1 where the environment has none, 0 where it names needed steps."""
     cue_step: int
-    """-1 where the environment has no cue, or the agent never saw it."""
+    """-1 where the environment has no cue, or the agent never saw it; the latest of several needed steps."""
     decision: int
     """Step at which the cue is to be used, or a probe step where the environment names none."""
     decides: bool
     """Whether `decision` is a step that the environment named."""
     terminated: bool
+    also: tuple[int, ...] = ()
+    """Further steps that showed what is needed."""
+    repeats: bool = False
+    """Whether the environment names needed steps all the time, so that there is no one end that is a success."""
+
+    @property
+    def needed(self) -> tuple[int, ...]:
+        """The steps any of which showed what is needed at the decision."""
+        return (self.cue_step, *self.also)
+
+    @property
+    def success(self) -> bool:
+        """Whether the episode was ended by a reward; where needed steps are named, whether there was any."""
+        return (self.terminated or self.repeats) and self.total > 0
 
     @property
     def planted(self) -> bool:
@@ -93,13 +108,22 @@ class _Plans(TapeObserver):
         super().__init__(agent.model, agent.config.core, seeds)
         self.seeds = seeds
         self.played: dict[int, PlayedEpisode] = {}
+        self.needed: dict[int, dict[int, tuple[int, ...]]] = {}
+        """For every episode, the steps of which the environment named needed ones."""
 
     def after(self, moment: Moment) -> None:
         super().after(moment)
+        number, steps = moment.episode, moment.info.get("needed_steps", ())
+        needed = self.needed.setdefault(number, {})
+        if len(steps) and not moment.done:
+            needed[moment.t + 1] = tuple(int(step) for step in steps)
         if moment.done:
-            number = moment.episode
-            tape = self.recorders[number].tape()
-            self.played[number] = _with_plan(tape, self.seeds[number], moment.info, moment.terminated)
+            tape, seed = self.recorders[number].tape(), self.seeds[number]
+            self.played[number] = (
+                _with_needed(tape, seed, needed, moment.terminated)
+                if "needed_steps" in moment.info
+                else _with_plan(tape, seed, moment.info, moment.terminated)
+            )
 
 
 def _wave(agent: LoadedAgent, envs: Sequence[Env], seeds: list[int], flip: bool) -> list[PlayedEpisode]:
@@ -116,3 +140,15 @@ def _with_plan(tape: Tape, seed: int, info: dict[str, Any], terminated: bool) ->
         decision = int(np.random.default_rng(seed).integers(tape.steps // 2, tape.steps))
     cue, cue_step = int(info.get("cue", -1)), int(info.get("cue_step", -1))
     return PlayedEpisode(tape, seed, cue, cue_step, decision, decides, terminated)
+
+
+def _with_needed(
+    tape: Tape, seed: int, needed: dict[int, tuple[int, ...]], terminated: bool
+) -> PlayedEpisode:
+    rng = np.random.default_rng(seed)
+    if not needed:
+        probe = int(rng.integers(tape.steps // 2, tape.steps))
+        return PlayedEpisode(tape, seed, 0, -1, probe, False, terminated, repeats=True)
+    decision = int(rng.choice(list(needed)))
+    *also, latest = sorted(needed[decision])
+    return PlayedEpisode(tape, seed, 0, latest, decision, True, terminated, tuple(also), True)

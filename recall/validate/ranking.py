@@ -128,10 +128,11 @@ def baseline_scores(episodes: Sequence[PlayedEpisode], seed: int = 0) -> dict[st
 def judge(
     name: str, scores: Sequence[Float], episodes: Sequence[PlayedEpisode], seconds: float = 0.0
 ) -> RankingResult:
-    """Where the cue's step stands in the ranking of every episode."""
+    """Where the cue's step, or the first of several needed ones, stands in the ranking of every episode."""
     orders = [rank(row, len(row), len(row)) for row in scores]
-    places = np.array([1 + order.index(e.cue_step) for order, e in zip(orders, episodes, strict=True)])
-    missed = np.array([abs(order[0] - e.cue_step) for order, e in zip(orders, episodes, strict=True)])
+    pairs = list(zip(orders, episodes, strict=True))
+    places = np.array([1 + min(order.index(step) for step in e.needed) for order, e in pairs])
+    missed = np.array([min(abs(order[0] - step) for step in e.needed) for order, e in pairs])
     cues = np.array([e.cue for e in episodes])
     hits = places == 1
     return RankingResult(

@@ -127,7 +127,7 @@ class Study:
 
     def __post_init__(self) -> None:
         self.planted = [episode for episode in self.played if episode.planted]
-        self.success = float(np.mean([episode.terminated and episode.total > 0 for episode in self.played]))
+        self.success = float(np.mean([episode.success for episode in self.played]))
         self.needs_cue = any(episode.cue >= 0 for episode in self.played)
         env = make_env(self.agent)
         self.visible = bool(getattr(env.unwrapped, "always_visible", False))
@@ -141,7 +141,8 @@ class Study:
         if self.visible:
             return "the cue is visible at the decision: nothing has to be remembered"
         if not self.needs_cue:
-            return f"{self.agent.config.env} does not say which step is needed (info['cue_step'])"
+            where = "(info['cue_step'] or info['needed_steps'])"
+            return f"{self.agent.config.env} does not say which step is needed {where}"
         if not self.planted:
             return "in no episode did the agent see the cue and then reach the decision"
         return ""
