@@ -1,9 +1,9 @@
 """Treasure maze (`mnm/TreasureMaze-v0`): remember where every object lies, and fetch the one that is wanted.
 
 K objects lie on distinct random cells of a room, new in every episode. Stepping on the wanted object pays 1; then
-another object is wanted and the agent is put on a random cell. There is no terminal state, only a time limit. With
-a `tour` the agent is first carried past all objects, in a random order, one per step: its actions then do nothing,
-and no object is wanted.
+another object is wanted and the agent is put on a random cell, as after `patience` steps in vain. There is no
+terminal state, only a time limit. With a `tour` the agent is first carried past all objects, in a random order, one
+per step: its actions then do nothing, and no object is wanted.
 
 The observation, in this order (S the side with its ring of walls, V the side of the view, K objects):
     S-2      the row of the agent, one-hot (only with `place`)
@@ -59,9 +59,12 @@ class Rules:
     """Whether the agent is first carried past all objects."""
     shaping: float = 0.0
     """What a step nearer to the wanted object pays, and one away from it costs."""
+    patience: int = 0
+    """Steps after which another object is wanted, though this one was not fetched; 0: no limit."""
 
     def __post_init__(self) -> None:
         limits = (
+            ("patience", 0, 10**6),
             ("objects", 2, min(64, self.maze.free.size - 1)),
             ("view", 1, 2 * self.side),
             ("max_steps", 1, 10**6),
@@ -150,7 +153,7 @@ class Rules:
         return content
 
     def next(self, wanted: int, known: Array, spots: Array, rng: np.random.Generator) -> tuple[int, int]:
-        """The object wanted after `wanted` was fetched, and the cell on which the agent is put.
+        """The object wanted after `wanted` was fetched or given up, and the cell on which the agent is put.
 
         `known`: [K] true for objects that were in view or fetched.
         """
@@ -165,7 +168,7 @@ class Rules:
 class TreasureMazeVector(NativeVector):
     """N treasure mazes side by side."""
 
-    saved = ("spots", "content", "order", "starts", "cells", "wanted", "known", "steps")
+    saved = ("spots", "content", "order", "starts", "cells", "wanted", "known", "waited", "steps")
 
     def __init__(
         self,
@@ -179,9 +182,10 @@ class TreasureMazeVector(NativeVector):
         wanted: str = "any",
         tour: bool = False,
         shaping: float = 0.0,
+        patience: int = 0,
         render_mode: str | None = None,
     ) -> None:
-        self.rules = Rules(side, objects, pillars, place, view, max_steps, wanted, tour, shaping)
+        self.rules = Rules(side, objects, pillars, place, view, max_steps, wanted, tour, shaping, patience)
         super().__init__(num_envs, self.rules.space, ACTIONS, render_mode)
         self.spots = np.zeros((num_envs, objects), dtype=np.int64)
         self.content = np.zeros((num_envs, side * side), dtype=np.int64)
@@ -191,6 +195,8 @@ class TreasureMazeVector(NativeVector):
         self.wanted = np.zeros(num_envs, dtype=np.int64)
         self.known = np.zeros((num_envs, objects + 2), dtype=np.bool_)
         """By content: the object with number k stands in column k + 1."""
+        self.waited = np.zeros(num_envs, dtype=np.int64)
+        """Steps for which the present object has been wanted."""
         self.steps = np.zeros(num_envs, dtype=np.int64)
         self._objects = np.concatenate([np.eye(objects), np.zeros((1, objects))]).astype(np.float32)
         self._moves = np.eye(ACTIONS, dtype=np.float32)
@@ -207,11 +213,14 @@ class TreasureMazeVector(NativeVector):
             rewards += rules.shaping * (far[self.cells, goals] - far[targets, goals]) * ~carried
         self.steps += 1
         self.cells = targets
-        for i in np.flatnonzero(hits):
-            self.known[i, self.wanted[i] + 1] = True
+        self.waited += ~carried
+        over = hits | (self.waited == rules.patience) & ~carried if rules.patience else hits
+        for i in np.flatnonzero(over):
+            self.known[i, self.wanted[i] + 1] |= hits[i]
             self.wanted[i], self.cells[i] = rules.next(
                 int(self.wanted[i]), self.known[i, 1:-1], self.spots[i], self.generators[i]
             )
+        self.waited[over] = 0
         if carried.any():
             self._carry(np.flatnonzero(carried))
         observations = self._blank()
@@ -227,7 +236,7 @@ class TreasureMazeVector(NativeVector):
             self.spots[i], self.order[i], self.wanted[i], self.starts[i] = self.rules.draw(self.generators[i])
             self.content[i] = self.rules.content(self.spots[i])
         self.known[rows] = False
-        self.steps[rows] = 0
+        self.steps[rows] = self.waited[rows] = 0
         self._carry(rows)
         self._show(rows, observations)
 
@@ -273,9 +282,10 @@ class TreasureMaze(gymnasium.Env[Any, Any]):
         wanted: str = "any",
         tour: bool = False,
         shaping: float = 0.0,
+        patience: int = 0,
         render_mode: str | None = None,
     ) -> None:
-        self.rules = Rules(side, objects, pillars, place, view, max_steps, wanted, tour, shaping)
+        self.rules = Rules(side, objects, pillars, place, view, max_steps, wanted, tour, shaping, patience)
         self.render_mode = render_mode
         self.observation_space = self.rules.space
         self.action_space = spaces.Discrete(ACTIONS)
@@ -283,7 +293,7 @@ class TreasureMaze(gymnasium.Env[Any, Any]):
         self.content = self.rules.content(self.spots)
         self.known = np.zeros(objects, dtype=np.bool_)
         self.cell = self.start
-        self.steps = self.fetched = 0
+        self.steps = self.fetched = self.waited = 0
         self.in_view: list[list[int]] = []
         """For every object, the steps at which it was in view."""
 
@@ -313,7 +323,10 @@ class TreasureMaze(gymnasium.Env[Any, Any]):
                 reward += 1.0
                 self.fetched += 1
                 self.known[self.wanted] = True
+            self.waited += 1
+            if self.cell == goal or self.waited == rules.patience:
                 self.wanted, self.cell = rules.next(self.wanted, self.known, self.spots, self.np_random)
+                self.waited = 0
         self._look()
         observation = self._observe(int(action), float(self.fetched > fetched))
         return observation, reward, False, self.steps >= rules.max_steps, self._info()
@@ -339,7 +352,7 @@ class TreasureMaze(gymnasium.Env[Any, Any]):
     def _begin(self, rng: np.random.Generator) -> None:
         self.spots, self.order, self.wanted, self.start = self.rules.draw(rng)
         self.content = self.rules.content(self.spots)
-        self.steps = self.fetched = 0
+        self.steps = self.fetched = self.waited = 0
         self.known[:] = False
         self.in_view = [[] for _ in self.spots]
         self.cell = int(self.spots[self.order[0]]) if self.rules.tour else self.start

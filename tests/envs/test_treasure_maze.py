@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from envs.treasure_maze import Rules, TreasureMaze
 SETTINGS: list[dict[str, Any]] = [
     {"side": 7, "objects": 5, "max_steps": 40},
     {"side": 9, "tour": True, "shaping": 0.2, "pillars": True, "max_steps": 30},
-    {"side": 7, "objects": 3, "view": 5, "place": False, "wanted": "seen", "max_steps": 25},
+    {"side": 7, "objects": 3, "view": 5, "place": False, "wanted": "seen", "max_steps": 25, "patience": 6},
     {"side": 11, "view": 1, "tour": True, "max_steps": 30},
 ]
 
@@ -99,6 +100,23 @@ def test_shaping_adds_up_to_the_way_made_and_is_not_seen():
         assert info["fetched"] == 0
         total += reward_shaped - reward
     assert total == 0.5 * (start - far[shaped.cell, shaped.spots[shaped.wanted]])
+
+
+def test_patience_ends_a_search_in_vain():
+    env = TreasureMaze(patience=5, tour=True, view=1)
+    env.reset(seed=1)
+    for _ in range(env.rules.tour_steps):
+        env.step(0)
+    wanted = [env.wanted]
+    for _ in range(20):
+        env.cell = next(
+            int(cell) for cell in env.rules.maze.free if env.rules.distances[cell, env.spots[env.wanted]] > 2
+        )
+        _, reward, *_ = env.step(0)
+        assert reward == 0
+        wanted.append(env.wanted)
+    changes = [before != after for before, after in pairwise(wanted)]
+    assert changes == [False, False, False, False, True] * 4
 
 
 def test_wanted_seen_asks_for_nothing_new_while_two_are_known():
