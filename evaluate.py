@@ -15,7 +15,6 @@ The run knows its environment and its agent, so no option of the training has to
 from __future__ import annotations
 
 import dataclasses
-import json
 import signal
 import time
 from collections.abc import Sequence
@@ -40,10 +39,10 @@ from agents.evaluation import (
     play_episodes,
     report,
 )
-from agents.files import check_writable, write_text
-from agents.options import json_object, option, parse, run_command
+from agents.files import check_writable, write_json
+from agents.options import check_numbers, json_object, option, parse, run_command
 from agents.play import MOST_STEPS
-from agents.progress import ProgressDisplay, number, print_table
+from agents.progress import ProgressDisplay, make_console, number, print_table
 from envs import held_out_seed, make_shown
 from envs.errors import UserError
 from recall.render.outputs import Outputs, numbered, render_recalls
@@ -83,10 +82,12 @@ class EvaluateConfig:
         metavar="JSON",
     )
     max_episode_steps: int = option(MOST_STEPS, "cut episodes after this many steps of the agent")
-    episodes: int = option(100, "held-out episodes to play")
+    episodes: int = option(100, "held-out episodes to play", most=10**7)
     policy: Literal["greedy", "sample"] = option("greedy", "take the most probable action, or draw one")
     seed: int = option(0, "which block of held-out levels")
-    num_envs: int = option(16, "episodes in play at the same time; the result does not depend on it")
+    num_envs: int = option(
+        16, "episodes in play at the same time; the result does not depend on it", most=100_000
+    )
     device: Literal["auto", "cpu", "cuda"] = option("auto", "where the agent lives")
     threads: int = option(1, "threads of PyTorch on the CPU; 0 lets PyTorch choose")
     json: str | None = option(None, "write the result to this file", metavar="FILE")
@@ -120,6 +121,7 @@ class EvaluateConfig:
     top_k: int = option(5, "recalls shown at every step")
 
     def __post_init__(self) -> None:
+        check_numbers(self)
         for name in ("episodes", "num_envs", "gif_episodes", "top_k", "max_episode_steps"):
             if getattr(self, name) < 1:
                 raise UserError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(self, name)}")
@@ -219,7 +221,7 @@ def check(agent: LoadedAgent, control: LoadedAgent | None, config: EvaluateConfi
     )
     found.print(console)
     if config.json is not None:
-        write_text(Path(config.json), json.dumps(found.to_json(), indent=2) + "\n")
+        write_json(config.json, found.to_json())
 
 
 def load(config: EvaluateConfig) -> LoadedAgent:
@@ -248,7 +250,7 @@ def main(argv: Sequence[str]) -> int:
         check_movie(config.gif, config.gif_fps)
     if config.threads:
         torch.set_num_threads(config.threads)
-    console = Console(soft_wrap=True)
+    console = make_console()
     agent = load(config)
     control = None
     if config.control is not None:
@@ -279,7 +281,7 @@ def main(argv: Sequence[str]) -> int:
             "(--max-episode-steps)"
         )
     if config.json is not None:
-        write_text(Path(config.json), json.dumps(result, indent=2) + "\n")
+        write_json(config.json, result)
     if any((config.gif, config.html, config.tape, config.similarity)):
         render(agent, config, console)
     return 0

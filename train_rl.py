@@ -10,30 +10,31 @@
 The processes of torchrun train one policy together; --num-envs is their total. If one dies, torchrun starts
 all of them again, and the run continues from its latest checkpoint.
 
-Ctrl-C finishes the current update, writes a checkpoint and exits with code 130; --resume continues it.
+Ctrl-C (or SIGTERM, SIGHUP) finishes the current update, writes a checkpoint and exits with code 130; --resume
+continues it. SIGUSR1 writes a checkpoint and goes on.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
+import shlex
 import signal
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
-
 from agents.config import ARCHITECTURE, FIXED_ON_RESUME, PRESETS, TrainConfig, preset
-from agents.distributed import RankLost, join, leave, was_restarted
+from agents.distributed import RANK_TIMEOUT, join, leave, was_restarted
 from agents.files import write_text
-from agents.hints import hint
+from agents.hints import hint, resume_command
 from agents.options import given, option, parse_parts, run_command
 from agents.profile import Profile
-from agents.progress import StopSignal
-from agents.run_dir import RunDirectory, check_resume
+from agents.progress import StopSignal, make_console
+from agents.run_dir import RunDirectory, announce_modules, check_resume
 from agents.trainer import Trainer
-from envs.errors import EnvFault, UserError
+from envs.errors import Diverged, EnvFault, Stopped, UserError
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,9 @@ class Command:
         switch=True,
     )  # fmt: skip
     profile: bool = option(False, "print at the end where the time went; write profile.csv", switch=True)
+    rank_timeout: float = option(
+        RANK_TIMEOUT, "torchrun: seconds that the processes wait for one another before they give up"
+    )
     preset: str | None = option(
         None, f"named set of defaults: {', '.join(PRESETS)}; other options win over it", metavar="NAME"
     )
@@ -68,45 +72,78 @@ def read_command(argv: Sequence[str], restarted: bool = False) -> tuple[TrainCon
     config, command = parse_parts((defaults, Command()), argv, description=__doc__ or "")
     if resume:
         check_resume(defaults, config, FIXED_ON_RESUME, ARCHITECTURE)
+        resume = not RunDirectory(config.directory()).is_new()
     elif command.resume_or_start or restarted:
         run = RunDirectory(config.directory())
-        resume = run.checkpoint("latest").exists()
-        if resume:
+        if run.has_checkpoint():
             check_resume(run.read_config(TrainConfig), config, FIXED_ON_RESUME, ARCHITECTURE)
+            resume = True
     return config, dataclasses.replace(command, resume=resume)
+
+
+def rank_timeout(argv: Sequence[str]) -> float:
+    """--rank-timeout, which is needed before the ranks can agree on anything else."""
+    text = given(argv, "rank-timeout")
+    try:
+        seconds = RANK_TIMEOUT if text is None else float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 1.0 <= seconds <= 1e6:
+        raise UserError(f"--rank-timeout must be a number of seconds of at least 1, got {text}")
+    return seconds
+
+
+def ended(error: UserError, trainer: Trainer) -> Stopped:
+    """The one line about a run that could not go on, with what continues it; a traceback goes to a file."""
+    where, said = trainer.directory.path, str(error)
+    again = resume_command("train_rl.py", where)
+    if isinstance(error, EnvFault) and error.trace:
+        with suppress(UserError):
+            write_text(where / "fault.txt", error.trace)
+            said += f"; traceback in {where / 'fault.txt'}"
+    if not trainer.directory.has_checkpoint():
+        return Stopped(said)
+    if not isinstance(error, Diverged):
+        return Stopped(f"{said}; the latest checkpoint is whole: {again}")
+    lower = f"{again} --learning-rate {trainer.config.learning_rate / 2:g}"
+    return Stopped(
+        f"update {trainer.updates + 1}: {said}; the checkpoint of before is whole. Try a lower --learning-rate or "
+        f"--max-grad-norm, or smaller rewards (--reward-scale, in a new run): {lower}"
+    )
 
 
 def main(argv: Sequence[str]) -> int:
     """Run the command; returns the exit code."""
-    ranks = join()
+    ranks = join(rank_timeout(argv))
     restarted = ranks.any(was_restarted())
     config, command = ranks.from_first(lambda: read_command(argv, restarted))
     ranks.from_first(lambda: ranks.share(config.num_envs))
-    console = Console(soft_wrap=True, quiet=not ranks.leads)
+    console = make_console(quiet=not ranks.leads)
+    if "--resume" in argv and not command.resume:
+        console.print("No checkpoint was written yet: the run starts from its beginning.")
+    if command.resume and ranks.leads:
+        announce_modules(config, config.directory())
     trainer = Trainer(config, command.resume, console, ranks)
     profile, frames_before = Profile(), trainer.collector.frames
     stop, where = StopSignal(console.print), trainer.directory.path
     try:
         with profile if command.profile else nullcontext():
-            finished = trainer.run(stop=lambda: stop.code != 0)
+            finished = trainer.run(stop=lambda: stop.code != 0, save_asked=stop.save_asked)
         if command.profile and ranks.leads:
             profile.report(trainer.collector.frames - frames_before, console, where / "profile.csv")
-    except EnvFault as error:
-        if error.trace:
-            write_text(where / "fault.txt", error.trace)
-        trace = f"; traceback in {where / 'fault.txt'}" if error.trace else ""
-        raise UserError(
-            f"{error}{trace}; the latest checkpoint is whole: --run-dir {where} --resume"
-        ) from error
-    except RankLost as error:
-        raise UserError(f"{error}; the latest checkpoint is whole: --run-dir {where} --resume") from error
+    except UserError as error:
+        if isinstance(error, Diverged) and not ranks.leads:
+            raise SystemExit(error.code) from error  # it happened on all ranks; one says so
+        raise ended(error, trainer) from error
     finally:
         trainer.close()
     leave(ranks)
     if not finished:
-        console.print(f"Stopped at {trainer.collector.frames:,} frames; continue: --run-dir {where} --resume")
+        console.print(
+            f"Stopped at {trainer.collector.frames:,} frames; continue: {resume_command('train_rl.py', where)}"
+        )
         return stop.code or 128 + signal.SIGINT
-    play = hint(f"python evaluate.py {where}")
+    play = hint(f"python evaluate.py {shlex.quote(str(where))}")
     console.print(f"Done: {trainer.collector.frames:,} frames in {where}; play it: {play}")
     return 0
 

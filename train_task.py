@@ -18,15 +18,16 @@ from typing import Any
 
 from rich.console import Console
 
-from agents.files import check_writable
+from agents.files import check_writable, write_json
+from agents.hints import resume_command
 from agents.options import given, option, parse_parts, run_command, suggestion
-from agents.progress import StopSignal, print_table
+from agents.progress import StopSignal, make_console, print_table
 from agents.run_dir import RunDirectory, check_resume
-from envs.errors import UserError
+from envs.errors import Diverged, Stopped, UserError
 from tasks import TASKS
 from tasks.config import TaskConfig
 from tasks.task import TaskEntry
-from tasks.trainer import TaskTrainer, write_result
+from tasks.trainer import TaskTrainer
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,7 @@ def read_command(argv: Sequence[str]) -> tuple[TaskConfig, Command]:
     if resume:
         names = [field.name for field in dataclasses.fields(config)]
         check_resume(defaults, config, [n for n in names if n not in config.MAY_CHANGE])
+        command = dataclasses.replace(command, resume=not RunDirectory(config.directory()).is_new())
     if command.json is not None:
         check_writable(command.json)
     return config, command
@@ -91,18 +93,30 @@ def show(console: Console, result: dict[str, Any]) -> None:
 def main(argv: Sequence[str]) -> int:
     """Run the command; returns the exit code."""
     config, command = read_command(argv)
-    console = Console(soft_wrap=True)
+    console = make_console()
     trainer = TaskTrainer(config, command.resume, console)
     stop = StopSignal(console.print)
-    finished = trainer.run(stop=lambda: stop.code != 0)
     where = trainer.directory.path
+    try:
+        finished = trainer.run(stop=lambda: stop.code != 0, save_asked=stop.save_asked)
+    except Stopped as error:
+        again = resume_command("train_task.py", where)
+        raise Stopped(f"{error}; the latest checkpoint is whole: {again}") from error
+    except Diverged as error:
+        again = resume_command("train_task.py", where)
+        raise Stopped(
+            f"{error}; the checkpoint of before is whole. Try a lower --learning-rate or --max-grad-norm: {again} "
+            f"--learning-rate {config.learning_rate / 2:g}"
+        ) from error
     if not finished:
-        console.print(f"Stopped at {trainer.updates:,} updates; continue: --run-dir {where} --resume")
+        console.print(
+            f"Stopped at {trainer.updates:,} updates; continue: {resume_command('train_task.py', where)}"
+        )
         return stop.code
     result = trainer.finish()
     show(console, result)
     if command.json is not None:
-        write_result(Path(command.json), result)
+        write_json(command.json, result)
     console.print(f"Done: {trainer.updates:,} updates in {where}")
     return 0
 

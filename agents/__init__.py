@@ -10,7 +10,8 @@
     agents.learner        Learner                                  one update from one rollout
     agents.losses         ppo_loss, a2c_loss, Targets              and agents.returns.gae: the mathematics
     agents.evaluation     load_agent(run_dir, ...)                 trained and published agents on held-out episodes
-    agents.run_dir        RunDirectory, save_checkpoint, load_checkpoint
+    agents.run_dir        RunDirectory                             its configuration, log and lock
+    agents.checkpoint     save_checkpoint, load_checkpoint
     agents.profile        region(name), Stopwatch                  where the time goes
 
 Nothing is imported here, so that a command which needs one file loads one file.

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from agents.core_options import CoreOptions
-from agents.options import check_at_least, check_finite, json_object, option, suggestion
+from agents.options import check_at_least, check_numbers, json_object, option, suggestion
 from envs.errors import UserError
 from envs.wrappers import WRAPPERS, parse_wrapper, skip_frames, stack_frames
 from memory.options import architecture_of
@@ -37,14 +37,16 @@ class TrainConfig(CoreOptions):
     )
     algo: Literal["ppo", "a2c"] = option("ppo", "algorithm")
     total_steps: int = option(
-        1_000_000, "number of frames to train for (valid steps of all environments together)"
+        1_000_000, "number of frames to train for (valid steps of all environments together)", most=10**15
     )
     enough_success: float | None = option(
         None,
         "stop once this fraction of the last 100 episodes succeeded at two consecutive log points",
     )
-    num_envs: int = option(64, "environments stepped in parallel")
-    rollout_steps: int = option(100, "steps per environment per rollout; the length of truncated BPTT")
+    num_envs: int = option(64, "environments stepped in parallel", most=100_000)
+    rollout_steps: int = option(
+        100, "steps per environment per rollout; the length of truncated BPTT", most=10**6
+    )
     seed: int = option(0, "seed of weights, environments, actions and minibatches")
     backend: BackendName = option("auto", "environment backend")
     device: Literal["auto", "cpu", "cuda"] = option("auto", "device of the agent and the rollouts")
@@ -61,19 +63,23 @@ class TrainConfig(CoreOptions):
         "frames between greedy evaluations on held-out levels, which then also choose the checkpoint best (0: none)",
     )
     eval_episodes: int = option(20, "episodes of each of them")
+    keep_checkpoints: int = option(2, "checkpoints that are kept, the latest and those before it", most=1000)
+    env_timeout: float = option(
+        300.0, "async: seconds that the worker processes of the environments may take for one step"
+    )
     threads: int = option(
-        1, "PyTorch threads on the CPU, where matrix products are small; 0 lets PyTorch choose"
+        1, "PyTorch threads on the CPU, where matrix products are small; 0 lets PyTorch choose", most=1024
     )
 
-    embedding_size: int = option(128, "size of the encoded observation")
+    embedding_size: int = option(128, "size of the encoded observation", most=2**16)
     previous_inputs: bool = option(True, "give the agent its previous action and reward as extra inputs")
 
-    learning_rate: float = option(7e-4, "learning rate of Adam")
+    learning_rate: float = option(7e-4, "learning rate of Adam", most=10.0)
     anneal: bool = option(True, "anneal the learning rate linearly to 0 over total-steps")
     gamma: float = option(0.95, "discount factor")
     gae_lambda: float = option(0.95, "lambda of generalized advantage estimation (1: Monte Carlo returns)")
     reward_scale: float = option(1.0, "factor on rewards for learning; reported returns are unscaled")
-    epochs: int = option(4, "PPO: epochs per rollout (A2C: one)")
+    epochs: int = option(4, "PPO: epochs per rollout (A2C: one)", most=10_000)
     minibatches: int = option(4, "PPO: minibatches per epoch, split over environments (A2C: one)")
     minibatch_cut: Literal["random", "even"] = option(
         "random",
@@ -97,12 +103,13 @@ class TrainConfig(CoreOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_finite(self)
+        check_numbers(self)
         check_at_least(
             self, 1, "total_steps", "num_envs", "rollout_steps", "log_every", "checkpoint_every",
             "embedding_size", "epochs", "minibatches", "frame_skip", "frame_stack", "eval_episodes",
+            "keep_checkpoints",
         )  # fmt: skip
-        check_at_least(self, 0, "eval_every")
+        check_at_least(self, 0, "eval_every", "threads", "seed")
         if self.max_episode_steps is not None:
             check_at_least(self, 1, "max_episode_steps")
         object.__setattr__(self, "wrapper", tuple(self.wrapper))  # JSON has lists only
@@ -113,6 +120,8 @@ class TrainConfig(CoreOptions):
                 raise UserError(f"--{name.replace('_', '-')} must lie in [0, 1], got {getattr(self, name)}")
         if self.enough_success is not None and not 0.0 < self.enough_success <= 1.0:
             raise UserError(f"--enough-success must lie in (0, 1], got {self.enough_success:g}")
+        if self.env_timeout <= 0.0:
+            raise UserError(f"--env-timeout must be positive, got {self.env_timeout:g}")
         if self.learning_rate <= 0.0 or self.max_grad_norm <= 0.0 or self.clip <= 0.0:
             raise UserError("--learning-rate, --max-grad-norm and --clip must be positive")
         if self.algo == "ppo" and self.minibatches > self.num_envs:
@@ -136,6 +145,20 @@ class TrainConfig(CoreOptions):
             arguments["max_episode_steps"] = self.max_episode_steps
         return arguments
 
+    def least_memory(self) -> dict[str, float]:
+        """Bytes that training takes at least, by what takes them."""
+        hidden, width, number = self.hidden_size, self.memory_size, 4.0  # bytes
+        state = {"mnm-g": 3 * width**2, "mnm-p": 3 * width**2, "hard": self.slots * width}.get(self.core, 0)
+        return {
+            # Weights, gradients and the two moments of Adam; three gates at least.
+            f"--hidden-size {hidden}": 0 if self.core == "none" else 4 * number * 3 * hidden**2,
+            f"--embedding-size {self.embedding_size}": 4 * number * self.embedding_size,
+            f"--num-envs {self.num_envs} with the memory of each": number * self.num_envs * state,
+            f"--rollout-steps {self.rollout_steps} of --num-envs {self.num_envs}": 32.0
+            * self.rollout_steps
+            * self.num_envs,
+        }
+
     def directory(self) -> Path:
         """Where the run is kept."""
         if self.run_dir is not None:
@@ -150,9 +173,7 @@ ARCHITECTURE = (
 )  # fmt: skip
 """Options that decide what the weights mean."""
 
-FIXED_ON_RESUME = (
-    *ARCHITECTURE, "max_episode_steps", "algo", "num_envs", "rollout_steps", "seed", "backend",
-)  # fmt: skip
+FIXED_ON_RESUME = (*ARCHITECTURE, "max_episode_steps", "algo", "rollout_steps", "seed", "backend")
 """Options that a resumed run keeps; the others may be changed."""
 
 MAZE: dict[str, Any] = {

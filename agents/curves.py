@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agents.files import atomic_file
-from agents.run_dir import read_metrics
+from agents.metrics import read_metrics
 
 if (
     TYPE_CHECKING

@@ -26,15 +26,17 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from envs.errors import UserError
+from envs.errors import UserError, first_line
 
 T = TypeVar("T")
-TIMEOUT = timedelta(minutes=30)
-"""How long a rank waits for the others; one whose process ended is noticed at once."""
+RANK_TIMEOUT = 600.0
+"""Seconds that a rank waits for the others; one whose process ended is noticed at once."""
 
 
 class RankLost(UserError):
-    """Another rank has stopped, so this one cannot go on."""
+    """Another rank has stopped or does not answer, so this one cannot go on."""
+
+    code = 1
 
 
 @dataclass(frozen=True)
@@ -155,26 +157,27 @@ class Ranks:
         try:
             yield
         except RuntimeError as error:
-            reason = str(error).split(". ")[0]
+            reason = first_line(error).split(". ")[0]
             raise RankLost(
-                f"rank {self.rank} of {self.count}: another rank has stopped ({reason})"
+                f"rank {self.rank} of {self.count}: another rank has stopped ({reason:.150})"
             ) from error
 
 
 ALONE = Ranks()
 
 
-def join() -> Ranks:
+def join(timeout_s: float = RANK_TIMEOUT) -> Ranks:
     """This process's place in the job that torchrun started, connected to the others; else ALONE."""
     if not dist.is_torchelastic_launched() or int(os.environ["WORLD_SIZE"]) == 1:
         return ALONE
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    store, rank, count = next(dist.rendezvous("env://", timeout=TIMEOUT))
+    timeout = timedelta(seconds=timeout_s)
+    store, rank, count = next(dist.rendezvous("env://", timeout=timeout))
     if int(os.environ["GROUP_WORLD_SIZE"]) == 1:
         # Restarted on one machine, the ranks meet in the store of the first attempt and must not find its
         # addresses there. (Several machines meet in a new one; their counts of restarts may differ.)
         store = dist.PrefixStore(f"attempt {os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
-    dist.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=TIMEOUT)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=timeout)
     return Ranks(rank, count, int(os.environ["LOCAL_RANK"]))
 
 
@@ -204,6 +207,27 @@ def pick_device(name: str, local: int = 0) -> torch.device:
     device = torch.device("cuda", local)
     torch.cuda.set_device(device)
     return device
+
+
+def check_memory(needed: dict[str, float], device: torch.device) -> None:
+    """Refuse what cannot fit this machine; `needed`: bytes that are needed at least, by what takes them."""
+    if device.type == "cuda":
+        return
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    most = max(needed, key=lambda name: needed[name])
+    if sum(needed.values()) > total:
+        raise UserError(
+            f"{most} needs at least {needed[most] / 1e9:,.0f} GB of memory, and this machine has {total / 1e9:,.0f}; "
+            "lower it"
+        )
+
+
+def restore_generator(generator: torch.Generator, state: Tensor) -> bool:
+    """Put a saved state into a generator; False where it is that of another kind of device."""
+    if state.numel() != generator.get_state().numel():
+        return False
+    generator.set_state(state.cpu())
+    return True
 
 
 def make_generator(seed: int, stream: int, device: torch.device) -> torch.Generator:

@@ -18,12 +18,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from agents.checkpoint import load_checkpoint, load_weights
 from agents.config import ARCHITECTURE, TrainConfig
 from agents.episodes import is_success, success_rate
+from agents.files import refusing
 from agents.model import ActorCritic, AgentState, build_model
 from agents.play import MOST_STEPS, Moment, Observer, Opening, Policy, play
 from agents.pretrained import WEIGHTS, find_agent, load_published_weights
-from agents.run_dir import RunDirectory, config_from_dict, load_checkpoint, load_weights, package_versions
+from agents.run_dir import RunDirectory, announce_modules, config_from_dict, package_versions
 from envs import EnvLike, held_out_seed, id_of, make_single, success_rule
 from envs.door import told_success
 from envs.errors import UserError
@@ -70,6 +72,8 @@ def load_agent(
     config = stored_config = run.read_config(TrainConfig)
     if env is not None:
         config = dataclasses.replace(config, env=id_of(env))
+    else:
+        announce_modules(stored_config, run_dir)
     if checkpoint == "untrained":
         return LoadedAgent(_fresh_model(config).to(device).eval(), config, 0, checkpoint)
     published = run_dir / WEIGHTS
@@ -84,7 +88,9 @@ def load_agent(
             f"no checkpoint at {path}: `best` is written once 100 episodes have ended; use latest"
         )
     content = load_checkpoint(path)
-    stored = config_from_dict(TrainConfig, content["config"], str(path))
+    with refusing(path):
+        frames = int(content["frames"])
+        stored = config_from_dict(TrainConfig, content["config"], str(path))
     for name in ARCHITECTURE:
         theirs, ours = getattr(stored, name), getattr(stored_config, name)
         if theirs != ours:
@@ -94,7 +100,7 @@ def load_agent(
             )
     model = _fresh_model(config)
     load_weights(model, content["model"], path)
-    return LoadedAgent(model.to(device).eval(), config, content["frames"], str(path))
+    return LoadedAgent(model.to(device).eval(), config, frames, str(path))
 
 
 def moved_to(

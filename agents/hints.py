@@ -6,6 +6,7 @@ Texts in the code are written for a checkout; `hint` rewrites them where the too
 from __future__ import annotations
 
 import re
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -14,6 +15,11 @@ ROOT = Path(__file__).resolve().parent.parent
 """The folder of the toolkit: a checkout, or the installed package `mnm_rl`."""
 INSTALLED = (ROOT / "__init__.py").is_file()
 COMMANDS = {"train_rl.py": "mnm-train", "evaluate.py": "mnm-evaluate", "train_task.py": "mnm-task"}
+
+
+def resume_command(script: str, run_dir: Path) -> str:
+    """What continues a run, for a shell."""
+    return f"{hint(f'python {script}')} --run-dir {shlex.quote(str(run_dir))} --resume"
 
 
 def hint(text: str, started_as: str | None = None) -> str:

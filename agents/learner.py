@@ -22,6 +22,7 @@ from agents.model import ActorCritic
 from agents.profile import region
 from agents.returns import gae
 from agents.rollout import Rollout
+from envs.errors import Diverged
 
 MEANS = ("policy_loss", "value_loss", "entropy", "meta_loss", "write_gain", "approx_kl", "clip_fraction")
 """What is logged as a mean over the valid rows of a minibatch."""
@@ -58,11 +59,13 @@ class Learner:
         # Only now: until here the policy that learns had to see what the one that acted saw.
         self.model.encoder.count(rollout.obs, rollout.reward, rollout.valid, ranks)
         means = ranks.sum(torch.stack([torch.stack([log[name] for log in logs]) for name in MEANS]))
+        grad_norms = torch.stack([log["grad_norm"] for log in logs])
+        self._check_finite(means, grad_norms)
         residual = masked_variance(targets.returns - targets.value, rollout.valid, ranks)
         variance = masked_variance(targets.returns, rollout.valid, ranks)
         return {
             **{name: float(values.mean()) for name, values in zip(MEANS, means, strict=True)},
-            "grad_norm": float(torch.stack([log["grad_norm"] for log in logs]).mean()),
+            "grad_norm": float(grad_norms.mean()),
             # Before the first optimizer step the policy is the one that acted: any deviation is a fault.
             "ratio_error_first": float(ranks.max(logs[0]["ratio_error"])),
             "explained_variance": float(1.0 - residual / variance.clamp(min=1e-8)),
@@ -128,9 +131,25 @@ class Learner:
                 (share * loss).backward()
         self.ranks.sum_gradients(self.parameters)
         log["grad_norm"] = nn.utils.clip_grad_norm_(self.parameters, config.max_grad_norm).detach()
+        # The fused step reads this flag on the device: a gradient that is not finite changes nothing.
+        self.optimizer.found_inf = (~log["grad_norm"].isfinite()).float()  # type: ignore[attr-defined]
         with region("optimizer"):
             self.optimizer.step()
         return log
+
+    def _check_finite(self, means: Tensor, grad_norms: Tensor) -> None:
+        """Raise Diverged if a gradient or weight of this update was not finite; the host asks once per update.
+
+        Gradients and weights are the same on all ranks, so all of them stop.
+        """
+        weights = torch.stack([p.detach().isfinite().all() for p in self.parameters])
+        if bool(weights.all() & grad_norms.isfinite().all()):
+            return
+        losses = [name for name, values in zip(MEANS, means, strict=True) if not values.isfinite().all()]
+        what = f"the {losses[0].replace('_', ' ')}" if losses else "the gradient"
+        if grad_norms.isfinite().all():
+            what = "a weight"
+        raise Diverged(f"{what} is not finite in this update; nothing of it was saved")
 
     def state_dict(self) -> dict[str, Any]:
         """Optimizer state and the random stream of the minibatches."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import inspect
+import io
 import json
 import math
 import os
@@ -20,8 +21,10 @@ import types
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
 
+import torch
+
 from agents.hints import hint
-from envs.errors import UserError, nearest
+from envs.errors import UserError, first_line, nearest
 from memory.options import option as option
 
 ConfigT = TypeVar("ConfigT")
@@ -85,12 +88,43 @@ def own_fields_first(kind: type[Any]) -> list[dataclasses.Field[Any]]:
     return [f for f in fields if f.name in own] + [f for f in fields if f.name not in own]
 
 
-def check_finite(config: Any) -> None:
-    """Refuse a configuration with a number that is not finite: nan passes every comparison with a bound."""
+def check_types(kind: type[Any], values: dict[str, Any]) -> None:
+    """Refuse stored values of options that are not of the type that the dataclass `kind` declares."""
+    for name, hint_ in get_type_hints(kind).items():
+        if name not in values or (values[name] is None and type(None) in get_args(hint_)):
+            continue
+        value, inner, choices = values[name], _without_none(hint_), _choices(hint_)
+        expected = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}.get(inner)
+        fits = isinstance(value, (int, float) if inner is float else inner) if expected else True
+        if inner in (int, float) and isinstance(value, bool):
+            fits = False
+        if get_origin(inner) is tuple:
+            expected = "a list of texts"
+            fits = isinstance(value, list | tuple) and all(isinstance(part, str) for part in value)
+        if choices and value not in choices:
+            fits, expected = False, f"one of {', '.join(choices)}"
+        if not fits:
+            raise UserError(f"{name} must be {expected}, got {value!r:.60}")
+
+
+MOST_WHOLE, MOST_REAL = 2**31 - 1, 1e6
+"""Bounds of options that declare none of their own (`option(..., most=N)`)."""
+
+
+def check_numbers(config: Any) -> None:
+    """Refuse a configuration with a number that is not finite (nan passes every comparison) or absurdly large."""
     for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
+        value, name = getattr(config, field.name), f"--{field.name.replace('_', '-')}"
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            continue
         if isinstance(value, float) and not math.isfinite(value):
-            raise UserError(f"--{field.name.replace('_', '-')} must be a finite number, got {value}")
+            raise UserError(f"{name} must be a finite number, got {value}")
+        most = field.metadata.get("most", MOST_REAL if isinstance(value, float) else MOST_WHOLE)
+        if abs(value) > most:
+            bound, shown = (
+                f"{x:,}" if isinstance(x, int) and x < 10**15 else f"{x:g}" for x in (most, value)
+            )
+            raise UserError(f"{name} must be at most {bound}, got {shown}")
 
 
 def check_at_least(config: Any, least: int, *names: str) -> None:
@@ -130,16 +164,26 @@ def given(argv: Sequence[str], name: str) -> str | None:
 
 
 def run_command(main: Callable[[Sequence[str]], int]) -> NoReturn:
-    """Run a command and exit with its code; a UserError becomes one line on stderr and exit code 2."""
+    """Run a command and exit with its code; a UserError becomes one line on stderr and the code it carries."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal of another encoding shows a question mark
     try:
         code = main(sys.argv[1:])
         sys.stdout.flush()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        code = 2
+        code = error.code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         code = 130
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "allocate memory" not in str(
+            error
+        ):
+            raise
+        print(f"error: out of memory: {first_line(error):.200}", file=sys.stderr)
+        code = 1
     except BrokenPipeError:
         if not _reader_has_left():
             raise

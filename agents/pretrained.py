@@ -1,25 +1,31 @@
-"""A published agent: a directory that holds all that `evaluate.py` needs, and nothing that could run code.
+"""A published agent: a directory that holds all that `evaluate.py` needs, as plain numbers and text.
 
-NAME/config.json          the configuration it was trained with, as in a run directory
+No file in it is unpickled. The configuration may name an environment as module:Id, and that module is imported.
+
+NAME/config.json          the configuration it was trained with, as in a run directory; the checksum of the weights
 NAME/model.safetensors    its weights, and in the header the frames it was trained for
 NAME/README.md            the card: how it was trained, what it reaches, what its recalls are worth
 """
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 
+from agents.checkpoint import load_checkpoint
 from agents.files import atomic_file
 from agents.hints import ROOT
 from agents.options import suggestion
-from agents.run_dir import RunDirectory, load_checkpoint
+from agents.run_dir import RunDirectory
 from envs.errors import UserError
 
 WEIGHTS = "model.safetensors"
+CHECKSUM = "weights_sha256"
+"""In config.json: of the file of weights."""
 MOST_BYTES = 3_000_000
 """Published weights are files of a source repository, and stay small."""
 
@@ -51,13 +57,24 @@ def save_weights(directory: Path, weights: dict[str, torch.Tensor], frames: int)
     return len(content)
 
 
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
 def load_published_weights(path: Path) -> tuple[dict[str, torch.Tensor], int]:
     """Weights and frames of a published agent; raises UserError if the file is damaged."""
+    stored = RunDirectory(path.parent).read_stored() if (path.parent / "config.json").is_file() else {}
+    told = stored.get(CHECKSUM)  # agents published before have none
     try:
+        if told is not None and told != file_digest(path):
+            raise UserError(f"{path} is damaged: its content does not match the checksum in config.json")
         with safe_open(str(path), framework="pt") as file:
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
             return weights, int((file.metadata() or {})["frames"])
-    except (SafetensorError, KeyError, ValueError, OSError) as error:
+    except UserError:
+        raise
+    except (SafetensorError, KeyError, ValueError, TypeError, OSError) as error:
         raise UserError(f"{path} is truncated or not the weights of an agent ({error})") from None
 
 

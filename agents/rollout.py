@@ -247,8 +247,8 @@ class Collector:
             value = torch.where(cut, final_value, value)
         self.rollout.next_value[t] = value.masked_fill(self.rollout.terminated[t], 0.0)
 
-    def state_dict(self) -> dict[str, Any]:
-        """What the next rollout needs, as plain tensors, numbers and text."""
+    def state_dict(self, environments: bool = True) -> dict[str, Any]:
+        """What the next rollout needs, as plain tensors, numbers and text; `environments`: theirs too."""
         return {
             "core": [x.cpu() for x in self.state.core],
             "action": self.state.action.cpu(),
@@ -257,7 +257,7 @@ class Collector:
             "frames": self.frames,
             "episodes": self.episodes.state_dict(),
             "noise": None if self.rollout.noise is None else self.rollout.noise[-1].cpu(),
-            "env": self.env.snapshot(),
+            "env": self.env.snapshot() if environments else None,
         }
 
     def load_state_dict(self, saved: dict[str, Any]) -> bool:

@@ -1,36 +1,41 @@
 """The directory of a run: config.json, metrics.csv, TensorBoard events, checkpoints/, curves.png.
 
-A checkpoint is one file, written atomically, of plain tensors, numbers, lists and text only, so that
-`torch.load(weights_only=True)` reads it without unpickling arbitrary objects. `latest` holds everything that an
-exact continuation needs; `best` holds the agent alone.
+A directory that was begun and holds no checkpoint yet can be begun again, so that a run killed at any instant
+continues or starts by the same command. One process writes at a time: the lock is the system's, and dies with it.
 """
 
 from __future__ import annotations
 
-import csv
+import contextlib
 import dataclasses
 import json
 import math
+import os
 import platform
 import subprocess
-from collections.abc import Iterable
+import sys
+import threading
+from collections.abc import Iterable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
-from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
-from agents.files import atomic_file, write_text
+from agents.checkpoint import predecessors, save_checkpoint
+from agents.files import WriterLock, cannot_write, remove_leftovers, write_text
 from agents.hints import INSTALLED, ROOT
-from agents.options import own_fields_first, suggestion
-from envs.errors import UserError
+from agents.metrics import MetricsFile, parse_metrics
+from agents.options import check_types, own_fields_first, suggestion
+from envs.errors import Stopped, UserError, first_line
 
 ConfigT = TypeVar("ConfigT")
 
-FORMAT = 1
-"""Of checkpoints."""
+BEGINNINGS = {"config.json", "checkpoints", ".lock", "fault.txt"}
+"""What a run has written before its first checkpoint."""
+
+WRITTEN = ("config.json", "metrics.csv", "curves.png", "fault.txt", "profile.csv", "result.json")
+"""Files of the directory itself; a killed run may leave unfinished ones beside them."""
 
 RETIRED = ("cuda_graphs",)
 """Options that older runs stored and that no longer exist; they changed no result."""
@@ -92,26 +97,70 @@ class RunDirectory:
     """Paths and writers of one run."""
 
     def __init__(self, path: Path) -> None:
+        try:
+            os.stat(path)
+        except (FileNotFoundError, NotADirectoryError):
+            pass
+        except (OSError, ValueError) as error:
+            raise UserError(f"the run directory {str(path)!r} cannot be used: {first_line(error)}") from None
         self.path = path
         self.metrics_path = path / "metrics.csv"
         self.curves_path = path / "curves.png"
+        self.metrics = MetricsFile(self.metrics_path)
         self._writer: SummaryWriter | None = None
+        self._no_tensorboard = False
+        self._resumed_at: int | None = None
+        """The first step of TensorBoard that this process writes, where others were written before."""
+        self._lock = WriterLock(path / ".lock")
 
     def checkpoint(self, name: str) -> Path:
         """Path of the checkpoint `latest` or `best`."""
         return self.path / "checkpoints" / f"{name}.pt"
 
+    def is_new(self) -> bool:
+        """Whether a run can start here: nothing is here, or only what a run wrote that never got to a checkpoint."""
+        try:
+            if not self.path.exists():
+                return True
+            names = {entry.name for entry in self.path.iterdir() if not entry.name.endswith(".part")}
+        except NotADirectoryError:
+            return False
+        except (OSError, ValueError) as error:
+            raise UserError(f"the run directory {self.path} cannot be used: {first_line(error)}") from None
+        return names <= BEGINNINGS and not self.has_checkpoint()
+
+    def has_checkpoint(self) -> bool:
+        """Whether there is something to continue from."""
+        latest = self.checkpoint("latest")
+        return latest.exists() or bool(predecessors(latest))
+
     def create(self, config: Any) -> None:
-        """Make a new run directory; refuses one that exists."""
-        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
-            raise UserError(
-                f"the run directory {self.path} exists; continue it with --resume, or choose another --run-dir"
-            )
+        """Make a new run directory; refuses one that holds a run."""
+        self._require_new()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"cannot create the run directory {self.path}: {error.strerror}") from None
+        self.take()
+        self._require_new()
         self.write_config(config)
+
+    def _require_new(self) -> None:
+        if not self.is_new():
+            raise UserError(
+                f"the run directory {self.path} exists; continue it with --resume, or choose another --run-dir"
+            )
+
+    def take(self) -> None:
+        """From now on this process alone writes here; removes what killed writers left half-written."""
+        try:
+            holder = self._lock.take()
+        except OSError as error:
+            raise cannot_write(self._lock.path, error) from error
+        if holder is not None:
+            raise UserError(f"the run directory {self.path} is being written by {holder}; stop it first")
+        remove_leftovers(self.path, WRITTEN)
+        remove_leftovers(self.path / "checkpoints")
 
     def write_config(self, config: Any) -> None:
         """Store the effective configuration and the package versions."""
@@ -124,80 +173,94 @@ class RunDirectory:
 
     def read_config(self, kind: type[ConfigT]) -> ConfigT:
         """The stored configuration of class `kind`; raises UserError if this is no run directory."""
-        path, values = self.path / "config.json", self.read_values()
-        try:
-            return config_from_dict(kind, values, str(path))
-        except TypeError as error:
-            raise UserError(f"{path} is damaged: {error}") from None
+        return config_from_dict(kind, self.read_values(), str(self.path / "config.json"))
 
     def read_values(self) -> dict[str, Any]:
         """The plain values of the stored configuration."""
-        path = self.path / "config.json"
-        if not path.is_file():
-            beside = [str(found.parent) for found in self.path.parent.glob("*/config.json")]
-            raise UserError(
-                f"{self.path} is not a run directory: it has no config.json{suggestion(str(self.path), beside)}"
-            )
-        try:
-            values = json.loads(path.read_text())["config"]
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise UserError(f"{path} is damaged: {error}") from None
-        if not isinstance(values, dict):
-            raise UserError(f"{path} is damaged: its configuration is no object")
+        values: dict[str, Any] = self.read_stored()["config"]
         return values
 
-    def log(self, row: dict[str, float]) -> None:
-        """Append a row to metrics.csv and to TensorBoard; the first row decides the columns."""
-        is_new = not self.metrics_path.exists() or self.metrics_path.stat().st_size == 0
-        with self.metrics_path.open("a", newline="") as file:
-            writer = csv.DictWriter(file, fieldnames=list(row))
-            if is_new:
-                writer.writeheader()
-            writer.writerow({name: format_number(value) for name, value in row.items()})
-        if self._writer is None:
-            self._writer = SummaryWriter(str(self.path))
-        for name, value in row.items():
-            if not math.isnan(value):
-                family = TENSORBOARD_FAMILY.get(name, "losses")
-                self._writer.add_scalar(f"{family}/{name}", value, int(row.get("frames", row["updates"])))
+    def read_stored(self) -> dict[str, Any]:
+        """All that config.json holds; raises UserError if this is no run directory."""
+        path = self.path / "config.json"
+        try:
+            if not path.is_file():
+                beside = [str(found.parent) for found in self.path.parent.glob("*/config.json")]
+                raise UserError(
+                    f"{self.path} is not a run directory: it has no config.json{suggestion(str(self.path), beside)}"
+                )
+            stored = json.loads(path.read_text())
+        except UserError:
+            raise
+        except (OSError, ValueError, RecursionError) as error:
+            raise UserError(f"{path} is damaged: {first_line(error)}") from None
+        if not isinstance(stored, dict) or not isinstance(stored.get("config"), dict):
+            raise UserError(f"{path} is damaged: it holds no configuration")
+        return stored
 
-    def forget_after(self, updates: int) -> None:
-        """Drop the rows of metrics.csv that a resumed run will write again."""
-        if not self.metrics_path.is_file():
+    def log(self, row: dict[str, float]) -> None:
+        """Append a row to metrics.csv and to TensorBoard."""
+        self.metrics.append(row)
+        step = int(row.get("frames", row["updates"]))
+        with self._tensorboard():
+            if self._writer is None:
+                _quiet_tensorboard()
+                # Points of a run that was killed after its checkpoint are drawn once, as it went on.
+                self._writer = SummaryWriter(str(self.path), purge_step=self._resumed_at)
+            for name, value in row.items():
+                if math.isfinite(value):
+                    family = TENSORBOARD_FAMILY.get(name, "losses")
+                    self._writer.add_scalar(f"{family}/{name}", value, step)
+
+    @contextlib.contextmanager
+    def _tensorboard(self) -> Iterator[None]:
+        """TensorBoard is a convenience: where it cannot be written, the run goes on without it."""
+        if self._no_tensorboard:
             return
-        rows = read_metrics(self.metrics_path)
-        kept = [row for row in rows if row["updates"] <= updates]
-        if len(kept) < len(rows):
-            lines = [",".join(rows[0])] + [",".join(format_number(x) for x in row.values()) for row in kept]
-            write_text(self.metrics_path, "\n".join(lines) + "\n")
+        try:
+            yield
+        except OSError as error:
+            self._no_tensorboard = True
+            print(f"TensorBoard events are not written any more: {first_line(error)}", file=sys.stderr)
+
+    def forget_after(self, updates: int, step: int) -> str | None:
+        """Drop what a run resumed at this update and step writes again; returns what there is to say of the log."""
+        self._resumed_at = step + 1
+        return self.metrics.forget_after(updates)
 
     def columns(self) -> list[str]:
         """The columns of metrics.csv; none before the first row."""
-        if not self.metrics_path.is_file():
-            return []
-        with self.metrics_path.open(newline="") as file:
-            return next(csv.reader(file), [])
+        return parse_metrics(self.metrics_path).columns
+
+    def save(self, name: str, content: dict[str, Any], keep: int | None = None) -> None:
+        """Write the checkpoint `latest` or `best`, after what was logged before it."""
+        if not self.path.is_dir():
+            raise Stopped(
+                f"the run directory {self.path} was deleted or renamed; if renamed, the checkpoint in it is whole"
+            )
+        with self._tensorboard():
+            if self._writer is not None:
+                self._writer.flush()
+        save_checkpoint(self.checkpoint(name), content, keep)
 
     def close(self) -> None:
-        """Flush the TensorBoard file."""
-        if self._writer is not None:
-            self._writer.close()
+        """Flush the TensorBoard file and let others write here."""
+        with self._tensorboard():
+            if self._writer is not None:
+                self._writer.close()
+        self._lock.release()
 
 
-def format_number(value: float) -> str:
-    """Short decimal text that keeps whole numbers whole; empty for NaN."""
-    if math.isnan(value):
-        return ""
-    return str(int(value)) if float(value).is_integer() and abs(value) < 1e15 else f"{value:.6g}"
+def _quiet_tensorboard() -> None:
+    """The thread that writes TensorBoard events fails without a traceback: its next caller is told, and says so."""
+    told = threading.excepthook
 
+    def hook(failure: threading.ExceptHookArgs) -> None:
+        is_writer = type(failure.thread).__name__ == "_AsyncWriterThread"
+        if not (is_writer and isinstance(failure.exc_value, OSError)):
+            told(failure)
 
-def read_metrics(path: Path) -> list[dict[str, float]]:
-    """Rows of a metrics.csv; an empty cell becomes NaN."""
-    with path.open(newline="") as file:
-        return [
-            {name: float(text) if text else float("nan") for name, text in row.items()}
-            for row in csv.DictReader(file)
-        ]
+    threading.excepthook = hook
 
 
 def config_to_dict(config: Any) -> dict[str, Any]:
@@ -206,14 +269,25 @@ def config_to_dict(config: Any) -> dict[str, Any]:
 
 
 def config_from_dict(kind: type[ConfigT], values: dict[str, Any], source: str) -> ConfigT:
-    """The configuration stored in `source`; unknown keys are refused, retired ones dropped."""
+    """The configuration stored in `source`; unknown keys and wrong types are refused, retired keys dropped."""
     values = {key: value for key, value in values.items() if key not in RETIRED}
     names = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
     for key in values:
         if key not in names:
             raise UserError(f"{source} has the unknown option {key!r}{suggestion(key, names)}")
     before = {f.name: f.metadata["before"] for f in dataclasses.fields(kind) if "before" in f.metadata}  # type: ignore[arg-type]
-    return kind(**(before | values))
+    try:
+        check_types(kind, values)
+        return kind(**(before | values))
+    except UserError as error:
+        raise UserError(f"{source}: {error}") from None
+
+
+def announce_modules(config: Any, source: Path) -> None:
+    """Say which modules a stored configuration imports: their code runs, whoever wrote the configuration."""
+    for name in (config.env, config.core, *config.wrapper):
+        if ":" in name:
+            print(f"importing {name.split(':')[0]}, named by {source / 'config.json'}", file=sys.stderr)
 
 
 def check_resume(stored: Any, wanted: Any, fixed: Iterable[str], architecture: Iterable[str] = ()) -> None:
@@ -226,41 +300,3 @@ def check_resume(stored: Any, wanted: Any, fixed: Iterable[str], architecture: I
                 f"--resume cannot change the {kind} --{name.replace('_', '-')} from {old!r} to {new!r}; "
                 "leave it out, or start a new run in another --run-dir"
             )
-
-
-def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
-    """Write a checkpoint atomically."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_file(path) as file:
-        torch.save({"format": FORMAT, **content}, file)
-
-
-def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint onto the CPU; raises UserError if it is missing, damaged or not one of ours."""
-    if not path.is_file():
-        raise UserError(f"no checkpoint at {path}")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for a damaged file; all mean the same to the user
-        raise UserError(f"{path} is truncated or not a checkpoint ({type(error).__name__})") from None
-    if not isinstance(content, dict) or "model" not in content:
-        raise UserError(f"{path} is not a checkpoint of mnm-rl: it holds no model")
-    if content.get("format") != FORMAT:
-        raise UserError(f"{path} has checkpoint format {content.get('format')!r}, expected {FORMAT}")
-    return content
-
-
-def load_weights(model: nn.Module, weights: dict[str, torch.Tensor], source: Path) -> None:
-    """Put `weights` into `model`; raises UserError, naming the first difference, if they do not fit."""
-    own = model.state_dict()
-    for name in sorted(set(own) | set(weights)):
-        if name not in weights:
-            raise UserError(f"{source} is of another architecture: it has no {name}")
-        if name not in own:
-            raise UserError(f"{source} is of another architecture: its {name} has no place in this agent")
-        if own[name].shape != weights[name].shape:
-            raise UserError(
-                f"{source} is of another architecture: its {name} has shape {list(weights[name].shape)}, "
-                f"this agent needs {list(own[name].shape)}"
-            )
-    model.load_state_dict(weights)

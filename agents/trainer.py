@@ -18,10 +18,12 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from agents.checkpoint import load_checkpoint, load_weights, newest_whole
 from agents.config import TrainConfig
 from agents.curves import plot_curves
-from agents.distributed import ALONE, Ranks, make_generator, pick_device
+from agents.distributed import ALONE, Ranks, check_memory, make_generator, pick_device, restore_generator
 from agents.episodes import WINDOW
+from agents.files import refusing
 from agents.held_out import HeldOut
 from agents.learner import Learner
 from agents.model import build_model
@@ -29,12 +31,18 @@ from agents.pretrained import weights_at
 from agents.profile import PHASES, Stopwatch, region
 from agents.progress import ProgressDisplay, number, print_table
 from agents.rollout import Collector
-from agents.run_dir import RunDirectory, config_to_dict, load_checkpoint, load_weights, save_checkpoint
+from agents.run_dir import RunDirectory, config_to_dict
 from envs import EnvLike, id_of, make_vec
-from envs.errors import UserError
+from envs.errors import EnvFault, UserError
+from memory.config import implementation_in_use
 
 ACTION_STREAM, MINIBATCH_STREAM = 1, 2
 """Numbers that tell the random streams of one seed apart."""
+
+
+def learning_rate_at(rate: float, anneal: bool, frames: int, total_steps: int) -> float:
+    """The learning rate of the update that begins after `frames`."""
+    return rate * (1.0 - min(frames / total_steps, 1.0)) if anneal else rate
 
 
 class Trainer:
@@ -57,11 +65,18 @@ class Trainer:
         self.directory = RunDirectory(config.directory())
         saved = ranks.from_first(self._read_latest) if resume else None
         device = pick_device(config.device, ranks.local)
+        check_memory(config.least_memory(), device)
         # Environments that cannot be restored must not play their first levels again after every resume.
         env_seed = config.seed if saved is None else config.seed + saved["updates"] * 1_000
         own = ranks.share(config.num_envs)
         self.env = make_vec(
-            env or config.env, len(own), env_seed, config.backend, config.env_arguments(), first=own.start
+            env or config.env,
+            len(own),
+            env_seed,
+            config.backend,
+            config.env_arguments(),
+            first=own.start,
+            timeout=config.env_timeout,
         )
         self.model = build_model(config, self.env.observation_space, self.env.action_space).to(device)
         ranks.copy_from_first([*self.model.parameters(), *self.model.buffers()])
@@ -78,6 +93,7 @@ class Trainer:
         self.learner = Learner(self.model, config, minibatch_generator, ranks)
         self.held_out = HeldOut(config, self.model, ranks)
         self.updates, self.wall_s, self.best_return, self.good_rows = 0, 0.0, -math.inf, 0
+        self._saved_at: int | None = None
         if saved is None:
             if config.warm_start is not None:
                 source = Path(config.warm_start)
@@ -86,10 +102,16 @@ class Trainer:
             self.collector.start()
             self.save()  # From here on the run can be resumed, whatever happens to it.
         else:
-            self._load(saved)
+            with refusing(self.directory.checkpoint("latest")):
+                self._load(saved)
             ranks.from_first(lambda: self._take_over(config))
 
-    def run(self, stop: Callable[[], bool] = lambda: False, stop_after_updates: int | None = None) -> bool:
+    def run(
+        self,
+        stop: Callable[[], bool] = lambda: False,
+        stop_after_updates: int | None = None,
+        save_asked: Callable[[], bool] = lambda: False,
+    ) -> bool:
         """Train to the end; True if it was reached, False if `stop()` or the update limit came first.
 
         Either way the run is left with a checkpoint from which it continues exactly.
@@ -117,7 +139,7 @@ class Trainer:
                     self._log(metrics, episodes | self.held_out.columns(evaluated), fps)
                     self._keep_best(episodes, evaluated)
                     finished = finished or self._is_enough(episodes)
-                if self.updates % self.config.checkpoint_every == 0:
+                if self.updates % self.config.checkpoint_every == 0 or self.ranks.any(save_asked()):
                     self.save()
         self.save()
         if self.ranks.leads:
@@ -126,16 +148,29 @@ class Trainer:
         return finished
 
     def close(self) -> None:
-        """Release the environments."""
+        """Release the environments and the run directory."""
         self.env.close()
+        self.directory.close()
 
     def save(self) -> None:
         """Write `latest`: everything that an exact continuation of every rank needs, in one file."""
         collectors = self.ranks.gather_on_first(self.collector.state_dict())
-        if not collectors:
-            return
-        save_checkpoint(
-            self.directory.checkpoint("latest"),
+        if collectors:
+            self._write_latest(collectors)
+
+    def save_after_fault(self) -> None:
+        """Write `latest` without the environments, which failed in mid-rollout: episodes will start anew.
+
+        The agent is that of the last update; no other rank is asked for anything.
+        """
+        if self.ranks.leads and self.updates != self._saved_at:
+            self._write_latest([self.collector.state_dict(environments=False)])
+
+    def _write_latest(self, collectors: list[dict[str, Any]]) -> None:
+        keep = None if self.updates == self._saved_at else self.config.keep_checkpoints
+        self._saved_at = self.updates
+        self.directory.save(
+            "latest",
             {
                 **self._agent(),
                 "updates": self.updates,
@@ -145,6 +180,7 @@ class Trainer:
                 "action_generator": self.action_generator.get_state(),
                 "learner": self.learner.state_dict(),
             },
+            keep,
         )
 
     def _agent(self) -> dict[str, Any]:
@@ -158,12 +194,25 @@ class Trainer:
 
     def _read_latest(self) -> dict[str, Any]:
         path, best = self.directory.checkpoint("latest"), self.directory.checkpoint("best")
-        saved = load_checkpoint(path)
+        self.directory.take()
+        saved, said = newest_whole(path)
+        if said:
+            self.console.print(said, markup=False)
         if "learner" not in saved:
             raise UserError(f"{path} holds an agent alone and cannot be resumed")
-        if best.exists():
-            saved["best_return"] = load_checkpoint(best)["best_return"]
+        with refusing(path):
+            if best.exists():
+                saved["best_return"] = self._best_return(best, saved["best_return"])
+            saved["updates"], saved["frames"]  # what is needed before the model is built
         return saved
+
+    def _best_return(self, best: Path, otherwise: float) -> float:
+        """Of `best`, or of `latest` if that is damaged: then the next good row replaces it."""
+        try:
+            return float(load_checkpoint(best)["best_return"])
+        except UserError as error:
+            self.console.print(f"{error}; it will be written again.", markup=False)
+            return otherwise
 
     def _load(self, saved: dict[str, Any]) -> None:
         load_weights(self.model, saved["model"], self.directory.checkpoint("latest"))
@@ -171,28 +220,62 @@ class Trainer:
         same_measure = self.held_out.load_state_dict(saved.get("held_out"))
         self.best_return = saved["best_return"] if same_measure else -math.inf
         self.learner.load_state_dict(saved["learner"])
-        self.action_generator.set_state(saved["action_generator"].cpu())
+        if not restore_generator(self.action_generator, saved["action_generator"]):
+            make = self.config.seed * 1_000_003 + ACTION_STREAM + 7_919 * self.updates
+            self.action_generator.manual_seed(make)
+            self.console.print("The run was saved on another kind of device: its random stream begins anew.")
         collectors = [saved["collector"], *saved.get("collectors_of_other_ranks", [])]
-        exact = self.collector.load_state_dict(collectors[self.ranks.rank % len(collectors)])
+        own = dict(collectors[self.ranks.rank % len(collectors)])
+        before, now = sum(len(c["action"]) for c in collectors), self.config.num_envs
+        if (len(collectors), before) != (self.ranks.count, now):
+            own["env"] = None
+        exact = self.collector.load_state_dict(own)
+        self._say_learning_rate(saved["config"])
         if len(collectors) != self.ranks.count:
             self.console.print(
                 f"The run was saved by {len(collectors)} rank(s) and goes on with {self.ranks.count}: "
                 "episodes start anew."
             )
-        elif not exact:
+        elif before != now:
             self.console.print(
-                f"The {self.env.backend} backend cannot save environments: episodes start anew."
+                f"The run had {before} environments and goes on with {now}: episodes start anew."
+            )
+        elif not exact:
+            why = (
+                "The environments were not saved with the checkpoint"
+                if self.env.resumable
+                else f"The {self.env.backend} backend cannot save environments"
+            )
+            self.console.print(f"{why}: episodes start anew.")
+
+    def _say_learning_rate(self, stored: dict[str, Any]) -> None:
+        """Where other options make the learning rate jump at this point, say so."""
+        before = learning_rate_at(
+            stored["learning_rate"], stored["anneal"], self.collector.frames, stored["total_steps"]
+        )
+        config = self.config
+        now = learning_rate_at(config.learning_rate, config.anneal, self.collector.frames, config.total_steps)
+        if abs(now - before) > 0.01 * max(now, before):
+            self.console.print(
+                f"The learning rate jumps here from {before:.3g} to {now:.3g}: it is annealed over "
+                "--total-steps, or was changed."
             )
 
     def _take_over(self, config: TrainConfig) -> None:
-        self.directory.forget_after(self.updates)
+        if said := self.directory.forget_after(self.updates, self.collector.frames):
+            self.console.print(said, markup=False)
+        self._saved_at = self.updates
         self.directory.write_config(config)
 
     def advance(self) -> dict[str, float]:
         """One rollout and one update; returns the learner's metrics."""
         progress = min(self.collector.frames / self.config.total_steps, 1.0)
         with self.stopwatch:
-            rollout = self.collector.collect()
+            try:
+                rollout = self.collector.collect()
+            except EnvFault:
+                self.save_after_fault()
+                raise
             with region("learn"):
                 metrics = self.learner.update(rollout, progress)
         self.updates += 1
@@ -222,7 +305,7 @@ class Trainer:
         if found > self.best_return:
             self.best_return = found
             if self.ranks.leads:
-                save_checkpoint(self.directory.checkpoint("best"), self._agent())
+                self.directory.save("best", self._agent())
 
     def _is_enough(self, episodes: dict[str, float]) -> bool:
         """Whether `enough_success` was reached in this row of the log and in the one before."""
@@ -240,6 +323,9 @@ class Trainer:
             "ranks": self.ranks.count,
             "parameters": f"{parameters:,}",
         }
+        in_use = implementation_in_use(self.model.core)
+        if in_use is not None:
+            extra["memory implementation"] = in_use
         if self.updates:
             extra["resumed at"] = f"{self.collector.frames:,} frames"
         print_table(self.console, "Training", {**config_to_dict(self.config), **extra})

@@ -11,8 +11,11 @@ an `EnvFault` with the number of the environment, the step, the key, what came a
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import math
 import os
+import signal
 import sys
 import threading
 import time
@@ -230,6 +233,16 @@ def refuse_normalizers(env: Any, env_id: str) -> None:
                     f"use {option}"
                 )
             inner = inner.__dict__.get("env")
+
+
+def end_with_parent() -> None:
+    """From now on this worker process is ended by the system when the process that began it is gone (Linux)."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+PR_SET_PDEATHSIG = 1
 
 
 def told_success(info: dict[str, Any]) -> float | None:

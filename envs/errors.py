@@ -10,12 +10,29 @@ from collections.abc import Iterable
 class UserError(ValueError):
     """A mistake in what was asked for. One line: what was wrong, what was expected, the nearest choice."""
 
+    code = 2
+    """The exit code of a command that ends with it."""
+
+
+class Stopped(UserError):
+    """What ended a command that was under way, in one line: nothing was wrong with what was asked for."""
+
+    code = 1
+
+
+class Diverged(UserError):
+    """A number that learning made is not finite, in one line: nothing of that update was saved."""
+
+    code = 1
+
 
 class EnvFault(UserError):
     """What an environment did wrong while it was used, in one line; `trace` holds the traceback, if there is one.
 
     It crosses from worker processes by its arguments, and is raised again there as EnvFault(EnvFault(...)).
     """
+
+    code = 1
 
     def __init__(self, message: str | EnvFault, trace: str = "") -> None:
         if isinstance(message, EnvFault):

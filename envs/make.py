@@ -33,7 +33,7 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 
 from envs.actions import ActionCode
 from envs.alone import Alone
-from envs.door import Door, action_masks_of, guard_exit, mask_sizes, watch
+from envs.door import Door, action_masks_of, end_with_parent, guard_exit, mask_sizes, watch
 from envs.envpool_backend import known_ids, make_envpool, refusal
 from envs.errors import UserError, nearest
 from envs.memory_cue import MemoryCue, has_cue
@@ -342,7 +342,9 @@ def _make_python(
 def _make_recorded(env: EnvLike, env_kwargs: Kwargs | None, number: int, backend: str) -> Replay:
     """One environment of a sync or async vector; a module-level function, so that other processes find it."""
     if backend == "async":
-        # Ctrl-C reaches every process of a terminal; the one that trains stops its workers in order.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        # Signals reach every process of a terminal or a job; the one that trains stops its workers in order.
+        for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
+            signal.signal(name, signal.SIG_IGN)
+        end_with_parent()
         guard_exit()
     return Replay(make_single(env, env_kwargs, number=number, bare=True))

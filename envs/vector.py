@@ -186,7 +186,10 @@ class GymnasiumVecEnv(VecEnv):
             return
         # A worker that is gone or hangs would keep an orderly end waiting.
         with contextlib.suppress(Exception):
-            self.vector.close(terminate=any(not p.is_alive() for p in self.vector.processes), timeout=5)
+            broken = any(not p.is_alive() for p in self.vector.processes)
+            for process in self.vector.processes if broken else []:
+                process.kill()
+            self.vector.close(terminate=broken, timeout=5)
 
     def _call(self, actions: Any) -> Any:
         with self._faults():

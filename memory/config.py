@@ -8,7 +8,8 @@ from typing import Literal, get_args
 from memory.core import Controller, MemoryCore
 from memory.hard.core import HardCore
 from memory.hard.straight_through import Annealing
-from memory.mnm.cpp_backend.build import require_kernel
+from memory.mnm.cpp_backend.bindings import kernel_for
+from memory.mnm.cpp_backend.build import KernelUnavailable, find_kernel, require_kernel
 from memory.mnm.fast import FusedMNMCore
 from memory.mnm.reference import MNMCore
 from memory.options import option
@@ -24,13 +25,16 @@ class CoreSettings:
     """The options of all cores, declared here and nowhere else; each core takes those that concern it."""
 
     hidden_size: int = option(
-        128, "size of controller or recurrent layer, and of the features", architecture=True
+        128, "size of controller or recurrent layer, and of the features", architecture=True, most=2**16
     )
     memory_size: int = option(
-        64, "MNM and hard: size d of keys and values; MNM: also hidden width of the memory", architecture=True
+        64,
+        "MNM and hard: size d of keys and values; MNM: also hidden width of the memory",
+        architecture=True,
+        most=2**12,
     )
     heads: int = option(
-        1, "MNM: heads that write and read at every step; hard: heads that read", architecture=True
+        1, "MNM: heads that write and read at every step; hard: heads that read", architecture=True, most=256
     )
     controller: Controller = option(
         "lstm",
@@ -68,7 +72,9 @@ class CoreSettings:
         "auto",
         "MNM: compiled, fused (needs no compiler), plain (the reference for both); auto takes the fastest",
     )
-    slots: int = option(64, "hard: slots of the memory; a write replaces the oldest", architecture=True)
+    slots: int = option(
+        64, "hard: slots of the memory; a write replaces the oldest", architecture=True, most=10**6
+    )
     slot_value: Literal["input", "controller"] = option(
         "input",
         "hard: what a slot stores, the encoded observation of its step or the controller's output",
@@ -86,6 +92,20 @@ class CoreConfig(CoreSettings):
     """Which core."""
     memory_hidden: int | None = None
     """MNM: hidden width u of the memory; None means d, the only choice of mnm-p."""
+
+
+def implementation_in_use(core: MemoryCore) -> str | None:
+    """compiled, fused or plain, and why nothing faster; None for a core with one implementation."""
+    if not isinstance(core, MNMCore):
+        return None
+    if not isinstance(core, FusedMNMCore):
+        return "plain, as asked for"
+    if not core.compiled:
+        return "fused, as asked for"
+    if kernel_for(next(core.parameters())) is not None:
+        return "compiled"
+    found = find_kernel()
+    return f"fused, because {found if isinstance(found, KernelUnavailable) else 'the kernel is for the CPU'}"
 
 
 def make_core(config: CoreConfig, input_size: int) -> MemoryCore:

@@ -7,8 +7,11 @@ from typing import Any
 
 
 def option(default: Any, description: str, **metadata: Any) -> Any:
-    """A dataclass field that is an option of a command line; `architecture=True` if weights depend on it,
-    `before=x` if configurations stored before it existed mean x."""
+    """A dataclass field that is an option of a command line; `architecture=True` if weights depend on it.
+
+    `before=x`: what configurations stored before it existed mean; `most`: the largest number that makes sense, where
+    it is not that of all options.
+    """
     return dataclasses.field(default=default, metadata={"help": description, **metadata})
 
 

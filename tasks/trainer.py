@@ -6,31 +6,27 @@ between equal N + M without one, bit for bit on the CPU.
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from agents.curves import plot_curves
-from agents.distributed import make_generator, pick_device
-from agents.files import write_text
-from agents.progress import ProgressDisplay, number, print_table
-from agents.run_dir import (
-    RunDirectory,
-    config_to_dict,
+from agents.checkpoint import (
+    check_finite_weights,
     load_checkpoint,
     load_weights,
-    package_versions,
-    save_checkpoint,
-    source_commit,
+    newest_whole,
 )
-from envs.errors import UserError
+from agents.curves import plot_curves
+from agents.distributed import make_generator, pick_device
+from agents.files import refusing, write_json
+from agents.progress import ProgressDisplay, number, print_table
+from agents.run_dir import RunDirectory, config_to_dict, package_versions, source_commit
+from envs.errors import Diverged, UserError
 from tasks import TASKS
 from tasks.config import TaskConfig
 from tasks.task import Task
@@ -53,7 +49,7 @@ class TaskTrainer:
             torch.set_num_threads(config.threads)
         self.config, self.console = config, console or Console(quiet=True)
         self.directory = RunDirectory(config.directory())
-        saved = load_checkpoint(self.directory.checkpoint("latest")) if resume else None
+        saved = self._read_latest() if resume else None
         self.device = pick_device(config.device)
         self.task = build_task(config, self.device)
         self.model = self.task.model
@@ -62,6 +58,7 @@ class TaskTrainer:
         )
         self.generator = make_generator(config.seed, DRAW_STREAM, torch.device("cpu"))
         self.updates, self.wall_s, self.cpu_s, self.best_score = 0, 0.0, 0.0, -math.inf
+        self._saved_at: int | None = None
         self.sums: dict[str, Tensor] = {}
         """Metrics accumulated since the last row of metrics.csv."""
         self.summed = 0
@@ -69,10 +66,19 @@ class TaskTrainer:
             self.directory.create(config)
             self.save()  # From here on the run can be resumed, whatever happens to it.
         else:
-            self._load(saved)
+            with refusing(self.directory.checkpoint("latest")):
+                self._load(saved)
+            if said := self.directory.forget_after(self.updates, self.updates):
+                self.console.print(said, markup=False)
+            self._saved_at = self.updates
             self.directory.write_config(config)
 
-    def run(self, stop: Callable[[], bool] = lambda: False, stop_after_updates: int | None = None) -> bool:
+    def run(
+        self,
+        stop: Callable[[], bool] = lambda: False,
+        stop_after_updates: int | None = None,
+        save_asked: Callable[[], bool] = lambda: False,
+    ) -> bool:
         """Train to the end; True if it was reached, False if `stop()` or the update limit came first.
 
         Either way the run is left with a checkpoint from which it continues exactly.
@@ -96,7 +102,7 @@ class TaskTrainer:
                 if display.due(last):
                     status = f"loss {number(float(loss), 4)}  score {number(score, 4)}"
                     display.show(self.updates, status, last=last)
-                if self.updates % self.config.checkpoint_every == 0:
+                if self.updates % self.config.checkpoint_every == 0 or save_asked():
                     self.save()
         self.save()
         plot_curves(self.directory.metrics_path, self.directory.curves_path, self._panels(), x="updates")
@@ -120,6 +126,11 @@ class TaskTrainer:
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         grad_norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.max_grad_norm)
+        if not grad_norm.isfinite():
+            raise Diverged(
+                f"the loss or its gradient is not finite in update {self.updates + 1} (loss {float(loss.detach()):g}); "
+                "the weights of before are kept"
+            )
         self.optimizer.step()
         self.updates += 1
         for name, value in {"loss": loss, **figures, "grad_norm": grad_norm}.items():
@@ -150,13 +161,15 @@ class TaskTrainer:
             "commit": source_commit(),
             "versions": package_versions(),
         }
-        write_result(self.directory.path / "result.json", result)
+        write_json(self.directory.path / "result.json", result)
         return result
 
     def save(self) -> None:
         """Write `latest`: everything that an exact continuation needs."""
-        save_checkpoint(
-            self.directory.checkpoint("latest"),
+        keep = None if self.updates == self._saved_at else self.config.keep_checkpoints
+        self._saved_at = self.updates
+        self.directory.save(
+            "latest",
             {
                 **self._weights(),
                 "wall_s": self.wall_s,
@@ -166,7 +179,15 @@ class TaskTrainer:
                 "sums": self.sums,
                 "summed": self.summed,
             },
+            keep,
         )
+
+    def _read_latest(self) -> dict[str, Any]:
+        self.directory.take()
+        saved, said = newest_whole(self.directory.checkpoint("latest"))
+        if said:
+            self.console.print(said, markup=False)
+        return saved
 
     def _weights(self) -> dict[str, Any]:
         return {
@@ -189,17 +210,13 @@ class TaskTrainer:
         self.generator.set_state(saved["generator"])
         self.sums = {name: total.to(self.device) for name, total in saved["sums"].items()}
         self.summed = saved["summed"]
-        self.directory.forget_after(self.updates)
 
     @torch.no_grad()
     def _log(self, updates_per_s: float) -> float:
         """Evaluate, write a row, keep the best weights; returns the score."""
         means = {name: float(total) / self.summed for name, total in self.sums.items()}
-        if not math.isfinite(means["loss"]):
-            raise UserError(
-                f"the loss is not a number at update {self.updates}; lower --learning-rate or --max-grad-norm"
-            )
         self.sums, self.summed = {}, 0
+        check_finite_weights(self.model.state_dict(), f"update {self.updates}")
         self.model.eval()
         figures = {name: float(value) for name, value in self.task.evaluate().items()}
         score = figures.pop("score")
@@ -216,7 +233,7 @@ class TaskTrainer:
         # Of equal scores the later weights: with a falling learning rate they are the better ones.
         if score >= self.best_score or not self.directory.checkpoint("best").exists():
             self.best_score = score
-            save_checkpoint(self.directory.checkpoint("best"), self._weights())
+            self.directory.save("best", self._weights())
         return score
 
     def _panels(self) -> list[tuple[str, str]]:
@@ -232,8 +249,3 @@ class TaskTrainer:
         if self.updates:
             extra["resumed at"] = f"{self.updates:,} updates"
         print_table(self.console, "Training", {**config_to_dict(self.config), **extra})
-
-
-def write_result(path: Path, result: dict[str, Any]) -> None:
-    """Write a result as JSON, atomically."""
-    write_text(path, json.dumps(result, indent=2) + "\n")

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from agents.files import Row, read_csv, renew_csv
+from agents.metrics import read_metrics
 from agents.options import option, parse, run_command
-from agents.run_dir import read_metrics
 from benchmarks.common import RESULTS_DIR, RUNS_DIR, is_committed, require_clean_tree, run_in_pieces
 from envs.errors import UserError
 from tasks.babi.scores import TASK_NAMES

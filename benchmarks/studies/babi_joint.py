@@ -22,8 +22,8 @@ from matplotlib.figure import Figure
 
 from agents.curves import save_figure
 from agents.files import atomic_file, read_csv, write_csv
+from agents.metrics import format_number, read_metrics
 from agents.options import option, parse, run_command
-from agents.run_dir import format_number, read_metrics
 from benchmarks.common import RESULTS_DIR, ROOT, RUNS_DIR, is_committed, require_clean_tree, run_in_pieces
 from benchmarks.studies.babi_by_task import BabiRunsConfig
 from tasks.babi.scores import FAILED_ABOVE, TASK_NAMES

@@ -25,8 +25,8 @@ from matplotlib.figure import Figure
 
 from agents.curves import save_figure
 from agents.files import read_csv, renew_csv
+from agents.metrics import read_metrics
 from agents.options import check_at_least, option, parse, run_command, suggestion
-from agents.run_dir import read_metrics
 from benchmarks.common import RESULTS_DIR, RUNS_DIR, is_committed, require_clean_tree, run_in_pieces
 from benchmarks.studies.studies import SWITCHED_OFF
 from envs.errors import UserError

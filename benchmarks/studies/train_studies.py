@@ -24,8 +24,8 @@ from typing import Any
 import numpy as np
 
 from agents.files import renew_csv
+from agents.metrics import format_number, read_metrics
 from agents.options import option, parse, run_command, suggestion
-from agents.run_dir import format_number, read_metrics
 from benchmarks.common import RESULTS_DIR, ROOT, RUNS_DIR, is_committed, require_clean_tree
 from benchmarks.report.seed_statistics import first_reach
 from benchmarks.studies.studies import STUDIES, Study

@@ -22,7 +22,7 @@ from agents.config import TrainConfig
 from agents.evaluation import LoadedAgent, load_agent, moved_to, play_episodes, report
 from agents.files import write_text
 from agents.options import option, parse, run_command
-from agents.pretrained import save_weights
+from agents.pretrained import CHECKSUM, WEIGHTS, file_digest, save_weights
 from benchmarks.common import ROOT, require_clean_tree
 from benchmarks.report.seed_statistics import wilson
 from envs.errors import UserError
@@ -181,6 +181,7 @@ def main(argv: Sequence[str]) -> int:
     plain = {
         **stored,
         "config": dataclasses.asdict(without_paths(agent.config)),
+        CHECKSUM: file_digest(directory / WEIGHTS),
         "figures": rows,
     }
     write_text(directory / "config.json", json.dumps(plain, indent=2) + "\n")

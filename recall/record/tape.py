@@ -17,7 +17,9 @@ memory stand in `Tape.addresses` (`recall/record/address.py`) instead.
 from __future__ import annotations
 
 import json
+import struct
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -28,12 +30,14 @@ import torch
 from numpy.typing import NDArray
 
 from agents.distributions import ActionDistribution, Categorical, Vector, VectorActions
-from agents.files import atomic_file
+from agents.files import atomic_file, refusing
 from envs.errors import UserError
 from recall.record.address import AddressTape
 
 FORMAT_VERSION = 1
 LAYERS = 3
+DAMAGED = (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, MemoryError, struct.error)
+"""What a damaged archive leads to, besides the usual errors."""
 
 Array = NDArray[Any]
 
@@ -188,12 +192,22 @@ class Tape:
             header = json.loads(str(arrays["header"]))
         except FileNotFoundError:
             raise UserError(f"no tape at {path}") from None
-        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        except (OSError, ValueError, KeyError, TypeError, EOFError, *DAMAGED) as error:
             raise UserError(f"{path} is not a tape, or it is damaged ({error})") from error
+        with refusing(path):
+            return Tape._from(arrays, header, path)
+
+    @staticmethod
+    def _from(arrays: dict[str, Array], header: dict[str, Any], path: str | Path) -> Tape:
         if header["format"] != FORMAT_VERSION:
             raise UserError(
                 f"{path} has tape format {header['format']}; this version reads format {FORMAT_VERSION}"
             )
+        for name in ROW_FIELDS:
+            if arrays[name].dtype.kind not in "biuf" or len(arrays[name]) != len(arrays["action"]):
+                raise UserError(f"{path} is damaged: {name} has {arrays[name].dtype} {arrays[name].shape}")
+        if not (isinstance(header["seed"], int) and isinstance(header["core"], str)):
+            raise UserError(f"{path} is damaged: seed {header['seed']!r:.40}, core {header['core']!r:.40}")
         return Tape(
             memory=_memory_from(arrays, header.get("rule")) if header["memory"] else None,
             observation={

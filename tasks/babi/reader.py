@@ -23,7 +23,7 @@ from envs.errors import UserError
 BLANK = "-"
 """The token in the place of an answer."""
 SPLITS = ("train", "valid", "test")
-LINE = re.compile(r"(\d+) (.*)")
+LINE = re.compile(r"(\d{1,9}) (.*)")
 TOKEN = re.compile(r"[.?]|[^\s.?]+")
 
 

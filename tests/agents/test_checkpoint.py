@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from agents.checkpoint import load_checkpoint, load_weights, save_checkpoint
 from agents.config import TrainConfig
 from agents.files import atomic_file
-from agents.run_dir import config_from_dict, config_to_dict, load_checkpoint, load_weights, save_checkpoint
+from agents.run_dir import config_from_dict, config_to_dict
 from envs.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]

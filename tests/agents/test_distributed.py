@@ -23,11 +23,12 @@ from rich.console import Console
 from test_resume import SMALL, state_of
 
 import train_rl
+from agents.checkpoint import load_checkpoint
 from agents.config import TrainConfig
 from agents.distributed import ALONE, RankLost, Ranks
 from agents.learner import Learner, split_evenly
+from agents.metrics import read_metrics
 from agents.rollout import Collector
-from agents.run_dir import load_checkpoint, read_metrics
 from agents.trainer import Trainer, build_model, make_generator
 from envs import make_vec
 from envs.errors import UserError
@@ -242,8 +243,8 @@ def test_resume_or_start_starts_first_and_resumes_then(tmp_path: Path) -> None:
     assert train_rl.main([*argv, "200"]) == 0
     assert train_rl.main([*argv, "400"]) == 0
     assert load_checkpoint(tmp_path / "run" / "checkpoints" / "latest.pt")["frames"] == 400
-    with pytest.raises(UserError, match="cannot change the option --num-envs"):
-        train_rl.main([*argv, "400", "--num-envs", "8"])
+    with pytest.raises(UserError, match="cannot change the option --seed"):
+        train_rl.main([*argv, "400", "--seed", "8"])
 
 
 def workers(launcher: int) -> list[int]:

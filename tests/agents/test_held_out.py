@@ -15,10 +15,10 @@ import pytest
 import torch
 
 import envs
+from agents.checkpoint import load_checkpoint
 from agents.config import TrainConfig
 from agents.episodes import EpisodeLog, is_success, success_rate
 from agents.evaluation import load_agent, play_episodes
-from agents.run_dir import load_checkpoint
 from agents.trainer import Trainer
 
 SMALL = TrainConfig(

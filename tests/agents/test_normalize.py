@@ -15,10 +15,11 @@ from gymnasium import spaces
 from gymnasium.wrappers import NormalizeObservation, NormalizeReward, RescaleAction
 
 import train_rl
+from agents.checkpoint import load_checkpoint
 from agents.config import TrainConfig
 from agents.evaluation import load_agent, play_episodes
 from agents.normalize import EPS, Moments, RewardScale, is_normalized
-from agents.run_dir import RunDirectory, load_checkpoint
+from agents.run_dir import RunDirectory
 from agents.trainer import Trainer
 from envs import make_single
 from envs.errors import UserError

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from checks import same
 
+from agents.checkpoint import load_checkpoint
 from agents.config import TrainConfig
-from agents.run_dir import load_checkpoint, read_metrics
+from agents.metrics import read_metrics
 from agents.trainer import Trainer
 
 SMALL: dict[str, Any] = {

@@ -18,8 +18,8 @@ import evaluate
 import train_rl
 from agents.config import PRESETS, TrainConfig, preset
 from agents.evaluation import load_agent, play_episodes
+from agents.metrics import read_metrics
 from agents.options import run_command
-from agents.run_dir import read_metrics
 from envs.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -68,6 +68,11 @@ def test_a_run_directory_holds_everything(run_dir: Path) -> None:
         (["--max-grad-norm", "inf"], "--max-grad-norm must be a finite number, got inf"),
         (["--entropy-coef", "nan"], "--entropy-coef must be a finite number, got nan"),
         (["--reward-scale=-inf"], "--reward-scale must be a finite number, got -inf"),
+        (["--reward-scale", "1e300"], "--reward-scale must be at most 1e+06, got 1e+300"),
+        (["--learning-rate", "1e9"], "--learning-rate must be at most 10, got 1e+09"),
+        (["--hidden-size", "1_000_000_000"], "--hidden-size must be at most 65,536, got 1,000,000,000"),
+        (["--seed", str(2**63)], "--seed must be at most 2,147,483,647, got 9.22337e+18"),
+        (["--threads=-1"], "--threads must be at least 0, got -1"),
         (["--resume"], "--resume needs --run-dir"),
     ],
 )
@@ -111,7 +116,9 @@ def test_resume_keeps_the_architecture(run_dir: Path) -> None:
     message = refusal(train_rl.main, *resume, "--hidden-size", "32")
     assert "cannot change the architecture option --hidden-size from 16 to 32" in message
     assert "cannot change the architecture option --core" in refusal(train_rl.main, *resume, "--core", "gru")
-    assert "cannot change the option --num-envs" in refusal(train_rl.main, *resume, "--num-envs", "8")
+    assert "cannot change the option --rollout-steps" in refusal(
+        train_rl.main, *resume, "--rollout-steps", "8"
+    )
 
 
 def test_resume_trains_on_where_more_steps_are_asked_for(run_dir: Path, tmp_path: Path) -> None:

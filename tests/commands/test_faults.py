@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import train_rl
-from agents.run_dir import load_checkpoint
+from agents.checkpoint import load_checkpoint
 from envs.errors import UserError
 
 PLUGIN = """

@@ -13,7 +13,8 @@ from checks import refusal, same
 from interrupted import interrupt
 
 import train_task
-from agents.run_dir import load_checkpoint, read_metrics
+from agents.checkpoint import load_checkpoint
+from agents.metrics import read_metrics
 from tasks import TASKS
 from tasks.trainer import TaskTrainer
 

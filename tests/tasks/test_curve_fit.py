@@ -13,7 +13,8 @@ from PIL import Image
 from torch import Tensor
 
 import train_task
-from agents.run_dir import load_checkpoint, read_metrics
+from agents.checkpoint import load_checkpoint
+from agents.metrics import read_metrics
 from memory.hard.estimators import ESTIMATORS
 from tasks import TASKS
 from tasks.addressing import squared_errors

@@ -13,6 +13,7 @@ import functools
 import hashlib
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
@@ -25,6 +26,7 @@ SOURCE = Path(__file__).resolve().parent / "kernel"
 FLAGS = ("-O3", "-std=c++17", "-fPIC", "-shared", "-pthread")
 """Nothing here lets the compiler forget NaN or infinity; -march=native is added where it is known."""
 TIMEOUT = 300
+DIGEST_BYTES = 32
 
 
 class KernelUnavailable(Exception):
@@ -50,14 +52,31 @@ def require_kernel() -> None:
 
 
 def load(path: Path) -> ctypes.CDLL:
-    if not path.exists():
+    """The library at `path`, built anew where it is missing or damaged."""
+    if not is_whole(path):
         build(path)
     try:
         library = ctypes.CDLL(str(path))
-    except OSError as error:
+        library.mnm_vector_bytes.restype = ctypes.c_int64
+    except (OSError, AttributeError) as error:
         raise KernelUnavailable(f"{path} cannot be loaded ({error})") from None
-    library.mnm_vector_bytes.restype = ctypes.c_int64
     return library
+
+
+def is_whole(path: Path) -> bool:
+    """Whether the file ends with the digest of what comes before; loading half a library may end the process."""
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return False
+    return content[-DIGEST_BYTES:] == hashlib.sha256(content[:-DIGEST_BYTES]).digest()
+
+
+def seal(path: Path) -> None:
+    """Append the digest that `is_whole` looks for; whoever loads a library ignores what follows it."""
+    digest = hashlib.sha256(path.read_bytes()).digest()
+    with path.open("ab") as file:
+        file.write(digest)
 
 
 def library_path() -> Path:
@@ -66,7 +85,10 @@ def library_path() -> Path:
     for source in sorted(SOURCE.iterdir()):
         key.update(source.read_bytes())
     root = os.environ.get("TORCH_EXTENSIONS_DIR")
-    folder = Path(root) if root else Path.home() / ".cache" / "torch_extensions"
+    try:
+        folder = Path(root) if root else Path.home() / ".cache" / "torch_extensions"
+    except RuntimeError:  # a user without a home
+        folder = Path(tempfile.gettempdir()) / f"torch_extensions-{os.getuid()}"
     return folder / "mnm_rl" / f"memory-{key.hexdigest()[:16]}.so"
 
 
@@ -78,11 +100,24 @@ def processor() -> str:
     return "\n".join(sorted(set(told))) or f"{platform.machine()} {platform.processor()}"
 
 
+def find_compiler(asked: str) -> list[str]:
+    """The words that start the compiler: CXX as a shell would split it ("ccache g++"), else a usual one; or nothing."""
+    try:
+        candidates = [shlex.split(asked)] if asked else [["c++"], ["g++"], ["clang++"]]
+    except ValueError:
+        return []
+    for words in candidates:
+        program = shutil.which(words[0]) if words else None
+        if program is not None:
+            return [program, *words[1:]]
+    return []
+
+
 def build(path: Path) -> None:
     """Compile to `path`; with the general instruction set where the compiler does not know the native one."""
-    asked = os.environ.get("CXX")
-    compiler = next(filter(None, map(shutil.which, [asked] if asked else ["c++", "g++", "clang++"])), None)
-    if compiler is None:
+    asked = os.environ.get("CXX", "").strip()
+    compiler = find_compiler(asked)
+    if not compiler:
         raise KernelUnavailable(
             f"the C++ compiler {asked!r} was not found" if asked else "no C++ compiler was found"
         )
@@ -95,15 +130,16 @@ def build(path: Path) -> None:
     print("compiling the memory kernel (some seconds, once per machine) ...", file=sys.stderr, flush=True)
     try:
         for native in (["-march=native"], []):
-            command = [compiler, *FLAGS, *native, str(SOURCE / "kernel.cpp"), "-o", temporary]
+            command = [*compiler, *FLAGS, *native, str(SOURCE / "kernel.cpp"), "-o", temporary]
             done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT)
             if done.returncode == 0:
+                seal(Path(temporary))
                 os.chmod(temporary, 0o755)
                 os.replace(temporary, path)
                 return
         said = done.stderr.strip().splitlines() or ["no message"]
-        raise KernelUnavailable(f"{compiler} failed ({said[0]})")
+        raise KernelUnavailable(f"{' '.join(compiler)} failed ({said[0]})")
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise KernelUnavailable(f"{compiler} could not be run ({error})") from None
+        raise KernelUnavailable(f"{' '.join(compiler)} could not be run ({error})") from None
     finally:
         Path(temporary).unlink(missing_ok=True)
