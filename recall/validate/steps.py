@@ -74,7 +74,7 @@ class StepStudy:
 
     def __post_init__(self) -> None:
         self.planted = [episode for episode in self.played if episode.planted]
-        self.success = float(np.mean([episode.terminated and episode.total > 0 for episode in self.played]))
+        self.success = float(np.mean([episode.success for episode in self.played]))
         self.needs_cue = any(episode.cue >= 0 for episode in self.played)
         env = make_env(self.agent)
         self.visible = bool(getattr(env.unwrapped, "always_visible", False))
@@ -93,7 +93,8 @@ class StepStudy:
         if self.visible:
             return "the cue is visible at the decision: nothing has to be remembered"
         if not self.needs_cue:
-            return f"{self.agent.config.env} does not say which step is needed (info['cue_step'])"
+            where = "(info['cue_step'] or info['needed_steps'])"
+            return f"{self.agent.config.env} does not say which step is needed {where}"
         return "" if self.planted else "in no episode did the agent see the cue and then reach the decision"
 
     def planted_checks(self) -> list[Check]:
@@ -192,7 +193,7 @@ class StepStudy:
         ]  # fmt: skip
 
     def _first_is_cue(self, episode: PlayedEpisode) -> bool:
-        return rank(r5_of(self.model, episode), episode.decision, 1)[0] == episode.cue_step
+        return rank(r5_of(self.model, episode), episode.decision, 1)[0] in episode.needed
 
     def _acts_as(self, clean: PlayedEpisode, flipped: PlayedEpisode) -> bool:
         """Whether the action at the decision is that of the twin once its cue is shown in the cue's step."""
@@ -246,8 +247,8 @@ def _shows(scores: Float, episode: PlayedEpisode) -> bool:
     A state that was never trained also takes in what stands out, such as the one cue in an empty corridor; its
     policy does not care.
     """
-    is_first = rank(scores, episode.decision, 1)[0] == episode.cue_step
-    return is_first and bool(scores[episode.cue_step] >= Thresholds().divergence)
+    first = rank(scores, episode.decision, 1)[0]
+    return first in episode.needed and bool(scores[first] >= Thresholds().divergence)
 
 
 def nearby(top: int, t: int, rng: np.random.Generator) -> int:
