@@ -45,9 +45,9 @@ from agents.play import MOST_STEPS
 from agents.progress import ProgressDisplay, make_console, number, print_table
 from envs import held_out_seed, make_shown
 from envs.errors import UserError
+from recall.render.movie import check_movie
 from recall.render.outputs import Outputs, numbered, render_recalls
 from recall.render.picture import MOST_TILES
-from recall.render.video import check_movie
 from recall.scores.intervene import FORGET
 from recall.scores.registry import SCORES, check_applies, check_score, kind_of
 from recall.validate.validity import check_recall

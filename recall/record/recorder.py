@@ -15,8 +15,7 @@ from torch import Tensor
 from agents.model import AgentState
 from agents.play import Actor, Moment, Observer
 from memory import AddressRecord
-from recall.record.address import AddressTape
-from recall.record.tape import ROW_FIELDS, Array, MemoryTape, Tape, WriteRule
+from recall.record.tape import ROW_FIELDS, AddressTape, Array, MemoryTape, Tape, WriteRule
 
 HALF_PRECISION = "a tape in half precision cannot rebuild the memory; record in float32"
 

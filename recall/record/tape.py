@@ -11,7 +11,8 @@ Dimension letters: T steps, H heads, d key and value size (d_0 = d_3 = d), u hid
 actions. Time runs first in all arrays. Row t is the step in which the agent received observation t, wrote,
 read, and acted; its write precedes its read. One tape is one episode, a reset closes it. A core without write
 memory makes a tape whose memory arrays are None: it still tells what was seen and done. The reads of a hard
-memory stand in `Tape.addresses` (`recall/record/address.py`) instead.
+memory stand in `Tape.addresses` instead: it reads whole slots, so there is nothing to attribute. The slot that a head
+chose is known, and with it the step that wrote it; every other slot had no effect on the value read at this step.
 """
 
 from __future__ import annotations
@@ -32,7 +33,6 @@ from numpy.typing import NDArray
 from agents.distributions import ActionDistribution, Categorical, Vector, VectorActions
 from agents.files import atomic_file, refusing
 from envs.errors import UserError
-from recall.record.address import AddressTape
 
 FORMAT_VERSION = 1
 LAYERS = 3
@@ -75,6 +75,57 @@ class MemoryTape:
     """[T, d] the value read, averaged over the read heads: what the controller received."""
     rule: WriteRule | None = None
     """How a write follows from its key, target value and rate; None on tapes that were recorded without."""
+
+
+ADDRESS_PREFIX = "address/"
+"""In front of the names of these arrays in a tape's file."""
+
+
+@dataclass(frozen=True)
+class AddressTape:
+    """What the read heads did in one episode; of N slots, slot i is the one written N - i steps ago, slot N none."""
+
+    slot: Array
+    """[T, H] int64, the slot that each head chose."""
+    tags: Array
+    """[T, N] int64, the step of the episode in which each slot was written; -1 for an empty slot."""
+    logits: Array
+    """[T, H, N + 1] float32, the address logits without noise; -inf for an empty slot."""
+    noise: Array
+    """[T, H, N + 1] float32, what was added to them: slot = argmax(logits + noise); 0 under the greedy policy."""
+
+    @staticmethod
+    def of_rows(slot: Array, tags: Array, logits: Array, noise: Array) -> AddressTape:
+        """From the stacked parts of `memory.AddressRecord`."""
+        return AddressTape(
+            slot.astype(np.int64), tags.astype(np.int64), logits.astype(np.float32), noise.astype(np.float32)
+        )
+
+    @property
+    def read_step(self) -> Array:
+        """[T, H] int64, the step of the episode that wrote what each head read; -1 for nothing (null slot)."""
+        empty = np.full((len(self.tags), 1), -1)
+        found: Array = np.take_along_axis(np.concatenate([self.tags, empty], axis=1), self.slot, axis=1)
+        return found
+
+    @property
+    def probability(self) -> Array:
+        """[T, H, N + 1], softmax of the logits: how likely each address is when it is drawn."""
+        wide = self.logits.astype(np.float64)
+        odds = np.exp(wide - wide.max(axis=-1, keepdims=True))
+        found: Array = odds / odds.sum(axis=-1, keepdims=True)
+        return found
+
+    def arrays(self) -> dict[str, Array]:
+        """The arrays under the names that they have in a tape's file."""
+        return {ADDRESS_PREFIX + field.name: getattr(self, field.name) for field in fields(self)}
+
+    @staticmethod
+    def from_arrays(arrays: Mapping[str, Array]) -> AddressTape:
+        """What `arrays` gave."""
+        return AddressTape(
+            **{field.name: arrays[ADDRESS_PREFIX + field.name] for field in fields(AddressTape)}
+        )
 
 
 @dataclass(frozen=True)

@@ -22,11 +22,11 @@ from envs.errors import UserError
 from recall.record.tape import Tape
 from recall.render.episode import Env, Episode, SceneStore, record_episode
 from recall.render.html import ViewerPage
+from recall.render.movie import MovieWriter, check_movie, open_movie
 from recall.render.palette import fixed_colours
 from recall.render.picture import Facts, Painter, Tile
 from recall.render.scene import Scene, scene_of
 from recall.render.similarity import draw_similarity, maps_of_tape
-from recall.render.video import MovieWriter, check_movie, open_movie
 from recall.scores.decision import policy_effect
 from recall.scores.recalls import (
     UNAFFECTED,

@@ -17,7 +17,7 @@ from agents.play import choose
 from envs.errors import UserError
 from memory import CoreConfig
 from recall.render import palette
-from recall.render.gif import GifWriter
+from recall.render.movie import GifWriter
 from recall.render.outputs import SceneStore, facts_of, record_episode, render_recall_gif, tiles_of
 from recall.render.picture import MARGIN, Painter, signed
 from recall.render.scene import scene_of

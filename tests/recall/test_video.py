@@ -16,7 +16,7 @@ from envs import make_single
 from envs.errors import UserError
 from memory import CoreConfig, Intervention
 from recall.record.tape import Tape
-from recall.render import palette, video
+from recall.render import movie, palette
 from recall.render.outputs import (
     Outputs,
     facts_of,
@@ -62,7 +62,7 @@ def test_an_mp4_shows_what_the_gif_shows(tmp_path):
 
 
 def test_a_missing_ffmpeg_is_named_with_its_remedy(tmp_path, monkeypatch):
-    monkeypatch.setattr(video, "find_spec", lambda name: None)
+    monkeypatch.setattr(movie, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="python -m pip install imageio-ffmpeg") as caught:
         render_recall_gif(linear_agent(), maze, [3], path=tmp_path / "a.mp4")
     assert "\n" not in str(caught.value)
