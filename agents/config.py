@@ -255,14 +255,16 @@ TREASURE: dict[str, Any] = {
     "env": "mnm/TreasureMaze-v0",
     # The tour binds every object to its cell, a view of one cell leaves nothing to be found without memory, and
     # the shaping pays for every step in the right direction: without them nothing was learnt in 1.5 M frames.
-    "env_kwargs": '{"objects": 8, "tour": true, "view": 1, "shaping": 0.2, "max_steps": 64}',
+    "env_kwargs": '{"side": 7, "objects": 6, "tour": true, "view": 1, "shaping": 0.2, "max_steps": 48}',
+    "total_steps": 300_000,
     # A rollout is one episode, so that gradients lead from the last look-up back to the tour.
-    "rollout_steps": 64,
+    "rollout_steps": 48,
     "num_envs": 64,
     "minibatches": 4,
     "learning_rate": 1e-3,
     "anneal": False,
     "gamma": 0.5,
+    "interaction_window": 4,
 }
 
 ISLAND: dict[str, Any] = {
@@ -274,6 +276,8 @@ ISLAND: dict[str, Any] = {
     "gamma": 0.9,
     "reward_scale": 0.1,
     "learning_rate": 1e-3,
+    # A way is told by two observations: where it begins, and where it led.
+    "interaction_window": 4,
 }
 
 PRESETS: dict[str, dict[str, Any]] = {
