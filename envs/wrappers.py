@@ -1,25 +1,63 @@
 """Wrappers that are named in text: `module:Class`, or `module:Class {"argument": value}`, innermost first.
 
 They stand between the environment that Gymnasium makes and everything of ours, in training and in evaluation.
-Frame skip and frame stack are two of Gymnasium's own, named the same way.
+Frame skip is one of Gymnasium's own, named the same way, and so is the frame stack, but for categories.
 """
 
 from __future__ import annotations
 
 import inspect
 import json
+import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import gymnasium
+import numpy as np
+from gymnasium import spaces
 
 from envs.errors import UserError, first_line, nearest
+from envs.minigrid_arrays import MiniGridArrays, has_mission
+from envs.observations import Tokens
 from envs.user_modules import import_user_module
 
 WRAPPERS = "wrappers"
 """Environment option under which the list of them travels."""
 SKIP = "gymnasium.wrappers:RepeatAction"
-STACK = "gymnasium.wrappers:FrameStackObservation"
+STACK = f"{__name__}:StackFrames"
+
+
+class StackFrames(gymnasium.ObservationWrapper[Any, Any, Any]):
+    """Gymnasium's frame stack, in which categories stay categories and a text is the present one."""
+
+    def __init__(self, env: gymnasium.Env[Any, Any], stack_size: int) -> None:
+        if has_mission(env.observation_space):
+            env = MiniGridArrays(env)
+        single = env.observation_space
+        super().__init__(gymnasium.wrappers.FrameStackObservation(env, stack_size))
+        self._latest: list[str] = []
+        if isinstance(single, spaces.Dict):
+            self._latest = [key for key, part in single.items() if isinstance(part, (Tokens, spaces.Text))]
+            stacked: Any = self.env.observation_space
+            entries = {key: _stacked(part, stacked[key], stack_size) for key, part in single.items()}
+            self.observation_space = spaces.Dict(entries)
+        else:
+            self.observation_space = _stacked(single, self.env.observation_space, stack_size)
+
+    def observation(self, observation: Any) -> Any:
+        return (
+            observation | {key: observation[key][-1] for key in self._latest} if self._latest else observation
+        )
+
+
+def _stacked(single: Any, stacked: Any, count: int) -> Any:
+    """The space of a stack of one entry."""
+    if isinstance(single, (Tokens, spaces.Text)):
+        return single
+    if isinstance(single, spaces.MultiDiscrete):
+        counts, starts = (np.stack([x] * count) for x in (single.nvec, single.start))
+        return spaces.MultiDiscrete(counts, dtype=single.dtype, start=starts)
+    return stacked
 
 
 class NamedWrapper(NamedTuple):
@@ -87,7 +125,8 @@ def wrapped(env: gymnasium.Env[Any, Any], texts: Any, env_id: str) -> gymnasium.
 
 def _find(named: NamedWrapper) -> Any:
     try:
-        module = import_user_module(named.module, str(named))
+        ours = named.module == __name__
+        module = sys.modules[__name__] if ours else import_user_module(named.module, str(named))
     except UserError:
         raise
     except Exception as error:

@@ -107,6 +107,22 @@ def test_vectors_show_what_evaluation_shows(backend: str) -> None:
         assert row.reshape(2, -1).tolist() == [seen, seen]
 
 
+def test_stacked_categories_stay_categories() -> None:
+    env = envs.make_single("MiniGrid-Empty-5x5-v0", TrainConfig(frame_stack=3).env_arguments())
+    single = envs.make_single("MiniGrid-Empty-5x5-v0")
+    spaces, one = env.observation_space, single.observation_space
+    assert spaces["image"].nvec.shape == (3, *one["image"].nvec.shape)
+    assert (spaces["image"].nvec[0] == one["image"].nvec).all()
+    assert (type(spaces["mission"]), spaces["mission"].shape) == (type(one["mission"]), one["mission"].shape)
+    seen, last = env.reset(seed=0)[0], single.reset(seed=0)[0]
+    for action in (0, 1, 1):
+        before, seen, last = seen, env.step(action)[0], single.step(action)[0]
+        for key in ("image", "direction"):
+            np.testing.assert_array_equal(seen[key][-1], last[key])
+            np.testing.assert_array_equal(seen[key][:-1], before[key][1:])
+        np.testing.assert_array_equal(seen["mission"], last["mission"])
+
+
 def test_options_are_stored_and_fixed_with_the_run() -> None:
     named = 'clock_plugin:Plus {"amount": 3}'
     made = config("--wrapper", named)
