@@ -32,6 +32,8 @@ PANEL_WIDTH = 436
 SLOTS_HEIGHT = 44
 FOOTER = 124
 MOST_TILES = 20
+SMALLEST_LINKED = 12
+"""Pixels: side of a cell to which a line may lead."""
 PLACE_MARK = 15
 """Pixels: side of the rank that is drawn on the map."""
 
@@ -135,11 +137,17 @@ class Painter:
         self._paint_map(image, scene)
         self._paint_header(draw, facts)
         doubt = recalls.doubt(self.thresholds)
-        self._paint_doubt(draw, doubt)
+        shown = [tile for tile in tiles[: self.top_k] if tile is not None]
+        if recalls.of_steps:
+            self._paint_words(draw, doubt, shown)
+        else:
+            self._paint_doubt(draw, doubt)
         for row, tile in enumerate(tiles[: self.top_k]):
             if tile is not None:
                 self._paint_tile(image, draw, row, tile, scale, bool(doubt) or not tile.had_effect)
-        self._paint_places(draw, scene, [tile for tile in tiles[: self.top_k] if tile is not None])
+        if recalls.of_steps and not doubt:
+            self._paint_link(draw, scene, tiles[: self.top_k])
+        self._paint_places(draw, scene, shown)
         self._paint_footer(draw, facts, recalls, scale)
         return np.asarray(image)
 
@@ -163,10 +171,11 @@ class Painter:
             self._draw_legend(draw, has_view)
         _text(draw, (self.panel_left, HEADER - 2), f"What it recalls: top {self.top_k}", 20)
         then = "seen then, position then" if has_view else "the frame then"
-        line = f"{then}, and how much that {'step' if self.score.of_steps else 'write'} matters now"
+        line = f"{then}, and how much that write matters now"
         if self.score is SCORES["address"]:
             line = f"{then}, and whether that slot is read now"
-        _text(draw, (self.panel_left, HEADER + 25), line, 14, palette.FAINT_INK)
+        if not self.score.of_steps:  # these say it in words that change, see `_paint_words`
+            _text(draw, (self.panel_left, HEADER + 25), line, 14, palette.FAINT_INK)
         for row in range(self.top_k):
             draw.rectangle(self.tile_box(row), fill=palette.PAPER, outline=palette.EDGE)
         return image
@@ -213,6 +222,28 @@ class Painter:
         left, top, right = self.panel_left + PANEL_WIDTH - 172, HEADER - 5, self.panel_left + PANEL_WIDTH - 1
         draw.rectangle((left, top, right, top + 25), fill=palette.NOTICE)
         _text(draw, ((left + right) // 2, top + 12), doubt, 16, palette.PAPER, "mm")
+
+    def _paint_words(self, draw: ImageDraw.ImageDraw, doubt: str, tiles: Sequence[Tile]) -> None:
+        """What is recalled, in words; quiet where nothing is."""
+        best = next((tile for tile in tiles if tile.rank == 0), None)
+        words = {UNAFFECTED: f"{UNAFFECTED} by what came before", NO_SINGLE: f"{NO_SINGLE}: several together"}
+        if not doubt and best is not None:
+            steps = "1 step" if best.age == 1 else f"{best.age} steps"
+            _text(draw, (self.panel_left, HEADER + 23), f"acts on step {best.step}, seen {steps} ago", 16)
+        else:
+            _text(draw, (self.panel_left, HEADER + 23), words.get(doubt, ""), 16, palette.FAINT_INK)
+
+    def _paint_link(self, draw: ImageDraw.ImageDraw, scene: Scene, tiles: Sequence[Tile | None]) -> None:
+        """A line from the best recall to the cell where the agent stood then."""
+        row = next((row for row, tile in enumerate(tiles) if tile is not None and tile.rank == 0), None)
+        tile = None if row is None else tiles[row]
+        if row is None or tile is None or tile.cell is None or scene.cell_size < SMALLEST_LINKED:
+            return
+        (left, top), cell = self.map_corner(scene), scene.cell_size
+        x, y = left + tile.cell[1] * cell, top + tile.cell[0] * cell
+        box = self.tile_box(row)
+        draw.line((x + cell, y + cell // 2, box[0], (box[1] + box[3]) // 2), fill=palette.SUPPORTS, width=2)
+        draw.rectangle((x, y, x + cell - 1, y + cell - 1), outline=palette.SUPPORTS, width=3)
 
     def _paint_tile(
         self, image: Image.Image, draw: ImageDraw.ImageDraw, row: int, tile: Tile, scale: float, grey: bool

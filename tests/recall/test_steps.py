@@ -11,20 +11,22 @@ import numpy as np
 import pytest
 import torch
 from hand_built import LENGTH, config, loaded, one_write_agent, state_agent
-from recall_reference import frames_of
+from recall_reference import frames_of, maze
 from viewer_page import numbers, page_data
 
 from agents.evaluation import LoadedAgent
 from agents.model import ActorCritic, AgentState, build_model
 from envs import held_out_seed, make_single
 from envs.errors import UserError
-from memory import CoreOutput, MemoryCore
+from memory import CoreConfig, CoreOutput, MemoryCore
 from recall.record.recorder import recorded_row
 from recall.record.tape import Tape
+from recall.render import palette
 from recall.render.episode import record_episode
-from recall.render.outputs import Outputs, render_recalls
+from recall.render.outputs import Outputs, facts_of, render_recalls, tiles_of
+from recall.render.picture import HEADER, Painter
 from recall.scores.decision import decision_effect
-from recall.scores.recalls import NO_SINGLE, UNAFFECTED, Thresholds, recalls_of
+from recall.scores.recalls import NO_SINGLE, UNAFFECTED, StepRecalls, Thresholds, recalls_of
 from recall.scores.registry import Sources, score_matrices
 from recall.scores.steps import all_forgotten, step_effect, without_steps
 from recall.validate.checks import Limits, ValidityReport
@@ -243,6 +245,28 @@ def test_film_page_and_tape_of_every_core(core: str, tmp_path: Path) -> None:
         assert (np.diff(order) <= 0).all()
     forgotten = numbers(episode["columns"]["forgotten"])
     np.testing.assert_allclose(forgotten, all_forgotten(agent.model, tape), rtol=1e-6)
+
+
+def test_the_best_recall_is_said_in_words_and_tied_to_its_place() -> None:
+    env = maze(steps=4)
+    torch.manual_seed(0)
+    model = ActorCritic(env.observation_space, env.action_space, CoreConfig(name="lstm"))
+    episode = record_episode(model, env, 3, "sample", "lstm")
+    assert episode.scenes is not None
+    painter, scene = Painter(1, Thresholds(), score="step"), episode.scenes[3]
+    step = StepRecalls((1,), (1.0,), (True,), 0.0, 0.0, 1.0, 0.0, False, 0.5, of_policy=True, of_steps=True)
+    facts = facts_of(episode, 3, 1, 1)
+    tiles = tiles_of(episode, 3, step)
+    assert tiles[0] is not None
+    tiles[0] = dataclasses.replace(tiles[0], cell=(0, 0))
+    sure = painter.paint(scene, facts, step, tiles)
+    quiet = painter.paint(scene, facts, dataclasses.replace(step, scores=(1e-6,)), tiles)
+    (left, top), size = painter.map_corner(scene), scene.cell_size
+    corners = [picture[top, left : left + size] for picture in (sure, quiet)]
+    assert [bool((corner == palette.SUPPORTS).all()) for corner in corners] == [True, False]
+    words = slice(HEADER + 23, HEADER + 43), slice(painter.panel_left, None)
+    assert (sure[words] != quiet[words]).any()
+    assert not (quiet == palette.SUPPORTS).all(axis=-1)[:, : painter.panel_left].any()
 
 
 def test_grey_says_whether_nothing_matters_or_no_step_alone() -> None:
