@@ -14,18 +14,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Mapping, Sequence
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from envs.door import Door
 from envs.observations import ActionMask
 from recall.render import palette
-from recall.render.palette import Colour
+from recall.render.palette import Colour, font
 
 Picture = NDArray[np.uint8]
 
@@ -313,7 +312,7 @@ def _words(text: str, width: int, height: int, brief: bool) -> Image.Image:
     lines, line = [], ""
     for word in text.split() or ["(no words)"]:
         longer = f"{line} {word}".strip()
-        if line and _font(size).getlength(longer) > width - 4:
+        if line and font(size).getlength(longer) > width - 4:
             lines.append(line)
             longer = word
         line = longer
@@ -322,21 +321,16 @@ def _words(text: str, width: int, height: int, brief: bool) -> Image.Image:
     image = Image.new("RGB", (width, (size + 4) * len(lines)), palette.PAPER)
     draw = ImageDraw.Draw(image)
     for place, words in enumerate(lines):
-        draw.text((2, place * (size + 4)), words, fill=palette.INK, font=_font(size))
+        draw.text((2, place * (size + 4)), words, fill=palette.INK, font=font(size))
     return image
 
 
 # --- Letters ---------------------------------------------------------------------
 
 
-@lru_cache(maxsize=64)
-def _font(size: int) -> Any:
-    return ImageFont.load_default(size)
-
-
 def _line(text: str, width: int, height: int, ink: Colour) -> Image.Image:
     image = Image.new("RGB", (width, height), palette.PAPER)
-    ImageDraw.Draw(image).text((0, 2), text, fill=ink, font=_font(15))
+    ImageDraw.Draw(image).text((0, 2), text, fill=ink, font=font(15))
     return image
 
 
@@ -350,10 +344,10 @@ def _write(
     """The text in the middle of a box, as large as fits; nothing where it would be too small to read."""
     left, top, right, bottom = box
     size = int(min(size, bottom - top))
-    while size > 8 and _font(size).getlength(text) > right - left:
+    while size > 8 and font(size).getlength(text) > right - left:
         size -= 1
     if size >= 8:
-        draw.text(((left + right) / 2, (top + bottom) / 2), text, fill=ink, font=_font(size), anchor="mm")
+        draw.text(((left + right) / 2, (top + bottom) / 2), text, fill=ink, font=font(size), anchor="mm")
 
 
 def _ink_on(colour: Colour) -> Colour:

@@ -1,13 +1,17 @@
-"""The few colours of all pictures, chosen so that they differ in lightness too and not only in hue.
+"""The few colours and the letters of all pictures.
 
-Orange (agent) is light and round or pointed, red (goal) is dark and square: they stay apart without colour
-vision. Bars are blue (supports) or purple and hollow (opposes), both far from the two markers.
+The colours are chosen so that they differ in lightness too and not only in hue. Orange (agent) is light and round or
+pointed, red (goal) is dark and square: they stay apart without colour vision. Bars are blue (supports) or purple and
+hollow (opposes), both far from the two markers.
 """
 
 from __future__ import annotations
 
+from functools import cache, lru_cache
+
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
 
 from envs.render import ORANGE, RED
 
@@ -77,3 +81,41 @@ def fixed_colours() -> list[Colour]:
     for grey in _GREYS:
         colours[(grey, grey, grey)] = None
     return list(colours)
+
+
+_NOWHERE = Image.new("L", (1, 1))
+
+
+@cache
+def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """Pillow's own font."""
+    return ImageFont.load_default(size=size)
+
+
+def text_at(
+    draw: ImageDraw.ImageDraw,
+    place: tuple[int, int],
+    text: str,
+    size: int,
+    colour: Colour = INK,
+    anchor: str = "la",
+) -> None:
+    """Write a line of text; `anchor` is that of Pillow."""
+    letters, right, down = _lettering(text, size, anchor)
+    if letters is not None:
+        draw.bitmap((place[0] + right, place[1] + down), letters, fill=colour)
+
+
+@lru_cache(maxsize=4096)
+def _lettering(text: str, size: int, anchor: str) -> tuple[Image.Image | None, int, int]:
+    """A text as a mask, and how far from its anchor the mask's corner lies; most texts come again and
+    again."""
+    face = font(size)
+    left, top, right, bottom = (
+        round(edge) for edge in ImageDraw.Draw(_NOWHERE).textbbox((0, 0), text, face, anchor)
+    )
+    if right <= left or bottom <= top:
+        return None, 0, 0
+    letters = Image.new("L", (right - left, bottom - top))
+    ImageDraw.Draw(letters).text((-left, -top), text, fill=255, font=face, anchor=anchor)
+    return letters, left, top

@@ -11,14 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache, lru_cache
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from envs.errors import UserError
 from recall.render import palette
-from recall.render.palette import Colour
+from recall.render.palette import Colour, text_at
 from recall.render.scene import MAP_SIZE, THUMBNAIL_SIZE, Cell, Picture, Scene
 from recall.scores.recalls import CLEARLY, INTERACT, NO_SINGLE, NOT_USED, UNAFFECTED, StepRecalls, Thresholds
 from recall.scores.registry import SCORES
@@ -38,7 +37,6 @@ PLACE_MARK = 15
 """Pixels: side of the rank that is drawn on the map."""
 
 Box = tuple[int, int, int, int]
-_NOWHERE = Image.new("L", (1, 1))
 
 
 @dataclass(frozen=True)
@@ -79,11 +77,6 @@ class Tile:
     """(row, column) where the agent stood then, if the environment can tell."""
     had_effect: bool = True
     """False for a slot of a hard memory that only came close to being read."""
-
-
-@cache
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(size=size)
 
 
 def signed(number: float, digits: int = 2) -> str:
@@ -169,13 +162,13 @@ class Painter:
         draw.rectangle((MARGIN, HEADER, MARGIN + MAP_SIZE - 1, HEADER + MAP_SIZE - 1), fill=palette.PANEL)
         if has_markers:
             self._draw_legend(draw, has_view)
-        _text(draw, (self.panel_left, HEADER - 2), f"What it recalls: top {self.top_k}", 20)
+        text_at(draw, (self.panel_left, HEADER - 2), f"What it recalls: top {self.top_k}", 20)
         then = "seen then, position then" if has_view else "the frame then"
         line = f"{then}, and how much that write matters now"
         if self.score is SCORES["address"]:
             line = f"{then}, and whether that slot is read now"
         if not self.score.of_steps:  # these say it in words that change, see `_paint_words`
-            _text(draw, (self.panel_left, HEADER + 25), line, 14, palette.FAINT_INK)
+            text_at(draw, (self.panel_left, HEADER + 25), line, 14, palette.FAINT_INK)
         for row in range(self.top_k):
             draw.rectangle(self.tile_box(row), fill=palette.PAPER, outline=palette.EDGE)
         return image
@@ -183,17 +176,17 @@ class Painter:
     def _draw_legend(self, draw: ImageDraw.ImageDraw, has_view: bool) -> None:
         top, left = HEADER - 28, MARGIN
         draw.ellipse((left, top, left + 15, top + 15), fill=palette.AGENT, outline=palette.AGENT_EDGE)
-        _text(draw, (left + 22, top - 1), "orange = agent", 15)
+        text_at(draw, (left + 22, top - 1), "orange = agent", 15)
         left += 150
         draw.rectangle((left, top, left + 15, top + 15), fill=palette.GOAL, outline=palette.GOAL_EDGE)
-        _text(draw, (left + 22, top - 1), "red = goal", 15)
+        text_at(draw, (left + 22, top - 1), "red = goal", 15)
         if not has_view:
             return
         left += 120
         draw.rectangle(
             (left, top, left + 15, top + 15), fill=palette.SEEN_FREE, outline=palette.VIEW_EDGE, width=2
         )
-        _text(draw, (left + 22, top - 1), "what the agent sees", 15)
+        text_at(draw, (left + 22, top - 1), "what the agent sees", 15)
 
     # What changes --------------------------------------------------------------
 
@@ -221,7 +214,7 @@ class Painter:
             return
         left, top, right = self.panel_left + PANEL_WIDTH - 172, HEADER - 5, self.panel_left + PANEL_WIDTH - 1
         draw.rectangle((left, top, right, top + 25), fill=palette.NOTICE)
-        _text(draw, ((left + right) // 2, top + 12), doubt, 16, palette.PAPER, "mm")
+        text_at(draw, ((left + right) // 2, top + 12), doubt, 16, palette.PAPER, "mm")
 
     def _paint_words(self, draw: ImageDraw.ImageDraw, doubt: str, tiles: Sequence[Tile]) -> None:
         """What is recalled, in words; quiet where nothing is."""
@@ -229,9 +222,9 @@ class Painter:
         words = {UNAFFECTED: f"{UNAFFECTED} by what came before", NO_SINGLE: f"{NO_SINGLE}: several together"}
         if not doubt and best is not None:
             steps = "1 step" if best.age == 1 else f"{best.age} steps"
-            _text(draw, (self.panel_left, HEADER + 23), f"acts on step {best.step}, seen {steps} ago", 16)
+            text_at(draw, (self.panel_left, HEADER + 23), f"acts on step {best.step}, seen {steps} ago", 16)
         else:
-            _text(draw, (self.panel_left, HEADER + 23), words.get(doubt, ""), 16, palette.FAINT_INK)
+            text_at(draw, (self.panel_left, HEADER + 23), words.get(doubt, ""), 16, palette.FAINT_INK)
 
     def _paint_link(self, draw: ImageDraw.ImageDraw, scene: Scene, tiles: Sequence[Tile | None]) -> None:
         """A line from the best recall to the cell where the agent stood then."""
@@ -267,12 +260,12 @@ class Painter:
             )
             draw.rectangle(box, outline=palette.GREYED)
         text_left = left + 31 + 2 * (THUMBNAIL_SIZE + 8) + 4
-        _text(draw, (text_left, top + 6), f"age {tile.age}", 19, ink)
-        _text(draw, (right - 10, top + 9), tile.note, 15, ink, "ra")
+        text_at(draw, (text_left, top + 6), f"age {tile.age}", 19, ink)
+        text_at(draw, (right - 10, top + 9), tile.note, 15, ink, "ra")
         self._paint_bar(draw, (text_left, top + 36, right - 62, top + 51), tile, scale, grey)
-        _text(draw, (right - 10, top + 35), score_text(tile.score), 16, ink, "ra")
+        text_at(draw, (right - 10, top + 35), score_text(tile.score), 16, ink, "ra")
         then = f"step {tile.step}" + (f", reward {signed(tile.reward)}" if tile.reward else "")
-        _text(draw, (text_left, top + 60), then, 15, palette.FAINT_INK)
+        text_at(draw, (text_left, top + 60), then, 15, palette.FAINT_INK)
 
     def _paint_places(self, draw: ImageDraw.ImageDraw, scene: Scene, tiles: Sequence[Tile]) -> None:
         """The ranks in the corners of the cells where the agent stood then; the middle stays free."""
@@ -333,7 +326,7 @@ class Painter:
         for place, (name, text) in enumerate(slots):
             _slot(draw, (MARGIN + place * step, top), name, text)
         for number, line in enumerate(self._explanation(recalls, scale)):
-            _text(draw, (MARGIN, top + 52 + 20 * number), line, 14, palette.FAINT_INK)
+            text_at(draw, (MARGIN, top + 52 + 20 * number), line, 14, palette.FAINT_INK)
 
     def _explanation(self, recalls: StepRecalls, scale: float) -> tuple[str, str, str]:
         """What score, bars and grey mean."""
@@ -373,40 +366,12 @@ def _badge(draw: ImageDraw.ImageDraw, middle: tuple[int, int], rank: int, size: 
     half = size // 2
     box = (middle[0] - half, middle[1] - half, middle[0] + half, middle[1] + half)
     draw.rectangle(box, fill=palette.INK if rank == 0 else palette.NOTICE, outline=palette.PAPER)
-    _text(draw, middle, str(rank + 1), round(size * 0.8), palette.PAPER, "mm")
+    text_at(draw, middle, str(rank + 1), round(size * 0.8), palette.PAPER, "mm")
 
 
 def _slot(
     draw: ImageDraw.ImageDraw, corner: tuple[int, int], name: str, text: str, strong: bool = False
 ) -> None:
     """A small grey name above a large value."""
-    _text(draw, corner, name, 14, palette.FAINT_INK)
-    _text(draw, (corner[0], corner[1] + 17), text, 21, palette.SUPPORTS if strong else palette.INK)
-
-
-def _text(
-    draw: ImageDraw.ImageDraw,
-    place: tuple[int, int],
-    text: str,
-    size: int,
-    colour: Colour = palette.INK,
-    anchor: str = "la",
-) -> None:
-    letters, right, down = _lettering(text, size, anchor)
-    if letters is not None:
-        draw.bitmap((place[0] + right, place[1] + down), letters, fill=colour)
-
-
-@lru_cache(maxsize=4096)
-def _lettering(text: str, size: int, anchor: str) -> tuple[Image.Image | None, int, int]:
-    """A text as a mask, and how far from its anchor the mask's corner lies; most texts come again and
-    again."""
-    font = _font(size)
-    left, top, right, bottom = (
-        round(edge) for edge in ImageDraw.Draw(_NOWHERE).textbbox((0, 0), text, font, anchor)
-    )
-    if right <= left or bottom <= top:
-        return None, 0, 0
-    letters = Image.new("L", (right - left, bottom - top))
-    ImageDraw.Draw(letters).text((-left, -top), text, fill=255, font=font, anchor=anchor)
-    return letters, left, top
+    text_at(draw, corner, name, 14, palette.FAINT_INK)
+    text_at(draw, (corner[0], corner[1] + 17), text, 21, palette.SUPPORTS if strong else palette.INK)
