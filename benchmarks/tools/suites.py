@@ -6,7 +6,8 @@
 
 Every id runs in a process of its own with a time limit, so that one which crashes or hangs is a line like any other.
 It trains two updates of mnm-p on 2 environments, then plays one held-out episode of at most 12 steps, without and with
-a GIF and a page. Rows go to benchmarks/results/suites.csv (those of other suites stay) and the page to docs/suites.md.
+a GIF and a page. Every row goes to benchmarks/results/suites.csv at once (those of other ids stay), at the end the
+page to docs/suites.md.
 """
 
 from __future__ import annotations
@@ -227,19 +228,20 @@ def main(argv: Sequence[str]) -> int:
     for name in chosen:
         suite = SUITES[name]
         ids, count = ids_of(suite, config.sample), len(ids_of(suite, 0))
-        found = []
         for env_id in ids:
             row = tried(env_id, config.timeout)
-            console.print(
-                f"{name} {env_id}: {' '.join(s for s in STAGES if row[s])} {row['refusal']}", markup=False
-            )
-            found.append({"suite": name, "version": _version(suite.distribution), "of": str(count), **row})
-        if found:
-            rows = [row for row in read_csv(RESULTS) if row["suite"] != name] + found
-            rows.sort(key=lambda row: (list(SUITES).index(row["suite"]), row["id"]))
-            write_csv(RESULTS, rows)
+            done = " ".join(stage for stage in STAGES if row[stage])
+            console.print(f"{name} {env_id}: {done} {row['refusal']}", markup=False)
+            _keep({"suite": name, "version": _version(suite.distribution), "of": str(count), **row})
     write_text(PAGE, page_of(read_csv(RESULTS)))
     return 0
+
+
+def _keep(row: dict[str, str]) -> None:
+    """Put a row in the place of the one of the same id; whatever stops the command later, it is kept."""
+    rows = [one for one in read_csv(RESULTS) if (one["suite"], one["id"]) != (row["suite"], row["id"])]
+    names = list(SUITES)
+    write_csv(RESULTS, sorted([*rows, row], key=lambda one: (names.index(one["suite"]), one["id"])))
 
 
 def _version(distribution: str) -> str:
