@@ -29,31 +29,38 @@ def memory_pass(weights: list[Array], key: Array) -> list[Array]:
     return [key, z1, z2, weights[2] @ z2]
 
 
-def local_write(
-    weights: list[Array], keys: Array, values: Array, beta: Array, bfpf: tuple[Array, Array]
-) -> list[Array]:
-    """MNM-p: M^l - beta_l * 2/(H dim z^l) * sum_i (z^l_i - z'^l_i) (z^{l-1}_i)^T."""
-    new = [w.copy() for w in weights]
+def read(weights: list[Array], keys: Array) -> Array:
+    """Mean over heads of f(k)."""
+    return np.mean([memory_pass(weights, key)[3] for key in keys], axis=0)
+
+
+def local_errors(weights: list[Array], key: Array, value: Array, bfpf: tuple[Array, Array]) -> list[Array]:
+    """MNM-p, without the mean over heads: E^l = 2/dim(z^l) * (z^l - z'^l) for l = 1..3."""
+    outputs = memory_pass(weights, key)[1:]
+    targets = np.split(bfpf[0] @ value + bfpf[1], np.cumsum([len(z) for z in outputs])[:-1])
+    return [2.0 / len(z) * (z - target) for z, target in zip(outputs, targets, strict=True)]
+
+
+def gradient_errors(weights: list[Array], key: Array, value: Array) -> list[Array]:
+    """MNM-g, without the mean over heads: E^l, with E^l (z^{l-1})^T = d/dM^l of mean over units of (f(k) - v)^2."""
+    z = memory_pass(weights, key)
+    error3 = 2.0 / len(value) * (z[3] - value)
+    error2 = (weights[2].T @ error3) * (1.0 - z[2] ** 2)
+    return [(weights[1].T @ error2) * (1.0 - z[1] ** 2), error2, error3]
+
+
+def write(
+    weights: list[Array], keys: Array, values: Array, beta: Array, bfpf: tuple[Array, Array] | None
+) -> tuple[list[Array], list[list[Array]]]:
+    """M^l - sum over heads i of U^l_i (z^{l-1}_i)^T with U^l_i = beta_l E^l_i / H, and U; without a BFPF MNM-g."""
+    new, steps = [w.copy() for w in weights], []
     for key, value in zip(keys, values, strict=True):
         z = memory_pass(weights, key)
-        targets = np.split(bfpf[0] @ value + bfpf[1], 3)
+        errors = local_errors(weights, key, value, bfpf) if bfpf else gradient_errors(weights, key, value)
+        steps.append([beta[layer] * errors[layer] / len(keys) for layer in range(3)])
         for layer in range(3):
-            scale = 2.0 / (len(keys) * len(z[layer + 1]))
-            new[layer] -= beta[layer] * scale * np.outer(z[layer + 1] - targets[layer], z[layer])
-    return new
-
-
-def gradient_write(weights: list[Array], keys: Array, values: Array, beta: Array) -> list[Array]:
-    """MNM-g: M^l - beta_l * dL/dM^l with L = mean over heads and units of (f(k) - v)^2."""
-    new = [w.copy() for w in weights]
-    for key, value in zip(keys, values, strict=True):
-        z = memory_pass(weights, key)
-        error = 2.0 * (z[3] - value) / values.size
-        for layer in (2, 1, 0):
-            new[layer] -= beta[layer] * np.outer(error, z[layer])
-            if layer > 0:
-                error = (weights[layer].T @ error) * (1.0 - z[layer] ** 2)
-    return new
+            new[layer] -= np.outer(steps[-1][layer], z[layer])
+    return new, steps
 
 
 @dataclass
@@ -96,13 +103,12 @@ class Reference:
         beta = np.broadcast_to(sigmoid(self.linear("rate", vector[:d])), (3,))
         per_head = vector[d:].reshape(heads, 3, d)
         write_keys, values, read_keys = per_head[:, 0], per_head[:, 1], per_head[:, 2]
+        bfpf = None
         if self.rule == "local":
             name = "memory.rule.predict_targets"
             bfpf = (self.parameters[f"{name}.weight"], self.parameters[f"{name}.bias"])
-            weights = local_write(weights, write_keys, values, beta, bfpf)
-        else:
-            weights = gradient_write(weights, write_keys, values, beta)
-        value_read = np.mean([memory_pass(weights, key)[3] for key in read_keys], axis=0)
+        weights, _ = write(weights, write_keys, values, beta, bfpf)
+        value_read = read(weights, read_keys)
         after = np.array([memory_pass(weights, key)[3] for key in write_keys])
         meta_loss = float(np.mean((after - values) ** 2))
         return self.linear("output", np.concatenate([h, value_read])), meta_loss, h, c, value_read, weights

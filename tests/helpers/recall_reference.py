@@ -1,7 +1,4 @@
-"""For the recall tests: an independent neural memory in plain NumPy, an agent built on it, and small environments.
-
-The memory shares no code with `memory/` and `recall/`: one matrix per layer, one head at a time.
-"""
+"""For the recall tests: a random memory in plain NumPy, an agent built on it, and small environments."""
 
 from __future__ import annotations
 
@@ -13,6 +10,7 @@ import imageio.v3 as imageio
 import numpy as np
 import torch
 from gymnasium import spaces
+from numpy_mnm import memory_pass, read, write
 
 from agents.distributions import actions_for
 from envs import make_single
@@ -32,18 +30,6 @@ class Record(NamedTuple):
     value_read: Any
 
 
-def forward(weights, key):
-    """z_1, z_2, f_W(k) for one key."""
-    hidden1 = np.tanh(weights[0] @ key)
-    hidden2 = np.tanh(weights[1] @ hidden1)
-    return hidden1, hidden2, weights[2] @ hidden2
-
-
-def read(weights, keys):
-    """Mean over heads of f_W(k)."""
-    return np.mean([forward(weights, key)[2] for key in keys], axis=0)
-
-
 class ReferenceMemory:
     """Writes by rule "p" (local targets from a fixed random map) or "g" (one gradient step), float by float."""
 
@@ -53,7 +39,10 @@ class ReferenceMemory:
         shapes = [(hidden, size), (hidden, hidden), (size, hidden)]
         self.rule, self.heads, self.size, self.dtype, self.rng = rule, heads, size, dtype, rng
         self.start = [(gain * rng.normal(size=s) / np.sqrt(s[1])).astype(dtype) for s in shapes]
-        self.targets = [rng.normal(size=(s[0], size)).astype(dtype) / np.sqrt(size) for s in shapes]
+        self.targets = [(rng.normal(size=(s[0], size)) / np.sqrt(size)).astype(dtype) for s in shapes]
+        self.bfpf = None
+        if rule == "p":
+            self.bfpf = np.concatenate(self.targets), np.zeros(2 * hidden + size, dtype)
         self.change = [np.zeros_like(w) for w in self.start]
 
     def weights(self):
@@ -61,36 +50,19 @@ class ReferenceMemory:
 
     def step(self, write_keys, target_values, beta, read_keys, layers=(0, 1, 2)):
         """One write and one read; returns the record of it (batch of one) and the weights read from."""
-        weights = self.weights()
-        inputs = [np.zeros((self.heads, w.shape[1]), self.dtype) for w in weights]
-        steps = [np.zeros((self.heads, w.shape[0]), self.dtype) for w in weights]
-        for head in range(self.heads):
-            hidden1, hidden2, value = forward(weights, write_keys[head])
-            inputs[0][head], inputs[1][head], inputs[2][head] = write_keys[head], hidden1, hidden2
-            outputs = (hidden1, hidden2, value)
-            if self.rule == "g":
-                error = 2 / (self.heads * self.size) * (value - target_values[head])
-                below2 = (weights[2].T @ error) * (1 - hidden2**2)
-                below1 = (weights[1].T @ below2) * (1 - hidden1**2)
-                errors = (below1, below2, error)
-            else:
-                errors = tuple(
-                    2 / (self.heads * len(out)) * (out - target @ target_values[head])
-                    for out, target in zip(outputs, self.targets, strict=True)
-                )
-            for layer in layers:
-                steps[layer][head] = beta * errors[layer]
-        written = [w - u.T @ z for w, u, z in zip(weights, steps, inputs, strict=True)]
+        rates = np.array([beta if layer in layers else 0 for layer in range(3)], self.dtype)
+        written, steps = write(self.weights(), write_keys, target_values, rates, self.bfpf)
+        before = [memory_pass(self.weights(), key) for key in write_keys]
         self.change = [w - start for w, start in zip(written, self.start, strict=True)]
-        passes = [forward(written, key) for key in read_keys]
+        passes = [memory_pass(written, key) for key in read_keys]
         record = Record(
-            write_inputs=tuple(batch_of_one(z) for z in inputs),
-            write_steps=tuple(batch_of_one(u) for u in steps),
+            write_inputs=tuple(batch_of_one(np.stack([z[n] for z in before])) for n in range(3)),
+            write_steps=tuple(batch_of_one(np.stack(part)) for part in zip(*steps, strict=True)),
             target_value=batch_of_one(target_values),
             beta=batch_of_one(np.array(beta, self.dtype)),
             read_key=batch_of_one(read_keys),
-            read_hidden=tuple(batch_of_one(np.stack([p[n] for p in passes])) for n in (0, 1)),
-            value_read=batch_of_one(np.mean([p[2] for p in passes], axis=0)),
+            read_hidden=tuple(batch_of_one(np.stack([z[n] for z in passes])) for n in (1, 2)),
+            value_read=batch_of_one(read(written, read_keys)),
         )
         return record, written
 

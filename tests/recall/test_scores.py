@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from recall_reference import random_tape, read
+from numpy_mnm import read
+from recall_reference import random_tape
 
 from recall.record.tape import weights_at
 from recall.scores.from_tape import (

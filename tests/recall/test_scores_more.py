@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from recall_reference import ReferenceMemory, forward, random_tape, read
+from numpy_mnm import memory_pass, read
+from recall_reference import ReferenceMemory, random_tape
 
 from envs.errors import UserError
 from recall.record.tape import Tape, WriteRule
@@ -128,7 +129,7 @@ def explicit_reapplied(tape, rule, s, last, heads, seed=0):
         beta = 0.0 if tau == s else float(memory.beta[tau])
         keys, targets = memory.write_inputs[0][tau], memory.target_value[tau]
         _, written = reference.step(keys, targets, beta, memory.read_key[tau])
-        values.append(np.mean([forward(written, key)[2] for key in memory.read_key[tau]], axis=0))
+        values.append(np.mean([memory_pass(written, key)[3] for key in memory.read_key[tau]], axis=0))
     return np.stack(values)
 
 
