@@ -11,7 +11,7 @@ from agents.core_options import CoreOptions
 from agents.options import check_at_least, check_numbers, json_object, option, suggestion
 from envs.errors import UserError
 from envs.wrappers import WRAPPERS, parse_wrapper, skip_frames, stack_frames
-from memory.options import architecture_of
+from memory.core import architecture_of
 
 BackendName = Literal["auto", "native", "envpool", "sync", "async"]
 
@@ -163,12 +163,12 @@ class TrainConfig(CoreOptions):
         """Where the run is kept."""
         if self.run_dir is not None:
             return Path(self.run_dir)
-        env_name = self.env.replace("/", "-").replace(":", "-")
-        return Path("runs") / f"{env_name}-{self.core}-{self.algo}-s{self.seed}"
+        name = f"{self.env}-{self.core}-{self.algo}-s{self.seed}"
+        return Path("runs") / name.replace("/", "-").replace(":", "-")
 
 
 ARCHITECTURE = (
-    "env", "env_kwargs", "wrapper", "frame_skip", "frame_stack", "core", *architecture_of(CoreOptions),
+    "env", "env_kwargs", "wrapper", "frame_skip", "frame_stack", "core", "core_kwargs", *architecture_of(CoreOptions),
     "embedding_size", "previous_inputs", "reward_scale", "normalize_observations", "normalize_rewards",
 )  # fmt: skip
 """Options that decide what the weights mean."""

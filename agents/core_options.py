@@ -3,30 +3,35 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
-from agents.options import check_at_least, option
-from envs.errors import UserError
-from memory import CoreConfig, CoreName, CoreSettings
+from agents.options import check_bounds, json_object, option
+from memory import CORE_NAMES, CoreConfig, CoreSettings
+from memory.config import check_core
 
 
 @dataclass(frozen=True)
 class CoreOptions(CoreSettings):
     """Which core, how large, and what its own loss weighs; configurations inherit these fields."""
 
-    core: CoreName = option("mnm-p", "memory core")
+    TITLE: ClassVar[str] = "memory core"
+
+    core: str = option(
+        "mnm-p", f"memory core: {', '.join(CORE_NAMES)}, or module:Class for one of your own", metavar="NAME"
+    )
+    core_kwargs: str = option("{}", "arguments of a core of your own as a JSON object", metavar="JSON")
     meta_coef: float = option(1.0, "MNM: weight of the memory's own loss")
 
     def __post_init__(self) -> None:
-        check_at_least(self, 1, "hidden_size", "memory_size", "heads", "slots")
-        check_at_least(self, 0, "interaction_window")
-        for name in ("interaction_gain", "address_temperature", "address_temperature_final"):
-            value = getattr(self, name)
-            if not (value > 0.0 and math.isfinite(value)):
-                raise UserError(f"--{name.replace('_', '-')} must be positive and finite, got {value}")
+        check_bounds(self)
+        check_core(self.core, self.core_arguments())
+
+    def core_arguments(self) -> dict[str, Any]:
+        """--core-kwargs as a dict; raises UserError if it is not a JSON object."""
+        return json_object("core-kwargs", self.core_kwargs, '{"heads": 4}')
 
     def core_config(self) -> CoreConfig:
         """The part that `memory.make_core` needs."""
         settings = {field.name: getattr(self, field.name) for field in dataclasses.fields(CoreSettings)}
-        return CoreConfig(self.core, **settings)
+        return CoreConfig(self.core, self.core_arguments(), **settings)

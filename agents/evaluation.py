@@ -70,6 +70,7 @@ def load_agent(
     run_dir = find_agent(run_dir)
     run = RunDirectory(run_dir)
     config = stored_config = run.read_config(TrainConfig)
+    run.find_modules()
     if env is not None:
         config = dataclasses.replace(config, env=id_of(env))
     else:

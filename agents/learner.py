@@ -56,6 +56,7 @@ class Learner:
         for _ in range(self.epochs):
             for columns in self._split(len(valid)):
                 logs.append(self._step(rollout, targets, columns, valid, entropy_coef))
+        self.model.core.parameters_changed()
         # Only now: until here the policy that learns had to see what the one that acted saw.
         self.model.encoder.count(rollout.obs, rollout.reward, rollout.valid, ranks)
         means = ranks.sum(torch.stack([torch.stack([log[name] for log in logs]) for name in MEANS]))

@@ -1,9 +1,9 @@
 """Frozen dataclasses as command lines: one generic parser, one line per error, nearest valid names.
 
-A field made by `option(default, "what it is")` becomes `--field-name`, with its type, choices (from
-`Literal`) and default in --help. A bool becomes `--name / --no-name`, a tuple an option that may be repeated; `None`
-is allowed where the type says so. The standard library's parser is used because its errors can be cut down to ONE
-clear line.
+A field made by `option(default, "what it is")` becomes `--field-name`, with its type, choices (from `Literal`)
+and default in --help, under the heading `TITLE` of the class that declares it. A bool becomes `--name / --no-name`,
+a tuple an option that may be repeated; `None` is allowed where the type says so. The standard library's parser is
+used because its errors can be cut down to ONE clear line.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import torch
 
 from agents.hints import hint
 from envs.errors import UserError, first_line, nearest
-from memory.options import option as option
+from memory.core import option as option
 
 ConfigT = TypeVar("ConfigT")
 
@@ -63,10 +63,15 @@ def parse_parts(
         allow_abbrev=False,
     )
     hints: dict[str, Any] = {}
+    headings: dict[str, argparse._ActionsContainer] = {"": parser}
     for part in parts:
         hints.update(get_type_hints(type(part)))
-        for field in own_fields_first(type(part)):
-            _add_option(parser, field, hints[field.name], getattr(part, field.name), field.name == positional)
+        for title, fields in by_heading(type(part)).items():
+            if title not in headings:
+                headings[title] = parser.add_argument_group(title)
+            for field in fields:
+                default = getattr(part, field.name)
+                _add_option(headings[title], field, hints[field.name], default, field.name == positional)
     values = vars(parser.parse_args(list(argv)))
     for name, value in values.items():
         if isinstance(value, list):  # an option that may be repeated
@@ -107,6 +112,22 @@ def check_types(kind: type[Any], values: dict[str, Any]) -> None:
             raise UserError(f"{name} must be {expected}, got {value!r:.60}")
 
 
+ADVANCED = "advanced (details and ablations)"
+
+
+def by_heading(kind: type[Any]) -> dict[str, list[dataclasses.Field[Any]]]:
+    """The fields of a dataclass under the headings of --help: "" for those without, advanced ones last."""
+    fields = {field.name: field for field in dataclasses.fields(kind)}
+    found: dict[str, list[dataclasses.Field[Any]]] = {"": []}
+    for base in kind.__mro__:
+        for name in [name for name in inspect.get_annotations(base) if name in fields]:
+            field = fields.pop(name)
+            title = ADVANCED if field.metadata.get("advanced") else base.__dict__.get("TITLE", "")
+            found.setdefault(title, []).append(field)
+    last = found.pop(ADVANCED, [])
+    return {title: group for title, group in (*found.items(), (ADVANCED, last)) if group}
+
+
 MOST_WHOLE, MOST_REAL = 2**31 - 1, 1e6
 """Bounds of options that declare none of their own (`option(..., most=N)`)."""
 
@@ -136,14 +157,24 @@ def check_at_least(config: Any, least: int, *names: str) -> None:
             )
 
 
-def json_object(name: str, text: str) -> dict[str, Any]:
+def check_bounds(config: Any) -> None:
+    """Refuse values outside the bounds that options declare (`at_least`, `positive`)."""
+    for field in dataclasses.fields(config):
+        value, least = getattr(config, field.name), field.metadata.get("at_least")
+        if least is not None and value is not None:
+            check_at_least(config, least, field.name)
+        if field.metadata.get("positive") and not (value > 0.0 and math.isfinite(value)):
+            raise UserError(f"--{field.name.replace('_', '-')} must be positive and finite, got {value}")
+
+
+def json_object(name: str, text: str, example: str = '{"side": 11}') -> dict[str, Any]:
     """The value of an option that holds a JSON object; raises UserError if it does not."""
     try:
         found = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise UserError(f"--{name} is not JSON ({error}): {text!r}") from None
     if not isinstance(found, dict):
-        raise UserError(f'--{name} must be a JSON object such as {{"side": 11}}, got {text!r}')
+        raise UserError(f"--{name} must be a JSON object such as {example}, got {text!r}")
     return found
 
 
@@ -202,7 +233,11 @@ def _reader_has_left() -> bool:
 
 
 def _add_option(
-    parser: argparse.ArgumentParser, field: dataclasses.Field[Any], hint: Any, default: Any, positional: bool
+    parser: argparse._ActionsContainer,
+    field: dataclasses.Field[Any],
+    hint: Any,
+    default: Any,
+    positional: bool,
 ) -> None:
     text = field.metadata["help"].replace("%", "%%")
     if positional:

@@ -28,6 +28,7 @@ from agents.hints import INSTALLED, ROOT
 from agents.metrics import MetricsFile, parse_metrics
 from agents.options import check_types, own_fields_first, suggestion
 from envs.errors import Stopped, UserError, first_line
+from envs.user_modules import folders_of, look_in
 
 ConfigT = TypeVar("ConfigT")
 
@@ -164,11 +165,12 @@ class RunDirectory:
 
     def write_config(self, config: Any) -> None:
         """Store the effective configuration and the package versions."""
-        content = {
-            "config": config_to_dict(config),
-            "commit": source_commit(),
-            "versions": package_versions(),
-        }
+        values = config_to_dict(config)
+        content = {"config": values, "commit": source_commit(), "versions": package_versions()}
+        named = [values[name] for name in ("env", "core") if name in values]
+        folders = folders_of(*named, *values.get("wrapper", ()))
+        if folders:
+            content["modules"] = folders
         write_text(self.path / "config.json", json.dumps(content, indent=2) + "\n")
 
     def read_config(self, kind: type[ConfigT]) -> ConfigT:
@@ -197,6 +199,12 @@ class RunDirectory:
         if not isinstance(stored, dict) or not isinstance(stored.get("config"), dict):
             raise UserError(f"{path} is damaged: it holds no configuration")
         return stored
+
+    def find_modules(self) -> None:
+        """Make the user's own environment and core importable from where the run found them."""
+        folders = self.read_stored().get("modules")
+        if isinstance(folders, dict):
+            look_in(folders)
 
     def log(self, row: dict[str, float]) -> None:
         """Append a row to metrics.csv and to TensorBoard."""

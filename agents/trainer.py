@@ -64,6 +64,8 @@ class Trainer:
         self.config, self.console, self.ranks = config, console or Console(quiet=True), ranks
         self.directory = RunDirectory(config.directory())
         saved = ranks.from_first(self._read_latest) if resume else None
+        if resume:
+            self.directory.find_modules()
         device = pick_device(config.device, ranks.local)
         check_memory(config.least_memory(), device)
         # Environments that cannot be restored must not play their first levels again after every resume.

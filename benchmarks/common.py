@@ -13,12 +13,23 @@ import torch
 
 from agents.run_dir import cpu_model, source_commit
 from envs.errors import UserError
+from memory import CORE_NAMES
 
 ROOT = Path(__file__).resolve().parent.parent
 RUNS_DIR = ROOT / "runs"
 RESULTS_DIR = ROOT / "benchmarks" / "results"
 STOPPED = 130
 """Exit code of a run that was asked to stop and can be continued."""
+
+
+CORE_COLOURS = dict(
+    zip(
+        CORE_NAMES,
+        ("#7f7f7f", "#0072b2", "#56b4e9", "#e69f00", "#d55e00", "#009e73", "#cc79a7", "#f0e442", "#000000"),
+        strict=False,
+    )
+)
+"""One colour per core in every figure (Okabe and Ito's palette, told apart by colour-blind readers too)."""
 
 
 def usable_cores() -> int:

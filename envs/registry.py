@@ -30,15 +30,7 @@ def import_module_of(env_id: str) -> str:
     module, name = split_id(env_id)
     if module is None:
         return name
-    try:
-        import_user_module(module, env_id)
-    except UserError:
-        raise
-    except Exception as error:
-        raise UserError(
-            f"cannot import module {module!r} of {env_id!r}: {type(error).__name__}: {first_line(error)} "
-            "(is it in this directory, installed, or on PYTHONPATH?)"
-        ) from error
+    import_user_module(module, env_id)
     return name
 
 

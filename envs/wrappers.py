@@ -124,15 +124,8 @@ def wrapped(env: gymnasium.Env[Any, Any], texts: Any, env_id: str) -> gymnasium.
 
 
 def _find(named: NamedWrapper) -> Any:
-    try:
-        ours = named.module == __name__
-        module = sys.modules[__name__] if ours else import_user_module(named.module, str(named))
-    except UserError:
-        raise
-    except Exception as error:
-        raise UserError(
-            f"cannot import module {named.module!r} of wrapper {named}: {type(error).__name__}: {first_line(error)}"
-        ) from error
+    ours = named.module == __name__
+    module = sys.modules[__name__] if ours else import_user_module(named.module, str(named))
     try:
         found = getattr(module, named.name)
     except AttributeError:

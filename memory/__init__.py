@@ -1,6 +1,6 @@
 """Memory: the neural memory rewritten at every step, the cores it is compared with, hard-addressed banks."""
 
-from memory.config import CORE_NAMES, CoreConfig, CoreName, CoreSettings, Implementation, make_core
+from memory.config import CORE_NAMES, CORES, CoreConfig, CoreSettings, make_core
 from memory.core import (
     AddressRecord,
     Controller,
@@ -10,6 +10,7 @@ from memory.core import (
     MemoryRecord,
     detach_state,
     map_state,
+    output_without_writes,
     reset_state,
     select_state,
 )
@@ -24,6 +25,7 @@ from memory.mnm.torch_backend.step import step_in_place
 from memory.recurrent.cores import GRUCore, LSTMCore, NoMemory
 
 __all__ = [
+    "CORES",
     "CORE_NAMES",
     "ESTIMATORS",
     "AddressRecord",
@@ -32,7 +34,6 @@ __all__ = [
     "Choice",
     "Controller",
     "CoreConfig",
-    "CoreName",
     "CoreOutput",
     "CoreSettings",
     "EstimatorName",
@@ -40,7 +41,6 @@ __all__ = [
     "GRUCore",
     "HardCore",
     "HardState",
-    "Implementation",
     "Intervention",
     "LSTMCore",
     "MNMCore",
@@ -58,6 +58,7 @@ __all__ = [
     "gumbel_noise",
     "make_core",
     "map_state",
+    "output_without_writes",
     "reset_state",
     "select_state",
     "step_in_place",

@@ -1,4 +1,4 @@
-"""The interface of every memory core: a recurrent map with an explicit state and one reset flag.
+"""The interface of every memory core: a recurrent map with an explicit state, one reset flag, declared options.
 
 Legend: T time, B batch, D output size, H heads, d key and value size, u hidden width of the neural memory.
 
@@ -13,12 +13,16 @@ nothing else resets it. States are named tuples of tensors, batch first.
 
 A core that chooses at random consumes noise, which comes in as an argument, so that what was drawn while
 acting can be replayed while learning: `noise_shape` per step and example, None for a core without chance.
+
+The options of a core are the fields of a dataclass that stands beside it (`option`).
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, TypeVar
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +30,59 @@ from torch import Tensor, nn
 StateT = TypeVar("StateT", bound=tuple[Tensor, ...])
 Controller = Literal["lstm", "gru", "feedforward"]
 """What computes h_t in front of a memory; the feed-forward one keeps no state."""
+
+
+def option(default: Any, description: str, **metadata: Any) -> Any:
+    """A dataclass field that is an option of a command line.
+
+    architecture=True: weights depend on it; at_least, most, positive: its bounds; before=x: what configurations
+    stored before it existed mean; advanced=True: last in --help.
+    """
+    return dataclasses.field(default=default, metadata={"help": description, **metadata})
+
+
+def architecture_of(kind: type[Any]) -> tuple[str, ...]:
+    """Names of the fields that decide what the weights mean."""
+    return tuple(f.name for f in dataclasses.fields(kind) if f.metadata.get("architecture"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class SizeOptions:
+    """The option of every core; `TITLE` is the heading under which --help shows it."""
+
+    TITLE: ClassVar[str] = "memory core"
+
+    hidden_size: int = option(
+        128,
+        "size of controller or recurrent layer, and of the features",
+        architecture=True,
+        at_least=1,
+        most=2**16,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryOptions:
+    """The options of every core with a memory behind a controller."""
+
+    TITLE: ClassVar[str] = "memory core"
+
+    memory_size: int = option(
+        64, "MNM and hard: size d of keys and values; MNM: also hidden width of the memory", architecture=True,
+        at_least=1, most=2**12,
+    )  # fmt: skip
+    heads: int = option(
+        1,
+        "MNM: heads that write and read at every step; hard: heads that read",
+        architecture=True,
+        at_least=1,
+        most=256,
+    )
+    controller: Controller = option(
+        "lstm",
+        "MNM and hard: network in front of the memory: lstm, gru, or feedforward, which has no state",
+        architecture=True,
+    )
 
 
 class MemoryRecord(NamedTuple):
@@ -120,10 +177,6 @@ class MemoryCore(nn.Module):
     """True if the core has a write memory, whose writes and reads can be recorded."""
     addresses: bool = False
     """True if the core reads slots by hard addresses, which can be recorded."""
-    capturable: bool = False
-    """True if a CUDA graph can hold `step` and `unroll`: they ask the host nothing, and no number of theirs changes."""
-    reset_capacity: int | None = None
-    """Set while `unroll` is recorded for a CUDA graph: resets after its first step that it must have room for."""
     noise_shape: tuple[int, ...] | None = None
     """Shape of the standard Gumbel noise that one step of one example consumes; None for no noise."""
 
@@ -153,6 +206,9 @@ class MemoryCore(nn.Module):
 
     def set_progress(self, progress: float) -> None:
         """Tell the core how far training is, from 0 to 1; for cores with a schedule of their own."""
+
+    def parameters_changed(self) -> None:
+        """Tell the core that an optimizer has made its step; for cores that keep what they derive from parameters."""
 
     def _zeros(self, *shape: int) -> Tensor:
         parameter = next(self.parameters())

@@ -57,4 +57,5 @@ class TaskConfig:
         if self.run_dir is not None:
             return Path(self.run_dir)
         core = getattr(self, "core", None)
-        return Path("runs") / "-".join(part for part in (self.task, core, f"s{self.seed}") if part)
+        name = "-".join(part for part in (self.task, core, f"s{self.seed}") if part)
+        return Path("runs") / name.replace(":", "-")

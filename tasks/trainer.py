@@ -50,6 +50,8 @@ class TaskTrainer:
         self.config, self.console = config, console or Console(quiet=True)
         self.directory = RunDirectory(config.directory())
         saved = self._read_latest() if resume else None
+        if resume:
+            self.directory.find_modules()
         self.device = pick_device(config.device)
         self.task = build_task(config, self.device)
         self.model = self.task.model

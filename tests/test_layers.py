@@ -19,11 +19,12 @@ PACKAGES = ("envs", "memory", "agents", "recall", "tasks", "benchmarks")
 COMMANDS = ("train_rl", "train_task", "evaluate")
 """The scripts at the top; only other scripts and benchmarks may import them."""
 ROOMS_OF_MEMORY = (
-    ("memory.core", "memory.options"),
-    ("memory.recurrent", "memory.mnm.rules", "memory.mnm.neural"),
-    ("memory.hard", "memory.mnm.reference", "memory.mnm.tape", "memory.mnm.weight_gradients"),
+    ("memory.core",),
+    ("memory.recurrent", "memory.mnm.neural"),
+    ("memory.hard", "memory.mnm.reference", "memory.mnm.tape"),
     ("memory.mnm.torch_backend", "memory.mnm.cpp_backend"),
     ("memory.mnm.fast",),
+    ("memory.user_core",),
     ("memory.config",),
     ("memory.__init__",),
 )

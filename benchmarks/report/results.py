@@ -24,7 +24,7 @@ from agents.curves import save_figure
 from agents.evaluation import bootstrap_interval
 from agents.files import Row, read_csv, write_text
 from agents.options import option, parse, run_command, suggestion
-from benchmarks.common import DAGGER, DIRTY, RESULTS_DIR, ROOT, marked
+from benchmarks.common import CORE_COLOURS, DAGGER, DIRTY, RESULTS_DIR, ROOT, marked
 from benchmarks.report.seed_statistics import interquartile_mean, probability_of_improvement, wilson
 from benchmarks.studies import maze_ceiling, memory_deletion, success_by_start
 from benchmarks.studies.studies import STUDIES, Study
@@ -35,9 +35,6 @@ PROSE = Path(__file__).with_name("prose")
 FIGURES = "results"
 """Directory of the figures, beside the pages."""
 
-COLOURS = {"none": "#7f7f7f", "lstm": "#0072b2", "gru": "#56b4e9", "mnm-g": "#e69f00", "mnm-p": "#d55e00",
-           "hard": "#009e73"}  # fmt: skip
-"""One colour per core in every figure (Okabe and Ito's palette, told apart by colour-blind readers too)."""
 VARIANT_COLOURS = ("#d55e00", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#0072b2", "#000000", "#999999")
 VARIANT_LINES = ("-", "--", ":")
 """For studies that compare variants of one core, in their order: all colours with one line after the other."""
@@ -161,8 +158,8 @@ def times(rows: Sequence[Row], column: str, unit: float, name: str, before: str 
 
 def look(study: Study, place: int) -> tuple[str, str]:
     """Colour and line of the core at this place of the study."""
-    if set(study.cores) <= set(COLOURS):
-        return COLOURS[study.cores[place]], "-"
+    if set(study.cores) <= set(CORE_COLOURS):
+        return CORE_COLOURS[study.cores[place]], "-"
     turn, number = divmod(place, len(VARIANT_COLOURS))
     return VARIANT_COLOURS[number], VARIANT_LINES[turn]
 

@@ -82,7 +82,7 @@ def row(
 
 def build(rule: str, size: int, heads: int) -> dict[str, MemoryCore]:
     torch.manual_seed(0)
-    config = CoreConfig(name=rule, hidden_size=HIDDEN, memory_size=size, heads=heads)  # type: ignore[arg-type]
+    config = CoreConfig(name=rule, hidden_size=HIDDEN, memory_size=size, heads=heads)
     cores = {
         name: make_core(dataclasses.replace(config, implementation=name), INPUT)  # type: ignore[arg-type]
         for name in IMPLEMENTATIONS
@@ -133,6 +133,7 @@ def forward(core: MemoryCore, xs: Tensor, is_first: Tensor) -> None:
 def forward_backward(core: MemoryCore, xs: Tensor, is_first: Tensor) -> None:
     output, _ = core.unroll(xs, core.initial_state(xs.shape[1]), is_first)
     (output.features.square().mean() + output.meta_loss.mean()).backward()
+    core.parameters_changed()  # they did not, but no optimizer tells
 
 
 def act(core: MemoryCore, xs: Tensor) -> None:

@@ -27,6 +27,7 @@ from agents.options import option, parse, run_command
 from benchmarks.common import RESULTS_DIR, machine_columns, require_clean_tree
 from benchmarks.report.speed_page import plot_bars, put_table
 from memory import GRUCore, LSTMCore, MemoryCore
+from memory.core import SizeOptions
 
 RESULTS = RESULTS_DIR / "recurrent_speed.csv"
 SIZE = 128
@@ -64,7 +65,7 @@ def measure(rounds: int) -> list[dict[str, Any]]:
         for batch, steps in SHAPES:
             for rate in RATES:
                 torch.manual_seed(0)
-                core = kind(SIZE, SIZE)
+                core = kind(SIZE, SizeOptions(hidden_size=SIZE))
                 xs, is_first = (
                     torch.randn(steps, batch, SIZE, requires_grad=True),
                     torch.rand(steps, batch) < rate,

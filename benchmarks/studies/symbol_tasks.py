@@ -27,7 +27,14 @@ from agents.curves import save_figure
 from agents.files import read_csv, renew_csv
 from agents.metrics import read_metrics
 from agents.options import check_at_least, option, parse, run_command, suggestion
-from benchmarks.common import RESULTS_DIR, RUNS_DIR, is_committed, require_clean_tree, run_in_pieces
+from benchmarks.common import (
+    CORE_COLOURS,
+    RESULTS_DIR,
+    RUNS_DIR,
+    is_committed,
+    require_clean_tree,
+    run_in_pieces,
+)
 from benchmarks.studies.studies import SWITCHED_OFF
 from envs.errors import UserError
 from memory import CORE_NAMES
@@ -39,9 +46,6 @@ CORES = (*CORE_NAMES, *SWITCHED_OFF)
 TASKS = ("dictionary", "copy", "associative-recall")
 HARDEST = {"dictionary": ("4", "1"), "copy": ("10", "1"), "associative-recall": ("4", "2")}
 """Items and symbols per item of the largest trained size."""
-COLOURS = dict(
-    zip(CORE_NAMES, ("#999999", "#e69f00", "#d55e00", "#56b4e9", "#0072b2", "#009e73"), strict=True)
-)
 
 
 @dataclass(frozen=True)
@@ -188,7 +192,7 @@ def draw() -> None:
                 found = chosen(rows, task=task, core=core)
                 places = sorted({int(row[x]) for row in found})
                 means = [100 * mean(chosen(found, **{x: str(place)}), y) for place in places]
-                axis.plot(places, means, color=COLOURS[core], label=core, marker="o", markersize=3)
+                axis.plot(places, means, color=CORE_COLOURS[core], label=core, marker="o", markersize=3)
         trained = [int(row["items"]) for row in chosen(sizes, task=task, trained="1", item_length="1")]
         below.axvspan(min(trained) - 0.3, max(trained) + 0.3, color="black", alpha=0.08)
         above.set_title(task)

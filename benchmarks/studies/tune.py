@@ -35,7 +35,8 @@ from agents.options import option, parse, run_command, suggestion
 from agents.trainer import Trainer
 from benchmarks.common import ROOT, RUNS_DIR
 from envs.errors import UserError
-from memory.config import CoreName
+from memory import CORES
+from memory.mnm.reference import MNMOptions
 
 FIRST_SEED = 100_000
 REPORTS = 20
@@ -77,8 +78,8 @@ MNM: Space = {
     "interaction_gain": lambda trial: trial.suggest_categorical("interaction_gain", [1.0, 3.0]),
     "heads": lambda trial: trial.suggest_categorical("heads", [1, 2, 4]),
 }
-CORE_SPACES: dict[str, Space] = {"mnm-g": MNM, "mnm-p": MNM}
-"""What is searched beside it, per core: what the other cores do not have."""
+CORE_SPACES: dict[type, Space] = {MNMOptions: MNM}
+"""What is searched beside it, for the cores that take these options."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ class TuneConfig:
     preset: str = option("maze", f"preset to search around: {', '.join(SPACES)}")
     name: str | None = option(None, "name of the study; PRESET-CORE if not given", metavar="NAME")
     env: str | None = option(None, "environment id; the preset's if not given", metavar="ID")
-    core: CoreName = option("mnm-p", "memory core")
+    core: str = option("mnm-p", "memory core", metavar="NAME")
     total_steps: int = option(400_000, "frames of a trial that is not pruned")
     trials: int = option(40, "trials of the study, all workers and all calls together")
     workers: int = option(1, "processes that run trials at the same time, one thread each")
@@ -99,6 +100,12 @@ class TuneConfig:
         metavar="URL",
     )
     report: bool = option(False, "print the study's trials and stop", switch=True)
+
+    def __post_init__(self) -> None:
+        if self.core not in CORES:
+            raise UserError(
+                f"unknown core {self.core!r}{suggestion(self.core, CORES)}; valid: {', '.join(CORES)}"
+            )
 
     def study_name(self) -> str:
         return self.name or f"{self.preset}-{self.core}"
@@ -135,7 +142,7 @@ def open_study(config: TuneConfig) -> optuna.Study:
 
 def space_of(config: TuneConfig) -> Space:
     """What is searched for this preset with this core."""
-    return {**SPACES[config.preset], **CORE_SPACES.get(config.core, {})}
+    return {**SPACES[config.preset], **CORE_SPACES.get(CORES[config.core].options, {})}
 
 
 def enqueue_preset(config: TuneConfig, study: optuna.Study) -> None:

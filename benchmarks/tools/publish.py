@@ -184,6 +184,7 @@ def main(argv: Sequence[str]) -> int:
         CHECKSUM: file_digest(directory / WEIGHTS),
         "figures": rows,
     }
+    plain.pop("modules", None)
     write_text(directory / "config.json", json.dumps(plain, indent=2) + "\n")
     recall = recall_lines(agent, config.recall_episodes, control)
     write_text(

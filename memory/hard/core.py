@@ -24,18 +24,49 @@ Source: J. C. Reinhold, "Learning to read from memory with a neural network", ma
 from __future__ import annotations
 
 import math
-from typing import Literal, NamedTuple
+from dataclasses import dataclass
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from memory.core import AddressRecord, Controller, CoreOutput, MemoryCore, output_without_writes
+from memory.core import (
+    AddressRecord,
+    CoreOutput,
+    MemoryCore,
+    MemoryOptions,
+    SizeOptions,
+    option,
+    output_without_writes,
+)
 from memory.hard.straight_through import Annealing, straight_through
 from memory.recurrent.cores import GRUCore, GRUState, LSTMCore, LSTMState
 
 BLOCK = 64
 """Rows that are read together: N + 63 keys are compared with each, of which N are its window."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HardOptions(MemoryOptions, SizeOptions):
+    """The options of hard memory."""
+
+    TITLE: ClassVar[str] = "hard memory (hard)"
+
+    slots: int = option(
+        64, "slots of the memory; a write replaces the oldest", architecture=True, at_least=1, most=10**6
+    )
+    slot_value: Literal["input", "controller"] = option(
+        "input",
+        "what a slot stores, the encoded observation of its step or the controller's output",
+        architecture=True,
+    )
+    address_temperature: float = option(
+        2.0, "hard: temperature of the address gradient at the start", positive=True, advanced=True
+    )
+    address_temperature_final: float = option(
+        0.3, "hard: the same at the end; annealed geometrically", positive=True, advanced=True
+    )
 
 
 class HardState(NamedTuple):
@@ -126,32 +157,26 @@ class HardCore(MemoryCore):
 
     addresses = True
 
-    def __init__(
-        self,
-        input_size: int,
-        hidden_size: int,
-        memory_size: int,
-        slots: int,
-        heads: int = 1,
-        controller: Controller = "lstm",
-        slot_value: Literal["input", "controller"] = "input",
-        annealing: Annealing | None = None,
-    ) -> None:
+    def __init__(self, input_size: int, options: HardOptions) -> None:
         super().__init__()
-        if slots < 1:
-            raise ValueError(f"a hard memory needs at least 1 slot, got {slots}")
+        hidden_size, memory_size, heads = options.hidden_size, options.memory_size, options.heads
+        if options.slots < 1:
+            raise ValueError(f"a hard memory needs at least 1 slot, got {options.slots}")
         self.input_size, self.output_size = input_size, hidden_size
-        self.memory_size, self.slots, self.heads = memory_size, slots, heads
-        self.controller, self.slot_value = controller, slot_value
-        self.annealing = annealing or Annealing()
+        self.memory_size, self.slots, self.heads = memory_size, options.slots, heads
+        self.controller, self.slot_value = options.controller, options.slot_value
+        self.annealing = Annealing(options.address_temperature, options.address_temperature_final)
         self.temperature = self.annealing.start
-        self.noise_shape = (heads, slots + 1)
-        layers = {"lstm": LSTMCore, "gru": GRUCore, "feedforward": nn.Linear}
-        self.cell: nn.Module = layers[controller](input_size, hidden_size)
+        self.noise_shape = (heads, options.slots + 1)
+        self.cell: nn.Module
+        if options.controller == "feedforward":
+            self.cell = nn.Linear(input_size, hidden_size)
+        else:
+            self.cell = {"lstm": LSTMCore, "gru": GRUCore}[options.controller](input_size, options)
         self.query = nn.Linear(hidden_size, heads * memory_size)
-        self.age_logits = nn.Linear(hidden_size, heads * (slots + 1))
+        self.age_logits = nn.Linear(hidden_size, heads * (options.slots + 1))
         self.key = nn.Linear(hidden_size, memory_size)
-        self.value = nn.Linear(input_size if slot_value == "input" else hidden_size, memory_size)
+        self.value = nn.Linear(input_size if options.slot_value == "input" else hidden_size, memory_size)
         self.log_scale = nn.Parameter(torch.zeros(()))
         self.output = nn.Linear(hidden_size + heads * memory_size, hidden_size)
         # At first an address depends on the keys alone.

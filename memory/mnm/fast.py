@@ -10,7 +10,7 @@ layer are ordinary autograd. There is no second derivative; use `implementation=
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -18,9 +18,10 @@ from torch.nn.functional import linear
 
 from memory.core import CoreOutput, Intervention
 from memory.mnm.cpp_backend.bindings import CompiledBackward, CompiledForward, ForwardWeights, kernel_for
+from memory.mnm.cpp_backend.build import require_kernel
 from memory.mnm.cpp_backend.step import Stage, compiled_step
-from memory.mnm.reference import MNMCore, MNMState
-from memory.mnm.rules import LocalRule
+from memory.mnm.neural import LocalRule
+from memory.mnm.reference import MNMCore, MNMOptions, MNMState
 from memory.mnm.tape import OutputGradients, SlowWeights, Spec, Tape
 from memory.mnm.torch_backend.backward import BackwardPass
 from memory.mnm.torch_backend.forward import ForwardPass
@@ -115,7 +116,8 @@ class FusedMNMCore(MNMCore):
     """Whether the compiled kernel is used where it can be."""
     stage: Stage | None = None
     """What the compiled acting step prepared."""
-    capturable = True
+    passed: tuple[int, ...] | None = None
+    """Versions of the parameters at the last pass for a backward; None once a step of the optimizer was noticed."""
 
     def unroll(
         self, xs: Tensor, state: MNMState, is_first: Tensor, noise: Tensor | None = None
@@ -123,7 +125,7 @@ class FusedMNMCore(MNMCore):
         """T steps in one autograd function; equals `MNMCore.unroll` up to rounding."""
         slow, keep = self.slow_weights(), torch.is_grad_enabled()
         if keep:
-            self.stage = None
+            self._note_pass()
         h = state.h if self.spec.is_recurrent else xs.new_zeros(xs.shape[1], self.output_size)
         start = torch.cat([h, state.value_read], dim=-1)
         # The GRU mixes its own h into the next one, as the LSTM does with c.
@@ -167,12 +169,30 @@ class FusedMNMCore(MNMCore):
         intervention: Intervention | None = None,
     ) -> tuple[CoreOutput, MNMState]:
         """The acting step; with gradients or an intervention the plain one, for a step has no tape."""
+        if torch.is_grad_enabled():
+            self._note_pass()
         if torch.is_grad_enabled() or intervention is not None:
             return super().step(x_t, state, record, intervention=intervention)
         kernel = kernel_for(x_t) if self.compiled else None
         if kernel is not None:
             return compiled_step(self, kernel, x_t, state, record)
         return acting_step(self, x_t, state, record)
+
+    def parameters_changed(self) -> None:
+        """Needed after a step of a fused optimizer, which no version shows, to act at full speed again."""
+        self.stage = self.passed = None
+
+    def _note_pass(self) -> None:
+        self.stage, self.passed = None, self._versions()
+
+    def is_settled(self) -> bool:
+        """Whether no step of an optimizer is to be expected that would not show."""
+        if self.passed is not None and self.passed != self._versions():
+            self.passed = None
+        return self.passed is None
+
+    def _versions(self) -> tuple[int, ...]:
+        return tuple(x._version for x in self.own_tensors())
 
     @property
     def spec(self) -> Spec:
@@ -184,8 +204,7 @@ class FusedMNMCore(MNMCore):
             self.output_size,
             self.controller,
             isinstance(self.memory.rule, LocalRule),
-            self.compiled and self.reset_capacity is None,
-            self.reset_capacity,
+            self.compiled,
             self.window is not None,
         )
 
@@ -268,3 +287,14 @@ class FusedMNMCore(MNMCore):
             return weight, weight.new_zeros(len(weight), self.memory_size)
         from_input, from_value = weight.split([self.input_size, self.memory_size], dim=1)
         return from_input, from_value
+
+
+def build_mnm(rule: Literal["gradient", "local"], input_size: int, options: MNMOptions) -> MNMCore:
+    """The core of a write rule, in the implementation that the options ask for."""
+    if options.implementation == "plain":
+        return MNMCore(input_size, options, rule)
+    if options.implementation == "compiled":
+        require_kernel()
+    core = FusedMNMCore(input_size, options, rule)
+    core.compiled = options.implementation != "fused"
+    return core

@@ -21,20 +21,87 @@ documented in `docs/memory.md`.
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from dataclasses import dataclass
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from memory.core import Controller, CoreOutput, Intervention, MemoryCore, MemoryRecord, map_state, reset_state
+from memory.core import (
+    CoreOutput,
+    Intervention,
+    MemoryCore,
+    MemoryOptions,
+    MemoryRecord,
+    SizeOptions,
+    map_state,
+    option,
+    reset_state,
+)
 from memory.mnm.input_window import InputWindow, normalized
-from memory.mnm.neural import NeuralMemory, Weights, WriteFactors
-from memory.mnm.rules import GradientRule, LocalRule
+from memory.mnm.neural import GradientRule, LocalRule, NeuralMemory, Weights, WriteFactors
 
 NEVER = -1000.0
 """Bias of the rate of a layer that is never written: its sigmoid is 0 (in the compiled kernel 4e-39, which no
 weight feels), and so is the gradient, so that training leaves it there."""
+
+
+Implementation = Literal["auto", "compiled", "fused", "plain"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MNMOptions(MemoryOptions, SizeOptions):
+    """The options of both neural memories."""
+
+    TITLE: ClassVar[str] = "neural memory (MNM: mnm-g, mnm-p)"
+
+    read_feedback: bool = option(
+        True,
+        "feed the last value read back to the controller; without it and with the feedforward controller, "
+        "the written memory is the only path through time",
+        architecture=True,
+    )
+    interaction_window: int = option(
+        0,
+        "how many of the latest inputs keys, values and rate see beside the controller's output, all "
+        "layer-normalized; 0: the controller's output alone, as published",
+        architecture=True,
+        at_least=0,
+    )
+    interaction_gain: float = option(
+        1.0, "factor on the initial weights of keys, values and rate; large keys bind at once", positive=True
+    )
+    memory_hidden: int | None = option(
+        None,
+        "MNM: hidden width u of the memory (None: the memory size, the only choice of mnm-p)",
+        architecture=True,
+        at_least=1,
+        advanced=True,
+    )
+    initial_weights: Literal["learned", "fixed"] = option(
+        "learned",
+        "MNM: whether the initial weights of the memory are trained",
+        architecture=True,
+        advanced=True,
+    )
+    update_rate: Literal["scalar", "per-layer"] = option(
+        "scalar", "MNM: one update rate, or one per layer", architecture=True, advanced=True
+    )
+    written_layers: Literal["all", "last", "none"] = option(
+        "all", "MNM, for ablations: layers of the memory that writes change", architecture=True, advanced=True
+    )
+    read_memory: bool = option(
+        True,
+        "MNM, for ablations: without it, nothing receives the values read",
+        architecture=True,
+        advanced=True,
+    )
+    implementation: Implementation = option(
+        "auto",
+        "MNM: compiled, fused (needs no compiler), plain (the reference for both); auto takes the fastest",
+        advanced=True,
+    )
 
 
 class MNMState(NamedTuple):
@@ -67,49 +134,37 @@ class MNMCore(MemoryCore):
 
     writes = True
 
-    def __init__(
-        self,
-        input_size: int,
-        hidden_size: int,
-        memory_size: int,
-        memory_hidden: int,
-        heads: int,
-        rule: Literal["gradient", "local"],
-        controller: Controller = "lstm",
-        learn_initial_weights: bool = True,
-        rate_per_layer: bool = False,
-        read_feedback: bool = True,
-        interaction_gain: float = 1.0,
-        written_layers: Literal["all", "last", "none"] = "all",
-        read_memory: bool = True,
-        interaction_window: int = 0,
-    ) -> None:
+    def __init__(self, input_size: int, options: MNMOptions, rule: Literal["gradient", "local"]) -> None:
         super().__init__()
-        if rule == "local" and memory_hidden != memory_size:
+        n, d, heads = options.hidden_size, options.memory_size, options.heads
+        memory_hidden = options.memory_hidden or d
+        if rule == "local" and memory_hidden != d:
             raise ValueError(
                 f"mnm-p predicts the activations of all layers from the target value, so the hidden width of "
-                f"its memory must equal the value size: got {memory_hidden} and {memory_size}; "
-                f"use {memory_size} for both, or mnm-g"
+                f"its memory must equal the value size: got {memory_hidden} and {d}; use {d} for both, or mnm-g"
             )
-        self.input_size, self.output_size = input_size, hidden_size
-        self.memory_size, self.heads, self.controller = memory_size, heads, controller
-        self.read_feedback, self.read_memory = read_feedback and read_memory, read_memory
-        read_in = input_size + memory_size if self.read_feedback else input_size
+        self.input_size, self.output_size = input_size, n
+        self.memory_size, self.heads, self.controller = d, heads, options.controller
+        self.read_feedback, self.read_memory = (
+            options.read_feedback and options.read_memory,
+            options.read_memory,
+        )
         layers = {"lstm": nn.LSTMCell, "gru": nn.GRUCell, "feedforward": nn.Linear}
-        self.cell: nn.Module = layers[controller](read_in, hidden_size)
-        self.interaction = nn.Linear(hidden_size, (3 * heads + 1) * memory_size)
-        with torch.no_grad():
-            self.interaction.weight.mul_(interaction_gain)
+        self.cell: nn.Module = layers[options.controller](input_size + (d if self.read_feedback else 0), n)
+        self.interaction = nn.Linear(n, self.rows)
         self.window: InputWindow | None = None
-        if interaction_window > 0:
-            self.window = InputWindow(input_size, (3 * heads + 1) * memory_size, interaction_window)
-            with torch.no_grad():
-                self.window.project.weight.mul_(interaction_gain)
-        self.rate = nn.Linear(memory_size, 3 if rate_per_layer or written_layers == "last" else 1)
-        write_rule = LocalRule(memory_size) if rule == "local" else GradientRule()
-        self.memory = NeuralMemory(memory_size, memory_hidden, write_rule, learn_initial_weights)
-        self.output = nn.Linear(hidden_size + memory_size, hidden_size)
-        self.written_layers = written_layers
+        if options.interaction_window > 0:
+            self.window = InputWindow(input_size, self.rows, options.interaction_window)
+        with torch.no_grad():
+            self.interaction.weight.mul_(options.interaction_gain)
+            if self.window is not None:
+                self.window.project.weight.mul_(options.interaction_gain)
+        rate_per_layer = options.update_rate == "per-layer" or options.written_layers == "last"
+        self.rate = nn.Linear(d, 3 if rate_per_layer else 1)
+        write_rule = LocalRule(d) if rule == "local" else GradientRule()
+        self.memory = NeuralMemory(d, memory_hidden, write_rule, options.initial_weights == "learned")
+        self.output = nn.Linear(n + d, n)
+        self.written_layers = options.written_layers
         switch_off(self)
         # Weights of an agent that writes and reads may be loaded to go on without.
         self.register_load_state_dict_post_hook(switch_off)

@@ -1,4 +1,4 @@
-"""What the fused memory keeps in which order: slow weights, layered buffers and the tape.
+"""What the fused memory keeps in which order: slow weights, layered buffers, the tape, gradients of slow weights.
 
 Legend: T time, B batch, X input size, n controller size, H heads, d key and value size, u hidden width of
 the memory, G rows of the controller's gates (4n for LSTM and GRU, n for the feed-forward controller).
@@ -18,6 +18,7 @@ from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import layer_norm
 
 from memory.core import Controller
 
@@ -34,8 +35,6 @@ class Spec(NamedTuple):
     """The write rule: local (MNM-p) or gradient (MNM-g)."""
     compiled: bool = False
     """Whether the compiled kernel is used where it can be."""
-    reset_capacity: int | None = None
-    """Resets after its first step that a segment may hold, for use in a CUDA graph; None: any number."""
     normalizes: bool = False
     """Whether the interaction layer sees LN(h_t) and an offset from the input, in place of h_t alone."""
 
@@ -130,7 +129,7 @@ class Tape(NamedTuple):
     delta: tuple[Tensor, ...]
     """D after the last step, from which the walk starts."""
     overwritten: tuple[Tensor, ...]
-    """Weights that resets replaced, as `memory/mnm/torch_backend/resets.py` keeps them.
+    """Weights that resets replaced, as `memory.mnm.torch_backend.forward.Resets` keeps them.
 
     The compiled kernel keeps one tensor instead, a row per reset in its own layout.
     """
@@ -179,19 +178,25 @@ class InputGradients(NamedTuple):
 class Lease:
     """The large buffers of one segment, taken from a shelf and put back when the segment is forgotten.
 
-    A fresh page costs the system more than the arithmetic that fills it, and a tape is hundreds of pages per
-    step. The autograd node owns the lease, so buffers return only when nothing can walk the tape any more;
-    what a segment returns to its caller is never leased. CUDA has torch's own caching allocator.
+    A fresh page costs the system more than the arithmetic that fills it, and a tape is hundreds of pages per step.
+    The autograd node owns the lease, so buffers return only when nothing can walk the tape any more; what a segment
+    returns to its caller is never leased. The shelf is one per process, holds LIMIT bytes at most and may be cleared
+    at any time. CUDA has torch's own caching allocator.
     """
 
     shelf: ClassVar[dict[tuple[torch.dtype, int], list[Tensor]]] = {}
     shelf_bytes: ClassVar[int] = 0
     LIMIT: ClassVar[int] = 2**29
-    """Bytes that may lie unused; beyond it the shelf is emptied."""
 
     def __init__(self, like: Tensor) -> None:
         self.like = like.new_empty(0)
         self.held: list[Tensor] = []
+
+    @staticmethod
+    def clear() -> None:
+        """Give what lies unused back to the system."""
+        Lease.shelf.clear()
+        Lease.shelf_bytes = 0
 
     def empty(self, *shape: int) -> Tensor:
         """An uninitialised buffer."""
@@ -209,8 +214,7 @@ class Lease:
     def __del__(self) -> None:
         for flat in self.held:
             if Lease.shelf_bytes + flat.nbytes > Lease.LIMIT:
-                Lease.shelf.clear()
-                Lease.shelf_bytes = 0
+                Lease.clear()
             if flat.nbytes <= Lease.LIMIT:
                 Lease.shelf.setdefault((flat.dtype, flat.numel()), []).append(flat)
                 Lease.shelf_bytes += flat.nbytes
@@ -289,3 +293,56 @@ def add_outer(weights: Tensor, rows_out: Tensor, rows_in: Tensor, alpha: float =
         weights.addcmul_(rows_out.mT, rows_in, value=alpha)
     else:
         weights.baddbmm_(rows_out.mT, rows_in, alpha=alpha)
+
+
+STRETCH = 16
+"""Steps whose deltas the backward walk leaves before one product per linear map adds them to the sums, so that this
+memory does not grow with T."""
+
+
+class WeightGradients:
+    """Deltas of one stretch and what was added up so far; step t writes to row t % STRETCH."""
+
+    def __init__(
+        self, spec: Spec, slow: SlowWeights, tape: Tape, xs: Tensor, is_first: Tensor, lease: Lease
+    ) -> None:
+        self.spec, self.slow, self.tape, self.xs, self.is_first = spec, slow, tape, xs, is_first
+        steps, self.batch = xs.shape[:2]
+        length = min(STRETCH, steps)
+        self.sums = SlowWeights(*(torch.zeros_like(w) for w in slow))
+        self.xs_gradient = torch.empty_like(xs, memory_format=torch.contiguous_format)
+        self.dgates = lease.empty(length, self.batch, len(slow.cell_b))
+        self.offset_gradient: Tensor | None = None
+        if spec.normalizes:
+            self.offset_gradient = xs.new_empty(steps, self.batch, len(slow.interaction_b))
+        self.dinteraction = lease.empty(length, self.batch, len(slow.interaction_b))
+        self.drate = lease.empty(length, self.batch, len(slow.rate_b))
+        # Like the BFPF's output: the three layers side by side.
+        self.dtargets = lease.empty(length, self.batch, spec.heads, 3 if spec.is_local else 0, spec.size)
+
+    def add_stretch(self, start: int, stop: int) -> None:
+        """Weight and input gradients of steps start..stop-1."""
+        n, tape, sums, length = self.spec.controller_size, self.tape, self.sums, stop - start
+        dgates = self.dgates[:length].flatten(0, 1)
+        previous = tape.hv[start - 1 : stop - 1]
+        if start == 0:
+            previous = torch.cat([tape.start[None], tape.hv[: stop - 1]])
+        previous = previous.masked_fill(self.is_first[start:stop, :, None], 0.0)
+        add_weight_gradient(sums.cell_x, dgates, self.xs[start:stop].flatten(0, 1))
+        add_weight_gradient(sums.cell_r, dgates, previous.flatten(0, 1)[:, self.spec.kept :])
+        sums.cell_b.add_(dgates.sum(0))
+        torch.mm(dgates, self.slow.cell_x, out=self.xs_gradient[start:stop].view(len(dgates), -1))
+        dinteraction = self.dinteraction[:length].flatten(0, 1)
+        seen = tape.hv[start:stop].flatten(0, 1)[:, :n]
+        if self.offset_gradient is not None:
+            seen = layer_norm(seen, (n,))
+            self.offset_gradient[start:stop] = self.dinteraction[:length]
+        add_weight_gradient(sums.interaction_w, dinteraction, seen)
+        sums.interaction_b.add_(dinteraction.sum(0))
+        drate = self.drate[:length].flatten(0, 1)
+        sums.rate_w.addmm_(drate.t(), tape.rate_in[start:stop].flatten(0, 1))
+        sums.rate_b.add_(drate.sum(0))
+        if self.spec.is_local:
+            dtargets = self.dtargets[:length].flatten(0, 2).flatten(1, 2)
+            add_weight_gradient(sums.target_w, dtargets, tape.target_value[start:stop].flatten(0, 2))
+            sums.target_b.add_(dtargets.sum(0))

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from memory.core import CoreOutput, MemoryCore, output_without_writes, reset_state
+from memory.core import CoreOutput, MemoryCore, SizeOptions, output_without_writes, reset_state
 from memory.recurrent.gru_sequence import GRUSequence
 from memory.recurrent.reset_rows import SATURATE, insert_rows, plan_rows, remove_rows
 
@@ -37,12 +37,10 @@ class GRUState(NamedTuple):
 class NoMemory(MemoryCore):
     """A feed-forward layer of the same size: what an agent can do without memory."""
 
-    capturable = True
-
-    def __init__(self, input_size: int, hidden_size: int) -> None:
+    def __init__(self, input_size: int, options: SizeOptions) -> None:
         super().__init__()
-        self.input_size, self.output_size = input_size, hidden_size
-        self.layer = nn.Linear(input_size, hidden_size)
+        self.input_size, self.output_size = input_size, options.hidden_size
+        self.layer = nn.Linear(input_size, options.hidden_size)
 
     def initial_state(self, batch_size: int) -> NoState:
         return NoState()
@@ -82,10 +80,10 @@ class KernelWeights(NamedTuple):
 class LSTMCore(MemoryCore):
     """A plain LSTM; its features are the hidden state h_t."""
 
-    def __init__(self, input_size: int, hidden_size: int) -> None:
+    def __init__(self, input_size: int, options: SizeOptions) -> None:
         super().__init__()
-        self.input_size, self.output_size = input_size, hidden_size
-        self.rnn = nn.LSTM(input_size, hidden_size)
+        self.input_size, self.output_size = input_size, options.hidden_size
+        self.rnn = nn.LSTM(input_size, options.hidden_size)
 
     def initial_state(self, batch_size: int) -> LSTMState:
         zeros = self._zeros(batch_size, self.output_size)
@@ -121,10 +119,10 @@ class LSTMCore(MemoryCore):
 class GRUCore(MemoryCore):
     """A plain GRU; its features are the hidden state h_t."""
 
-    def __init__(self, input_size: int, hidden_size: int) -> None:
+    def __init__(self, input_size: int, options: SizeOptions) -> None:
         super().__init__()
-        self.input_size, self.output_size = input_size, hidden_size
-        self.rnn = nn.GRU(input_size, hidden_size)
+        self.input_size, self.output_size = input_size, options.hidden_size
+        self.rnn = nn.GRU(input_size, options.hidden_size)
 
     def initial_state(self, batch_size: int) -> GRUState:
         return GRUState(self._zeros(batch_size, self.output_size))

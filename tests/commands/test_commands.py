@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -212,10 +213,13 @@ def test_help_shows_every_option_with_its_default(capsys: pytest.CaptureFixture[
         train_rl.main(["--help"])
     assert caught.value.code == 0
     text = capsys.readouterr().out
-    for name in TrainConfig.__dataclass_fields__:
-        assert f"--{name.replace('_', '-')}" in text
-    commands = train_rl.Command.__dataclass_fields__
-    assert text.count("(default:") == len(TrainConfig.__dataclass_fields__) + len(commands)
+    fields = dataclasses.fields(TrainConfig)
+    assert all(f"--{field.name.replace('_', '-')}" in text for field in fields)
+    assert text.count("(default:") == len(fields) + len(dataclasses.fields(train_rl.Command))
+    headings = ["options:", "memory core:", "neural memory (", "hard memory (", "advanced ("]
+    places = [text.index(f"\n{heading}") for heading in headings]
+    assert places == sorted(places)
+    assert places[-2] < text.index("  --slots") < places[-1] < text.index("  --written-layers")
     assert all(name in text for name in PRESETS)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -82,8 +83,8 @@ def test_help_of_a_task_shows_its_options_and_every_task(
         train_task.main([name, "--help"])
     assert caught.value.code == 0
     text = capsys.readouterr().out
-    for field in type(TASKS[name].defaults).__dataclass_fields__.values():
-        assert field.name in ("task", "MAY_CHANGE") or f"--{field.name.replace('_', '-')}" in text
+    for field in dataclasses.fields(TASKS[name].defaults):
+        assert field.name == "task" or f"--{field.name.replace('_', '-')}" in text
     assert all(other in text for other in TASKS)
 
 

@@ -154,7 +154,7 @@ def test_malformed_names_are_refused_while_parsing(text: Any, named: str) -> Non
 @pytest.mark.parametrize(
     ("text", "named"),
     [
-        ("no_such_module:Plus", "cannot import module 'no_such_module' of wrapper"),
+        ("no_such_module:Plus", "cannot import module 'no_such_module' of 'no_such_module:Plus'"),
         ("clock_plugin:Pluss", "no wrapper 'Pluss' (did you mean Plus"),
         ("clock_plugin:Plus", "needs the argument 'amount'"),
         (

@@ -38,6 +38,7 @@ VARIANTS = [
     CoreConfig(name="hard", hidden_size=N, memory_size=D, slots=4, heads=2, slot_value="controller"),
     CoreConfig(name="hard", hidden_size=N, memory_size=D, slots=2, controller="feedforward"),
     CoreConfig(name="hard", hidden_size=N, memory_size=D, slots=3, controller="gru"),
+    CoreConfig(name="examples.gated_delta:GatedDelta", kwargs={"heads": H, "size": D, "output_size": N}),
 ]
 RESETS = {
     "none": lambda: torch.zeros(T, B, dtype=torch.bool),
@@ -290,5 +291,5 @@ def test_a_second_derivative_of_the_gru_is_refused() -> None:
 
 
 def test_unknown_core_names_the_known_ones() -> None:
-    with pytest.raises(ValueError, match="unknown core 'lstmm'; known cores: none, lstm"):
+    with pytest.raises(ValueError, match=r"unknown core 'lstmm' .did you mean lstm.*; valid: none, lstm"):
         make_core(CoreConfig(name="lstmm"), X)  # type: ignore[arg-type]

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import dataclasses
+import gc
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from agents.config import TrainConfig
 from agents.distributed import make_generator
@@ -21,7 +20,7 @@ from envs import make_vec
 from memory import CoreConfig, FusedMNMCore, MNMCore, MNMState, detach_state, make_core, map_state
 from memory.mnm.cpp_backend.build import KernelUnavailable, find_kernel
 from memory.mnm.fast import backward_pass, forward_pass
-from memory.mnm.tape import OutputGradients
+from memory.mnm.tape import Lease, OutputGradients
 
 X, N = 5, 6
 VARIANTS = {
@@ -416,47 +415,38 @@ def test_checkpoints_load_in_both(implementation: str) -> None:
         plain.load_state_dict(fused.state_dict())
 
 
-@pytest.mark.parametrize("kind", RESETS)
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_resets_by_mask_equal_resets_by_row_in_values_and_every_gradient(variant: str, kind: str) -> None:
-    """The form that a CUDA graph can hold; several segments are carried, and a walk is repeated."""
-    fused, _ = pair(VARIANTS[variant], "fused")
-    for steps, batch in ((1, 1), (2, 3), (7, 4)):
-        torch.manual_seed(steps)
-        xs = torch.randn(2, steps, batch, X, dtype=torch.float64, requires_grad=True)
-        flags = [resets(kind, steps, batch) for _ in range(2)]
-        state, found = lived_in(fused, batch), []
-        for capacity in (None, max(int(is_first[1:].sum()) for is_first in flags), steps * batch):
-            fused.reset_capacity = capacity
-            total, reached = torch.zeros(()), state
-            for segment, is_first in zip(xs, flags, strict=True):
-                output, reached = fused.unroll(segment, reached, is_first)
-                total = total + total_of(output, reached)
-            torch.autograd.grad(total, [xs], retain_graph=True)
-            found.append({"total": total, **gradients(fused, total, xs, state)})
-        for masked in found[1:]:
-            for name in masked:
-                assert_same(masked[name], found[0][name], name, tolerance=1e-12)
-
-
-def test_resets_by_mask_ask_the_host_nothing() -> None:
-    """No tensor becomes a number, a list or an index of unknown length: what a graph could not hold."""
-
-    class Watch(TorchDispatchMode):
-        def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            name = str(function)
-            assert not any(word in name for word in ("_local_scalar_dense", "nonzero", "item")), name
-            return function(*args, **(kwargs or {}))
-
+def test_a_tape_is_reused_only_after_its_graph_is_gone() -> None:
+    """Buffers return to the shelf with the graph that owned them, and never before: a walk can be repeated."""
     fused, _ = pair(VARIANTS["p"], "fused")
-    xs, is_first = torch.randn(4, 3, X, dtype=torch.float64, requires_grad=True), torch.rand(4, 3) < 0.3
-    for capacity in (None, 12):
-        fused.reset_capacity = capacity
-        allowed = (
-            contextlib.nullcontext()
-            if capacity
-            else pytest.raises(AssertionError, match=r"scalar_dense|nonzero")
-        )
-        with allowed, Watch():
-            output, final = fused.unroll(xs, fused.initial_state(3), is_first)
-            torch.autograd.grad(total_of(output, final), [xs])
+    xs, nobody = torch.randn(4, 3, X, dtype=torch.float64), torch.zeros(4, 3, dtype=torch.bool)
+    gc.collect()
+    Lease.clear()
+    output, _ = fused.unroll(xs, fused.initial_state(3), nobody)
+    first = torch.autograd.grad(
+        output.features.sum(), list(fused.parameters()), retain_graph=True, allow_unused=True
+    )
+    between, _ = fused.unroll(-xs, fused.initial_state(3), nobody)
+    again = torch.autograd.grad(output.features.sum(), list(fused.parameters()), allow_unused=True)
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True) if a is not None)
+    held = Lease.shelf_bytes
+    del output, between
+    gc.collect()
+    assert Lease.shelf_bytes > held
+    assert Lease.shelf_bytes == sum(x.nbytes for kept in Lease.shelf.values() for x in kept)
+
+
+def test_the_shelf_of_buffers_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    Lease.clear()
+    monkeypatch.setattr(Lease, "LIMIT", 1_000)
+    like = torch.empty(0)
+    for size in (100, 100, 200, 300):  # floats of 4 bytes: 300 is more than may ever lie there
+        lease = Lease(like)
+        address = lease.empty(size).data_ptr()
+        del lease
+        assert Lease.shelf_bytes <= 1_000
+    assert not any(x.data_ptr() == address for kept in Lease.shelf.values() for x in kept)
+    Lease.clear()
+    lease = Lease(like)
+    address = lease.empty(10, 10).data_ptr()
+    del lease
+    assert Lease(like).empty(100).data_ptr() == address  # taken from the shelf, whatever its shape

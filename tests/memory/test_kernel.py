@@ -121,28 +121,60 @@ def test_the_acting_step_notices_that_a_parameter_changed(library: Any) -> None:
         assert_up_to_date()
 
 
+@pytest.mark.parametrize("acts", ["before the pass", "before the backward", "before the step"])
+@pytest.mark.parametrize("by", ["unroll", "step"])
 @pytest.mark.parametrize("choice", ["fused", "foreach", "plain"])
-def test_the_acting_step_notices_every_kind_of_optimizer_step(library: Any, choice: str) -> None:
-    """A fused optimizer writes without raising the version of what it writes to."""
+def test_the_acting_step_notices_every_kind_of_optimizer_step(
+    library: Any, choice: str, by: str, acts: str
+) -> None:
+    """A fused optimizer writes without raising the version of what it writes to, and nobody tells the core."""
     core = make_core(COMPILED, 5)
     plain = make_core(dataclasses.replace(COMPILED, implementation="plain"), 5)
-    kind: dict[str, Any] = {
-        "fused": {"fused": True},
-        "foreach": {"foreach": True},
-        "plain": {"foreach": False},
-    }
+    kind = {"fused": {"fused": True}, "foreach": {"foreach": True}, "plain": {"foreach": False}}
     optimizer = torch.optim.Adam(core.parameters(), lr=0.1, **kind[choice])
     x_t, nobody = torch.randn(3, 5), torch.zeros(1, 3, dtype=torch.bool)
-    state = core.initial_state(3)
-    output = core.unroll(x_t[None], state, nobody)[0]
+    state, acted = core.initial_state(3), []
+
+    def act(when: str) -> None:
+        with torch.no_grad():
+            if when == acts or when == "now":
+                acted.append(core.step(x_t, state)[0].features)
+
+    act("before the pass")
+    output = core.step(x_t, state)[0] if by == "step" else core.unroll(x_t[None], state, nobody)[0]
+    act("before the backward")
     (output.features.square().mean() + output.meta_loss.mean()).backward()
+    act("before the step")
+    optimizer.step()
+    optimizer.zero_grad()
+    act("now")
+    plain.load_state_dict(core.state_dict())
     with torch.no_grad():
-        before = core.step(x_t, state)[0].features
-        optimizer.step()
-        plain.load_state_dict(core.state_dict())
-        after = core.step(x_t, state)[0].features
-        assert torch.allclose(after, plain.step(x_t, state)[0].features, atol=1e-5)
-    assert not torch.allclose(after, before, atol=1e-2)
+        assert torch.allclose(acted[-1], plain.step(x_t, state)[0].features, atol=1e-5)
+    assert not torch.allclose(*acted, atol=1e-2)
+
+
+@pytest.mark.parametrize("choice", ["fused", "plain"])
+def test_what_an_acting_step_prepared_serves_the_next_one(library: Any, choice: str) -> None:
+    core = make_core(COMPILED, 5)
+    assert isinstance(core, FusedMNMCore)
+    optimizer = torch.optim.SGD(core.parameters(), lr=0.1, fused=choice == "fused")
+    state = core.initial_state(3)
+
+    def is_kept() -> bool:
+        with torch.no_grad():
+            core.step(torch.randn(3, 5), state)
+            before = core.stage
+            core.step(torch.randn(3, 5), state)
+        return core.stage is not None and core.stage is before
+
+    assert is_kept()
+    core.unroll(torch.randn(2, 3, 5), state, torch.zeros(2, 3, dtype=torch.bool))[0].features.sum().backward()
+    assert not is_kept()
+    optimizer.step()
+    assert is_kept() == (choice == "plain")
+    core.parameters_changed()
+    assert is_kept()
 
 
 def test_a_core_that_has_acted_can_be_copied_and_pickled(library: Any) -> None:

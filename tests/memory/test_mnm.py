@@ -22,8 +22,7 @@ from memory import (
     reset_state,
     step_in_place,
 )
-from memory.mnm.neural import NeuralMemory, Weights, apply_write, forward
-from memory.mnm.rules import GradientRule, LocalRule
+from memory.mnm.neural import GradientRule, LocalRule, NeuralMemory, Weights, apply_write, forward
 
 D, U, H, B, X, N = 5, 7, 3, 4, 6, 8
 

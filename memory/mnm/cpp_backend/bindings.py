@@ -19,8 +19,17 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from memory.mnm.cpp_backend.build import KernelUnavailable, find_kernel
-from memory.mnm.tape import InputGradients, Lease, OutputGradients, SlowWeights, Spec, Tape, empty_tape
-from memory.mnm.weight_gradients import STRETCH, WeightGradients
+from memory.mnm.tape import (
+    STRETCH,
+    InputGradients,
+    Lease,
+    OutputGradients,
+    SlowWeights,
+    Spec,
+    Tape,
+    WeightGradients,
+    empty_tape,
+)
 
 TYPES = {torch.float32: "float", torch.float64: "double"}
 CONTROLLERS = ("feedforward", "lstm", "gru")

@@ -1,34 +1,22 @@
 """One acting step on the compiled kernel: a segment of one step, on buffers that every step uses again.
 
-What depends on the parameters alone is prepared once and serves until a parameter changes. Most writes show in
-the version of a tensor, but those of a fused optimizer do not: every step of any optimizer counts as a change,
-and so does a segment that was unrolled for a backward (`FusedMNMCore.unroll` drops the stage).
+What depends on the parameters alone is prepared once and serves until a parameter changes. Most writes show in the
+version of a tensor, but those of a fused optimizer do not: after a pass for a backward nothing is kept until the
+versions show a step of the optimizer, or `parameters_changed` tells of one, as the learner does.
 """
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
-from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from memory.core import Controller, CoreOutput, MemoryRecord
 from memory.mnm.cpp_backend.bindings import CompiledForward, ForwardWeights, Kernel
 from memory.mnm.reference import MNMState
 from memory.mnm.tape import Layered, SlowWeights, Spec
-
-optimizer_steps = 0
-"""Steps of all optimizers of this process."""
-
-
-def count_step(*_: Any) -> None:
-    global optimizer_steps
-    optimizer_steps += 1
-
-
-register_optimizer_step_post_hook(count_step)
 
 
 class SteppedCore(Protocol):
@@ -43,6 +31,7 @@ class SteppedCore(Protocol):
     def spec(self) -> Spec: ...
     @property
     def order(self) -> Tensor: ...
+    def is_settled(self) -> bool: ...
     def own_tensors(self) -> tuple[Tensor, ...]: ...
     def slow_weights(self) -> SlowWeights: ...
     def from_input(self, x_t: Tensor, recent: Tensor) -> tuple[Tensor | None, Tensor]: ...
@@ -56,7 +45,7 @@ class Stage:
         # Aliases, not copies: while they live, no other tensor can come to lie at these addresses.
         self.sources = tuple(x.detach() for x in core.own_tensors())
         self.versions = tuple(x._version for x in self.sources)
-        self.batch, self.spec, self.optimizer_steps = batch, core.spec, optimizer_steps
+        self.batch, self.spec = batch, core.spec
         weights = ForwardWeights.pack(kernel, core.slow_weights())
         self.input_w, self.input_b = weights.slow.cell_x.t(), weights.slow.cell_b
         like = self.input_b
@@ -89,9 +78,7 @@ class Stage:
 
     def serves(self, core: SteppedCore, batch: int) -> bool:
         """True for the same batch size and the very same tensors, if nothing was written to them."""
-        if batch != self.batch or optimizer_steps != self.optimizer_steps:
-            return False
-        return all(
+        return batch == self.batch and all(
             mine.data_ptr() == now.data_ptr() and mine.dtype == now.dtype and version == now._version
             for mine, version, now in zip(self.sources, self.versions, core.own_tensors(), strict=True)
         )
@@ -103,7 +90,8 @@ def compiled_step(
     """Equals `MNMCore.step` up to rounding, under no_grad; a record changes nothing else."""
     stage, is_lstm = core.stage, core.controller == "lstm"
     if stage is None or not stage.serves(core, len(x_t)):
-        stage = core.stage = Stage(core, kernel, len(x_t))
+        stage = Stage(core, kernel, len(x_t))
+        core.stage = stage if core.is_settled() else None
     size, tape = core.memory_size, stage.segment.tape
     torch.addmm(stage.input_b, x_t, stage.input_w, out=stage.gates[0])
     from_input, recent = core.from_input(x_t, state.recent)

@@ -14,7 +14,7 @@ One step back, for the layers l = 3, 2, 1 of the memory:
 
 A reset at t cannot be undone: its rows of W were saved, and their G belongs to phi_0.
 
-Weight gradients of the linear maps leave the loop (fused_gradients.py).
+Weight gradients of the linear maps leave the loop (`memory.mnm.tape.WeightGradients`).
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from memory.mnm.tape import (
+    STRETCH,
     InputGradients,
     Layered,
     Lease,
@@ -31,11 +32,10 @@ from memory.mnm.tape import (
     SlowWeights,
     Spec,
     Tape,
+    WeightGradients,
     add_outer,
 )
-from memory.mnm.torch_backend.forward import tanh_backward
-from memory.mnm.torch_backend.resets import resets_of
-from memory.mnm.weight_gradients import STRETCH, WeightGradients
+from memory.mnm.torch_backend.forward import Resets, tanh_backward
 
 sigmoid_backward = torch.ops.aten.sigmoid_backward.grad_input
 
@@ -54,7 +54,7 @@ class BackwardPass:
         self, spec: Spec, slow: SlowWeights, tape: Tape, xs: Tensor, is_first: Tensor, above: OutputGradients
     ) -> None:
         self.spec, self.slow, self.tape, self.xs, self.is_first = spec, slow, tape, xs, is_first
-        self.resets = resets_of(is_first, spec.reset_capacity, tape.overwritten)
+        self.resets = Resets(is_first, tape.overwritten)
         self.steps, self.batch = xs.shape[:2]
         self._prepare_scratch()
         self._prepare_views()

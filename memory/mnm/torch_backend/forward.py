@@ -9,6 +9,8 @@ activation is written to where the backward walk will read it, and the losses ar
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn.functional import layer_norm, linear
@@ -24,7 +26,6 @@ from memory.mnm.tape import (
     empty_tape,
     tanh_of_half,
 )
-from memory.mnm.torch_backend.resets import resets_of
 
 tanh_backward = torch.ops.aten.tanh_backward.grad_input
 """tanh_backward(dy, y, grad_input=dx): dx = dy (1 - y^2)."""
@@ -45,7 +46,7 @@ class ForwardPass:
     ) -> None:
         steps, batch = xs.shape[:2]
         self.spec, self.slow, self.is_first, self.offset = spec, slow, is_first, offset
-        self.resets = resets_of(is_first, spec.reset_capacity)
+        self.resets = Resets(is_first)
         self.lease, self.scratch = Lease(xs), Lease(xs)
         self._prepare_weights(xs)
         self.tape = empty_tape(spec, self.lease, start, cell, self.gates, len(slow.rate_w))
@@ -218,3 +219,54 @@ class ForwardPass:
         if self.spec.is_local:
             return self.value_before.sub_(self.tape.target_value).square_().mean(dim=(2, 3))
         return self.errors.layers[2].square().mean(dim=(2, 3)).div_(self.spec.scale**2)
+
+
+class Resets:
+    """Resets inside a segment, by the indices of those who reset; `kept` is what an earlier pass has kept.
+
+    The write of a step cannot be undone across a reset, so what a reset overwrites is kept, except at step 0, before
+    which nothing is undone.
+    """
+
+    def __init__(self, is_first: Tensor, kept: Sequence[Tensor] = ()) -> None:
+        self.rows = rows_of_resets(is_first)
+        self.kept = list(kept)
+
+    def at(self, t: int) -> bool:
+        """Whether anybody resets at step t."""
+        return self.rows[t] is not None
+
+    def enter(self, t: int, weights: Sequence[Tensor], phi0: Sequence[Tensor], keep: bool) -> None:
+        """Put phi_0 in place of the weights of those who reset; keep what was there for `leave`."""
+        rows = self._rows(t)
+        if keep and t > 0:
+            self.kept += [weight[rows] for weight in weights]
+        for weight, initial in zip(weights, phi0, strict=True):
+            weight.index_copy_(0, rows, initial.expand(len(rows), -1, -1))
+
+    def leave(self, t: int, weights: Sequence[Tensor]) -> None:
+        """Undo `enter`, step by step from the last; at step 0 there is nothing to go back to."""
+        if t > 0:
+            before = self.kept[-3:]
+            del self.kept[-3:]
+            for weight, kept in zip(weights, before, strict=True):
+                weight.index_copy_(0, self._rows(t), kept)
+
+    def take(self, t: int, total: Tensor, g: Tensor, da: Tensor, z: Tensor) -> None:
+        """Move the gradient G + da^T Z of those who start here to `total`, that of phi_0; g and da become 0."""
+        rows = self._rows(t)
+        total.add_(torch.baddbmm(g[rows], da[rows].mT, z[rows]).sum(0))
+        g.index_fill_(0, rows, 0.0)
+        da.index_fill_(0, rows, 0.0)
+
+    def _rows(self, t: int) -> Tensor:
+        rows = self.rows[t]
+        assert rows is not None
+        return rows
+
+
+def rows_of_resets(is_first: Tensor) -> list[Tensor | None]:
+    """Per step the examples that reset, or None; asks the device once."""
+    counts = is_first.sum(dim=1).tolist()
+    rows = is_first.nonzero()[:, 1].split(counts)
+    return [index if count else None for index, count in zip(rows, counts, strict=True)]

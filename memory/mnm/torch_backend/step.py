@@ -14,8 +14,8 @@ from torch.nn.functional import linear
 
 from memory.core import CoreOutput, MemoryRecord
 from memory.mnm.input_window import normalized
+from memory.mnm.neural import Activations, Weights
 from memory.mnm.reference import MNMCore, MNMState
-from memory.mnm.rules import Activations, Weights
 from memory.mnm.tape import add_outer, tanh_of_half
 
 
