@@ -12,13 +12,19 @@ import pytest
 
 from agents.config import TrainConfig
 from docs.options import PAGE as OPTIONS
-from docs.options import page
+from docs.options import page, row
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "CONTRIBUTING.md"]
 FOLDERS = "agents|benchmarks|docs|envs|examples|memory|pretrained|recall|tasks|tests"
 ENDINGS = "py|md|csv|png|gif|svg|h|cpp|js|css|html|json|txt"
-WRITTEN_BY_THE_READER = {"my_envs.py", "my_module.py"}
+WRITTEN_BY_THE_READER = {
+    "my_envs.py",
+    "my_module.py",
+    "memory/NAME.py",
+    "envs/NAME.py",
+    "tests/envs/test_NAME.py",
+}
 
 
 def names_in(text: str) -> Iterator[str]:
@@ -39,8 +45,7 @@ def exists(name: str) -> bool:
 
 @pytest.mark.parametrize("field", dataclasses.fields(TrainConfig), ids=lambda field: field.name)
 def test_every_option_is_in_the_table(field: dataclasses.Field[object]) -> None:
-    row = f"| `--{field.name.replace('_', '-')}` | `{field.default}` | {field.metadata['help']} |"
-    assert row in OPTIONS.read_text(), "run `python -m docs.options`"
+    assert row(field) in OPTIONS.read_text(), "run `python -m docs.options`"
 
 
 def test_the_page_of_options_is_the_generated_one() -> None:
@@ -105,11 +110,35 @@ def test_a_path_that_does_not_exist_is_noticed() -> None:
     assert not importable("agents.nowhere.Nothing")
 
 
+RECIPES = (ROOT / "CONTRIBUTING.md").read_text().partition("## Recipes")[2]
+STEPS = re.findall(r"^\d\. .*(?:\n   .*)*", RECIPES, re.MULTILINE)
+
+
+def unknown_names(step: str) -> list[str]:
+    """Names in backticks that stand in none of the files that the same step names, nor, without one, in any file."""
+    quoted = re.findall(r"`([^`]+)`", step)
+    files = [ROOT / name for name in quoted if name.endswith(".py") and (ROOT / name).is_file()]
+    files = files or [*ROOT.glob("*/*.py"), *ROOT.glob("*/*/*.py")]
+    text = "".join(file.read_text() for file in (*files, ROOT / "memory" / "core.py"))
+    return [x for x in quoted if re.fullmatch(r"[A-Za-z_]\w+", x) and not re.search(rf"\b{x}\b", text)]
+
+
+@pytest.mark.parametrize("step", STEPS, ids=lambda step: step[:40])
+def test_what_a_recipe_names_stands_where_it_says(step: str) -> None:
+    assert unknown_names(step) == []
+
+
+def test_a_recipe_that_names_what_is_elsewhere_is_noticed() -> None:
+    assert len(STEPS) > 15
+    assert unknown_names("1. `memory/config.py`: `CORES` and `actions_for`") == ["actions_for"]
+    nowhere = "_".join(("no", "such", "name"))
+    assert unknown_names(f"1. The docs of `{nowhere}`") == [nowhere]
+
+
 def test_every_page_is_in_the_index() -> None:
     index = (ROOT / "docs" / "README.md").read_text()
-    assert [
-        path.name for path in PAGES[1:] if path.name != "README.md" and f"({path.name})" not in index
-    ] == []
+    names = [path.name for path in PAGES if path.parent.name == "docs" and path.name != "README.md"]
+    assert [name for name in names if f"({name})" not in index] == []
 
 
 def test_the_readme_stays_short() -> None:
