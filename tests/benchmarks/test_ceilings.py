@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.common import ROOT
 from benchmarks.studies import ceilings
 
 ROWS: dict[str, Callable[[], dict[str, Any]]] = {
@@ -25,3 +26,10 @@ def test_who_knows_more_earns_more(name):
     ]
     assert len(values) >= 3
     assert values == sorted(values)
+
+
+def test_the_page_shows_the_committed_table(capsys):
+    assert ceilings.main(["--summary"]) == 0
+    printed = capsys.readouterr().out.strip()
+    assert len(printed.splitlines()) > 15
+    assert printed in (ROOT / "docs" / "memory_tasks.md").read_text()
