@@ -201,7 +201,7 @@ def print_table(rows: list[Row], peak: float) -> None:
     )
     print("|---|---|---|---|---|---|---|---|---|---|---|---|")
     for r in rows:
-        share = "" if r.peak_share is None else f"{100 * r.peak_share:.0f} %"
+        share = "" if r.peak_share is None else f"{100 * r.peak_share:.0f}%"
         compiled = "" if r.compiled is None else f"{r.compiled:,.0f}"
         ratio = "" if r.compiled_ratio is None else f"{r.compiled_ratio:.2f}"
         numbers = f"{r.plain:,.0f} | {r.fused:,.0f} | {compiled} | {r.fused_ratio:.2f} | {ratio} | {share}"

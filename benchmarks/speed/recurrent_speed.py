@@ -104,7 +104,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     ]
     for row in rows:
         lines.append(
-            f"| {row['core']} | {row['batch']} | {row['length']} | {100 * float(row['reset_rate']):g} % | "
+            f"| {row['core']} | {row['batch']} | {row['length']} | {100 * float(row['reset_rate']):g}% | "
             f"{int(row['steps']):,} | {int(row['segment']):,} | {int(row['library']):,} | "
             f"{row['segment_to_steps']} | {row['segment_to_library']} |"
         )
@@ -125,7 +125,7 @@ def main(argv: Sequence[str]) -> int:
         if not config.summary:
             write_csv(RESULTS, rows)
         put_table("recurrent_speed", table(rows))
-        names = [f"{row['core']}, B {row['batch']}, resets {100 * float(row['reset_rate']):g} %, {way}"
+        names = [f"{row['core']}, B {row['batch']}, resets {100 * float(row['reset_rate']):g}%, {way}"
                  for row in rows for way in ("steps", "segment", "library")]  # fmt: skip
         values = [float(row[way]) for row in rows for way in ("steps", "segment", "library")]
         colours = ["#9aa5b1", "#3465a4", "#c4a000"] * len(rows)

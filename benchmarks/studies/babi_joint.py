@@ -122,7 +122,7 @@ def draw(path: Path) -> None:
                 axes.annotate(f" {task}", (updates[-1], last_label), fontsize=8, va="center")
     axes.plot(updates, [float(row["valid_mean_error"]) for row in rows], color="#0072b2", linewidth=2.2)
     axes.set(xlabel="updates (thousands)", ylabel="validation error, %", ylim=(0, None))
-    axes.set_title(f"blue: mean of the tasks; numbers: failed tasks (above {FAILED_ABOVE:.0f} %)", fontsize=9)
+    axes.set_title(f"blue: mean of the tasks; numbers: failed tasks (above {FAILED_ABOVE:.0f}%)", fontsize=9)
     axes.spines[["top", "right"]].set_visible(False)
     save_figure(figure, path)
 
@@ -138,7 +138,7 @@ def summarise() -> str:
     columns = [[float(row[name]) for row in rows] for name in ("valid_error", "test_error")]
     means = " | ".join(f"{sum(errors) / len(errors):.2f}" for errors in columns)
     failed = " | ".join(str(sum(error > FAILED_ABOVE for error in errors)) for errors in columns)
-    lines += [f"| mean error % | {means} |", f"| failed tasks (error > {FAILED_ABOVE:.0f} %) | {failed} |"]
+    lines += [f"| mean error % | {means} |", f"| failed tasks (error > {FAILED_ABOVE:.0f}%) | {failed} |"]
     first = rows[0]
     return "\n".join(lines) + (
         f"\n\n{first['core']}, seed {first['seed']}: {int(first['updates']):,} updates in "

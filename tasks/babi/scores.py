@@ -71,7 +71,7 @@ def error_table(valid: Errors, test: Errors) -> str:
     ]
     lines += [
         f"| mean error % | {valid.mean:.2f} | {test.mean:.2f} |",
-        f"| failed tasks (error > {FAILED_ABOVE:.0f} %) | {valid.failed} | {test.failed} |",
+        f"| failed tasks (error > {FAILED_ABOVE:.0f}%) | {valid.failed} | {test.failed} |",
     ]
     return "\n".join(lines)
 

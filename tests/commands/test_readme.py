@@ -141,5 +141,15 @@ def test_every_page_is_in_the_index() -> None:
     assert [name for name in names if f"({name})" not in index] == []
 
 
+@pytest.mark.parametrize("package", ["agents", "memory"])
+def test_the_layout_names_every_file(package: str) -> None:
+    layout = (ROOT / "docs" / "architecture.md").read_text()
+    tree = re.search(rf"^{package}/\n((?:  .*\n)+)```", layout, re.MULTILINE)
+    assert tree is not None
+    back_ends = {"torch_backend", "cpp_backend"}
+    files = {path.name for path in (ROOT / package).rglob("*.py") if path.parent.name not in back_ends}
+    assert set(re.findall(r"\w+\.py", tree[1])) == files - {"__init__.py"}
+
+
 def test_the_readme_stays_short() -> None:
     assert len((ROOT / "README.md").read_text().splitlines()) <= 200

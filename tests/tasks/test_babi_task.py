@@ -80,7 +80,7 @@ def test_the_table_counts_failed_tasks():
     assert (test.failed, test.mean, valid.failed) == (1, pytest.approx(5.05), 0)
     table = error_table(valid, test).splitlines()
     assert table[2] == "| 1: 1 supporting fact | 0.5 | 5.0 |"
-    assert table[-2:] == ["| mean error % | 2.75 | 5.05 |", "| failed tasks (error > 5 %) | 0 | 1 |"]
+    assert table[-2:] == ["| mean error % | 2.75 | 5.05 |", "| failed tasks (error > 5%) | 0 | 1 |"]
 
 
 @pytest.mark.parametrize("core", ["mnm-p", "hard"])
