@@ -187,12 +187,7 @@ def make_foreign(asked: str, env: Door, kwargs: dict[str, Any], device: torch.de
         raise UserError(
             f"--agent {asked!r}: write module:make_agent, such as my_module:make_agent, or sb3:PATH.zip"
         )
-    try:
-        module = import_user_module(module_name, asked)
-    except UserError:
-        raise
-    except Exception as error:
-        raise UserError(f"--agent {asked}: cannot import {module_name} ({first_line(error)})") from error
+    module = import_user_module(module_name, asked)
     make = getattr(module, function, None)
     if not callable(make):
         names = ", ".join(name for name, what in vars(module).items() if callable(what) and name[0] != "_")
