@@ -137,7 +137,10 @@ class Painter:
             self._paint_doubt(draw, doubt)
         for row, tile in enumerate(tiles[: self.top_k]):
             if tile is not None:
-                self._paint_tile(image, draw, row, tile, scale, bool(doubt) or not tile.had_effect)
+                doubtful = bool(doubt) or not tile.had_effect
+                # Where writes interact, amounts do not add up; what was seen then stays what is recalled.
+                pale = doubtful and (doubt != INTERACT or not tile.had_effect)
+                self._paint_tile(image, draw, row, tile, scale, doubtful, pale)
         if recalls.of_steps and not doubt:
             self._paint_link(draw, scene, tiles[: self.top_k])
         self._paint_places(draw, scene, shown)
@@ -239,8 +242,16 @@ class Painter:
         draw.rectangle((x, y, x + cell - 1, y + cell - 1), outline=palette.SUPPORTS, width=3)
 
     def _paint_tile(
-        self, image: Image.Image, draw: ImageDraw.ImageDraw, row: int, tile: Tile, scale: float, grey: bool
+        self,
+        image: Image.Image,
+        draw: ImageDraw.ImageDraw,
+        row: int,
+        tile: Tile,
+        scale: float,
+        grey: bool,
+        pale: bool,
     ) -> None:
+        """`grey`: its bar says too much; `pale`: so do its pictures."""
         left, top, right, bottom = self.tile_box(row)
         draw.rectangle((left, top, right, bottom), fill=palette.PANEL, outline=palette.EDGE)
         ink = palette.FAINT_INK if grey else palette.INK
@@ -248,7 +259,7 @@ class Painter:
         pictures = [tile.where] if tile.seen is None else [tile.seen, tile.where]
         space = (2 * THUMBNAIL_SIZE + 8 * (2 - len(pictures))) // len(pictures)
         for column, picture in enumerate(pictures):
-            shown = palette.grey_out(picture) if grey else picture
+            shown = palette.grey_out(picture) if pale else picture
             corner_left = left + 31 + column * (space + 8) + (space - picture.shape[1]) // 2
             corner_top = top + 5 + (THUMBNAIL_SIZE - picture.shape[0]) // 2
             image.paste(Image.fromarray(shown), (corner_left, corner_top))
@@ -345,7 +356,7 @@ class Painter:
         if recalls.policy_effect is not None or recalls.of_policy:
             greyed += f", {UNAFFECTED} (no probability moves by {signed(limits.policy)})"
         if recalls.judged_by_residual:
-            greyed += f" or {INTERACT} (rho > {signed(limits.residual)}: removals do not add up)"
+            greyed += f"; bars only: {INTERACT} (rho > {signed(limits.residual)}: removals do not add up)"
         hollow = "hollow bar: opposes. "
         if recalls.had_effect is not None:
             hollow = "grey tile: not read, no effect; its bar is the probability of that address. "

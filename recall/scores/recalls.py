@@ -10,7 +10,8 @@ is shown in grey, with the reason, where it would mislead:
 * "no single step", for scores of whole steps: everything before matters to the action, and no step by itself does,
   as when the same thing was seen in several steps;
 * "writes interact": the single removals do not add up (residual rho above a threshold), so that the score of
-  one write alone does not say what it contributed. The joint removal of the listed writes stays meaningful.
+  one write alone does not say how much it contributed. Only the bars are grey then: which write matters stays
+  meaningful, and so does the joint removal of the listed writes.
 """
 
 from __future__ import annotations

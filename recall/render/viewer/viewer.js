@@ -222,6 +222,7 @@ function drawTiles() {
   const t = state.t, score = view.scores[state.score], doubt = data.doubts[score.doubt[t]];
   $("doubt").textContent = doubt;
   $("tiles").classList.toggle("grey", doubt !== "");
+  $("tiles").classList.toggle("pale", doubt !== "" && doubt !== data.doubts[2]);
   const narrow = window.innerWidth < 760;
   recallsAt(t).forEach((recall, row) => {
     const part = tiles[row];
@@ -241,6 +242,7 @@ function drawTiles() {
     bar.style.width = Math.min(100, (100 * recall.score) / score.scale) + "%";
     bar.className = recall.supports ? "" : "opposes";
     part.tile.classList.toggle("grey", !recall.counts);
+    part.tile.classList.toggle("pale", !recall.counts);
     const reward = view.columns.reward_before[s];
     part.what.textContent = `step ${stepName(s)}, ${view.actions[s]}` + (reward ? `, reward ${short(reward)}` : "");
     const others = Object.keys(view.scores).filter((name) => name !== state.score);
@@ -274,7 +276,7 @@ function drawWords() {
   }
   const unaffected = view.columns.policy_effect || state.score === "decision"
     ? `, ${data.doubts[3]} (no probability moves by ${data.thresholds.policy})` : "";
-  const interact = ` or ${data.doubts[2]} (rho > ${data.thresholds.residual}: single removals do not add up)`;
+  const interact = `; bars only: ${data.doubts[2]} (rho > ${data.thresholds.residual}: single removals do not add up)`;
   const unused = view.columns.beta ? `use share < ${data.thresholds.use_share}` : "no head read a slot";
   $("rules").textContent = `Grey: ${data.doubts[1]} (${unused})${unaffected}${score.judged ? interact : ""}. ` +
     `The number is the rank; a row moves up only if it is better by ${Math.round(100 * (data.clearly - 1))}\u00a0%.`;
