@@ -5,9 +5,10 @@
     python train_rl.py --env my_package.my_envs:MyEnv-v0 --env-kwargs '{"size": 9}'
     python train_rl.py --run-dir runs/maze --resume
     python train_rl.py --preset maze --total-steps 100_000 --profile
+    python train_rl.py --preset maze --num-envs 128 --ranks 2 --run-dir runs/maze
     torchrun --nproc-per-node 2 --max-restarts 3 train_rl.py --preset maze --num-envs 128 --run-dir runs/maze
 
-The processes of torchrun train one policy together; --num-envs is their total. If one dies, torchrun starts
+The processes (ranks) train one policy together; --num-envs is their total. If one of torchrun's dies, it starts
 all of them again, and the run continues from its latest checkpoint.
 
 Ctrl-C (or SIGTERM, SIGHUP) finishes the current update, writes a checkpoint and exits with code 130; --resume
@@ -26,9 +27,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agents.config import ARCHITECTURE, FIXED_ON_RESUME, PRESETS, TrainConfig, preset
-from agents.distributed import RANK_TIMEOUT, join, leave, was_restarted
+from agents.distributed import RANK_TIMEOUT, Ranks, join, leave, was_restarted
 from agents.files import write_text
 from agents.hints import hint, resume_command
+from agents.launch import is_rank, launch, rank_count
 from agents.options import given, option, parse_parts, run_command
 from agents.profile import Profile
 from agents.progress import StopSignal, make_console
@@ -47,6 +49,11 @@ class Command:
         switch=True,
     )  # fmt: skip
     profile: bool = option(False, "print at the end where the time went; write profile.csv", switch=True)
+    ranks: str = option(
+        "1",
+        "processes that train one policy together; auto: one per GPU, else one per core",
+        metavar="N|auto",
+    )
     rank_timeout: float = option(
         RANK_TIMEOUT, "torchrun: seconds that the processes wait for one another before they give up"
     )
@@ -114,6 +121,12 @@ def ended(error: UserError, trainer: Trainer) -> Stopped:
 
 def main(argv: Sequence[str]) -> int:
     """Run the command; returns the exit code."""
+    if given(argv, "ranks") is not None and not is_rank():
+        config, command = read_command(argv)
+        count = rank_count(command.ranks, config.num_envs, config.device)
+        if count > 1:
+            Ranks(count=count).share(config.num_envs)
+            return launch(count, argv)
     ranks = join(rank_timeout(argv))
     restarted = ranks.any(was_restarted())
     config, command = ranks.from_first(lambda: read_command(argv, restarted))
