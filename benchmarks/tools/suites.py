@@ -70,7 +70,7 @@ def _from(package: str) -> Callable[[EnvSpec], bool]:
 
 
 SUITES = {
-    "mnm-rl": Suite("envs", "gymnasium", _starts("mnm/")),
+    "mnm-rl": Suite("envs", "mnm-rl", _starts("mnm/")),
     "MiniGrid": Suite("minigrid", "minigrid", _starts("MiniGrid-")),
     "BabyAI": Suite("minigrid", "minigrid", _starts("BabyAI-")),
     "Gymnasium": Suite("gymnasium", "gymnasium", _from("gymnasium.")),
@@ -248,7 +248,7 @@ def _version(distribution: str) -> str:
     try:
         return version(distribution)
     except PackageNotFoundError:
-        return "?"
+        return "checkout"
 
 
 if __name__ == "__main__":
