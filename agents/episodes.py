@@ -71,6 +71,15 @@ class EpisodeLog:
         """Forget the unfinished episodes of the environments `which` [N], because these were started anew."""
         self.running_return[which], self.running_length[which] = 0.0, 0
 
+    def unfinished(self) -> str:
+        """Before any episode has ended: how long those are that run, and what they returned so far."""
+        if self.count or not self.running_length.any():
+            return ""
+        return (
+            f"  no episode has ended: {self.running_length.mean():,.0f} steps and return "
+            f"{self.running_return.mean():.2f} so far"
+        )
+
     def summary(self) -> dict[str, float]:
         """Means over the last WINDOW episodes; NaN before the first one ended."""
         if not self.finished:

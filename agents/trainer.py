@@ -132,7 +132,7 @@ class Trainer:
                 fps = (self.collector.frames - log_frames) / (now - log_time)
                 status = (
                     f"{fps:,.0f} frames/s  return {number(episodes['return_mean'])}  "
-                    f"success {number(episodes['success_rate'])}"
+                    f"success {number(episodes['success_rate'])}{self.collector.episodes.unfinished()}"
                 )
                 display.show(self.collector.frames, status, last=finished)
                 evaluated = self.held_out.play(self.collector.frames, finished)

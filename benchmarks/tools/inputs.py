@@ -6,6 +6,7 @@ was damaged must be the same as before, or be a value that a user could have mea
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import random
 import shutil
@@ -136,7 +137,7 @@ def _checkpoint_fields(run: Path, place: Path) -> Target:
 
     def read(path: Path) -> bool:
         config = RunDirectory(path).read_config(TrainConfig)
-        trainer = Trainer(config, resume=True)
+        trainer = Trainer(dataclasses.replace(config, run_dir=str(path)), resume=True)
         trainer.close()
         return True
 

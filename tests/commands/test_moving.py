@@ -72,6 +72,7 @@ def test_another_number_of_environments_is_said(
 def test_a_jump_of_the_learning_rate_is_said(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = said(capsys, "--resume", "--run-dir", str(run), "--total-steps", "144")
     assert "The learning rate jumps here from 0 to 0.00035" in text
+    assert "no episode has ended: 36 steps and return" in text
     assert "jumps" not in said(capsys, "--resume", "--run-dir", str(run))
 
 
