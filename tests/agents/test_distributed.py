@@ -298,3 +298,32 @@ def test_a_killed_rank_ends_the_job_with_the_checkpoint_whole_and_torchrun_resum
     updates = updates_logged(path)
     assert updates == list(range(1, len(updates) + 1))  # the restart went on where the checkpoint was
     assert state_of(path)["updates"] in (len(updates) - 1, len(updates))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc").exists(), reason="finds the ranks in /proc")
+def test_a_rank_that_stops_answering_ends_the_job_after_the_timeout(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    options = {**MAZE, "total_steps": 10**9, "checkpoint_every": 1, "run_dir": path, "rank_timeout": 5}
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={free_port()}",
+               "train_rl.py", *(f"--{name.replace('_', '-')}={value}" for name, value in options.items())]  # fmt: skip
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    job = subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        wait_for_updates(2, path, job)
+        ranks = workers(job.pid)
+        os.kill(ranks[1], signal.SIGSTOP)
+        deadline = time.monotonic() + 60
+        while Path(f"/proc/{ranks[0]}").exists() and time.monotonic() < deadline:
+            time.sleep(0.2)
+        os.kill(ranks[1], signal.SIGCONT)  # a stopped process does not heed the launcher
+        _, errors = job.communicate(timeout=60)
+    finally:
+        job.terminate()
+        job.wait(timeout=60)
+    assert job.returncode != 0
+    assert "rank 0 of 2: another rank has stopped" in errors
+    assert "the latest checkpoint is whole" in errors
+    assert state_of(path)["updates"] >= 1
