@@ -136,6 +136,7 @@ def make_single(
     if isinstance(length, bool) or not isinstance(length, int) or length < 1:
         raise UserError(f"{env_id}: sequence_length must be a whole number of at least 1, got {length!r}")
     leaves = leaves_of(inner.observation_space, env_id, length, (ACTION_MASK,) if masked else ())
+    guard_exit()
     return Door(inner, env_id, leaves, actions, number, masked, bare)
 
 
@@ -331,7 +332,6 @@ def _make_python(
     rule, actions = success_rule(env_id, probe.metadata), probe.actions
     probe.close()
     if backend == "sync":
-        guard_exit()
         watch()
         vector: Any = SyncVectorEnv(makers, autoreset_mode=mode)
     else:
@@ -346,5 +346,4 @@ def _make_recorded(env: EnvLike, env_kwargs: Kwargs | None, number: int, backend
         for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
             signal.signal(name, signal.SIG_IGN)
         end_with_parent()
-        guard_exit()
     return Replay(make_single(env, env_kwargs, number=number, bare=True))

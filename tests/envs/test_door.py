@@ -357,3 +357,17 @@ def test_an_empty_frame_is_refused() -> None:
     door: Any = behind(spaces.Discrete(2), [0])
     door.env.render = lambda: np.zeros((0, 0, 3), np.uint8)
     one_line(door.render, "render returned shape [0, 0, 3]")
+
+
+def test_an_environment_of_an_evaluation_cannot_end_the_process() -> None:
+    """In a child, which would end with code 0 where the call got through."""
+    child = os.fork()
+    if child == 0:
+        try:
+            env = envs.make_single("odd_plugin:Odd-v0", {"fault": "exits hard", "at": 1})
+            env.reset(seed=0)
+            env.step(0)
+        except EnvFault:
+            os._exit(7)
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
