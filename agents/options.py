@@ -19,10 +19,12 @@ import select
 import sys
 import types
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import torch
 
+from agents.files import refused_by_system
 from agents.hints import hint
 from envs.errors import UserError, first_line, nearest
 from memory.core import option as option
@@ -219,6 +221,13 @@ def run_command(main: Callable[[Sequence[str]], int]) -> NoReturn:
         if not _reader_has_left():
             raise
         code = 141
+    except OSError as error:
+        if refused_by_system(error) is None:
+            raise
+        with suppress(OSError):
+            print(f"error: the output cannot be written: {first_line(error)}", file=sys.stderr, flush=True)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        code = 1
     sys.exit(code)
 
 

@@ -92,16 +92,28 @@ class Table:
 
 
 def start(
-    main: Callable[[Sequence[str]], int], argv: Sequence[str], log: Path, most: int | None = None
+    main: Callable[[Sequence[str]], int], argv: Sequence[str], log: Path | int, most: int | None = None
 ) -> int:
-    """The command in a forked process and session of its own; returns its id. `most`: bytes that a file may have."""
+    """The command in a forked process and session of its own, writing to `log`; returns its id.
+
+    `most`: bytes that a file may have.
+    """
     sys.stdout.flush()
     pid = os.fork()
     if pid:
         return pid
+    try:  # whatever happens, this process must not go on with what its parent does
+        _run(main, argv, log, most)
+    finally:
+        os._exit(72)
+
+
+def _run(
+    main: Callable[[Sequence[str]], int], argv: Sequence[str], log: Path | int, most: int | None
+) -> None:
     try:
         os.setsid()
-        handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        handle = log if isinstance(log, int) else os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(handle, 1)
         os.dup2(handle, 2)
         if most is not None:
@@ -114,7 +126,6 @@ def start(
         traceback.print_exc()
         sys.stderr.flush()
         os._exit(70)
-    os._exit(71)
 
 
 def wait(pid: int, seconds: float = LONGEST_S) -> int | None:
@@ -291,7 +302,12 @@ def disks(table: Table, place: Path, count: int, rng: random.Random) -> None:
     log = place / "log"
     for number in range(count):
         run = place / f"run{number}"
-        code = wait(start(train_rl.main, train_argv(run), log, most=int(10 ** rng.uniform(1.0, 5.0))))
+        there, here = os.pipe()  # what it says is no file, and has no limit
+        pid = start(train_rl.main, train_argv(run), here, most=int(10 ** rng.uniform(1.0, 5.0)))
+        os.close(here)
+        code = wait(pid)
+        log.write_bytes(os.read(there, 2**20))
+        os.close(there)
         table.add("small disk", *(("went on", "") if code == 0 else said(log)))
         code = wait(start(train_rl.main, train_argv(run), log))
         updates = [row["updates"] for row in read_metrics(run / "metrics.csv")]
