@@ -40,7 +40,7 @@ def test_a_run_directory_holds_everything(run_dir: Path) -> None:
     assert expected | {"accuracy.csv", "accuracy.png"} <= names
     assert any(name.startswith("events.out.tfevents") for name in names)
     assert [row["updates"] for row in read_metrics(run_dir / "metrics.csv")] == [4, 8, 12, 14]
-    assert {path.stem for path in (run_dir / "checkpoints").iterdir()} == {"latest", "best"}
+    assert {path.stem for path in (run_dir / "checkpoints").iterdir()} == {"latest", "previous-1", "best"}
     result = json.loads((run_dir / "result.json").read_text())
     assert (result["task"], result["updates"], result["config"]["symbols"]) == ("dictionary", ALL, 5)
 
