@@ -43,9 +43,9 @@ class TrainConfig(CoreOptions):
         None,
         "stop once this fraction of the last 100 episodes succeeded at two consecutive log points",
     )
-    num_envs: int = option(64, "environments stepped in parallel", most=100_000)
+    num_envs: int = option(16, "environments stepped in parallel", most=100_000)
     rollout_steps: int = option(
-        100, "steps per environment per rollout; the length of truncated BPTT", most=10**6
+        128, "steps per environment per rollout; the length of truncated BPTT", most=10**6
     )
     seed: int = option(0, "seed of weights, environments, actions and minibatches")
     backend: BackendName = option("auto", "environment backend")
@@ -74,13 +74,16 @@ class TrainConfig(CoreOptions):
     embedding_size: int = option(128, "size of the encoded observation", most=2**16)
     previous_inputs: bool = option(True, "give the agent its previous action and reward as extra inputs")
 
-    learning_rate: float = option(7e-4, "learning rate of Adam", most=10.0)
-    anneal: bool = option(True, "anneal the learning rate linearly to 0 over total-steps")
-    gamma: float = option(0.95, "discount factor")
+    learning_rate: float = option(1e-3, "learning rate of Adam", most=10.0)
+    anneal: bool = option(False, "anneal the learning rate linearly to 0 over total-steps")
+    gamma: float = option(0.99, "discount factor")
     gae_lambda: float = option(0.95, "lambda of generalized advantage estimation (1: Monte Carlo returns)")
     reward_scale: float = option(1.0, "factor on rewards for learning; reported returns are unscaled")
     epochs: int = option(4, "PPO: epochs per rollout (A2C: one)", most=10_000)
-    minibatches: int = option(4, "PPO: minibatches per epoch, split over environments (A2C: one)")
+    minibatches: int | None = option(
+        None,
+        "PPO: minibatches per epoch, split over environments (None: 8, or one per environment; A2C: one)",
+    )
     minibatch_cut: Literal["random", "even"] = option(
         "random",
         "PPO: how environments are assigned to minibatches: at random, or equally many from each rank",
@@ -106,7 +109,7 @@ class TrainConfig(CoreOptions):
         check_numbers(self)
         check_at_least(
             self, 1, "total_steps", "num_envs", "rollout_steps", "log_every", "checkpoint_every",
-            "embedding_size", "epochs", "minibatches", "frame_skip", "frame_stack", "eval_episodes",
+            "embedding_size", "epochs", "frame_skip", "frame_stack", "eval_episodes",
             "keep_checkpoints",
         )  # fmt: skip
         check_at_least(self, 0, "eval_every", "threads", "seed")
@@ -124,12 +127,20 @@ class TrainConfig(CoreOptions):
             raise UserError(f"--env-timeout must be positive, got {self.env_timeout:g}")
         if self.learning_rate <= 0.0 or self.max_grad_norm <= 0.0 or self.clip <= 0.0:
             raise UserError("--learning-rate, --max-grad-norm and --clip must be positive")
-        if self.algo == "ppo" and self.minibatches > self.num_envs:
+        if self.minibatches is not None:
+            check_at_least(self, 1, "minibatches")
+        if self.algo == "ppo" and self.minibatches is not None and self.minibatches > self.num_envs:
             raise UserError(
                 f"--minibatches {self.minibatches} needs at least as many environments, got --num-envs "
                 f"{self.num_envs}: minibatches are split over environments, never over time"
             )
         self.env_arguments()
+
+    def passes(self) -> tuple[int, int]:
+        """Epochs over a rollout, and minibatches of each."""
+        if self.algo == "a2c":
+            return 1, 1
+        return self.epochs, min(8, self.num_envs) if self.minibatches is None else self.minibatches
 
     def env_arguments(self) -> dict[str, Any]:
         """What `make_vec` and `make_single` are told: --env-kwargs and the other options of the environment."""
@@ -183,7 +194,9 @@ MAZE: dict[str, Any] = {
     "reward_scale": 0.1,
     "num_envs": 64,
     "rollout_steps": 50,
+    "minibatches": 4,
     "learning_rate": 3e-3,
+    "anneal": True,
     "gamma": 0.95,
     "gae_lambda": 0.95,
     "log_every": 10,
@@ -214,6 +227,7 @@ POPGYM: dict[str, Any] = {
     "rollout_steps": 64,
     "minibatches": 8,
     "learning_rate": 2e-3,
+    "anneal": True,
     "gamma": 0.9,
 }
 """Tasks in the manner of POPGym: short episodes, a symbol per step, an answer that is due later."""
@@ -227,6 +241,7 @@ PAIR_BANDIT: dict[str, Any] = {
     "rollout_steps": 48,
     "minibatches": 8,
     "learning_rate": 2e-3,
+    "anneal": True,
     # An answer earns its reward at once: what comes later is noise to it.
     "gamma": 0.3,
     "entropy_coef": 0.03,
@@ -243,7 +258,9 @@ ATARI: dict[str, Any] = {
     "frame_stack": 4,
     "num_envs": 8,
     "rollout_steps": 128,
+    "minibatches": 4,
     "learning_rate": 2.5e-4,
+    "anneal": True,
     "gamma": 0.99,
     "clip": 0.1,
     "log_every": 10,
@@ -280,7 +297,21 @@ ISLAND: dict[str, Any] = {
     "interaction_window": 4,
 }
 
+CLASSIC: dict[str, Any] = {
+    "env": "CartPole-v1",
+    # Returns of a hundred: unscaled, the error of the value function drowns the policy's gradient in what both share.
+    "normalize_rewards": True,
+    "num_envs": 16,
+    "rollout_steps": 128,
+    "minibatches": 8,
+    "learning_rate": 1e-3,
+    "anneal": False,
+    "gamma": 0.99,
+}
+"""Classic control, and whatever pays at every step for long."""
+
 PRESETS: dict[str, dict[str, Any]] = {
+    "classic": CLASSIC,
     "maze": MAZE,
     "minigrid-memory": MINIGRID_MEMORY,
     "popgym": POPGYM,

@@ -37,9 +37,7 @@ class Learner:
         self.model, self.config, self.generator, self.ranks = model, config, generator, ranks
         self.parameters = list(model.parameters())
         self.optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate, eps=1e-5, fused=True)
-        is_ppo = config.algo == "ppo"
-        self.epochs = config.epochs if is_ppo else 1
-        self.minibatches = config.minibatches if is_ppo else 1
+        self.epochs, self.minibatches = config.passes()
 
     def update(self, rollout: Rollout, progress: float) -> dict[str, float]:
         """Learn from one rollout; `progress` in [0, 1] drives the schedules. Returns what to log."""

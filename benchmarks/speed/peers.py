@@ -84,7 +84,7 @@ def make_sb3(config: TrainConfig) -> Any:
         DummyVecEnv([lambda: make_flat(config)] * config.num_envs),
         learning_rate=config.learning_rate,
         n_steps=config.rollout_steps,
-        batch_size=config.num_envs * config.rollout_steps // config.minibatches,
+        batch_size=config.num_envs * config.rollout_steps // config.passes()[1],
         n_epochs=config.epochs,
         gamma=config.gamma,
         gae_lambda=config.gae_lambda,
@@ -222,7 +222,7 @@ def make_skrl(config: TrainConfig) -> Any:
     settings = PPO_CFG(
         rollouts=config.rollout_steps,
         learning_epochs=config.epochs,
-        mini_batches=config.minibatches,
+        mini_batches=config.passes()[1],
         learning_rate=config.learning_rate,
         discount_factor=config.gamma,
         gae_lambda=config.gae_lambda,

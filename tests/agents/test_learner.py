@@ -176,6 +176,7 @@ def test_schedules_follow_progress() -> None:
         scripted(AutoresetMode.SAME_STEP, 4),
         core="none",
         learning_rate=1e-3,
+        anneal=True,
         entropy_coef=0.1,
         entropy_coef_final=0.0,
     )
