@@ -310,8 +310,19 @@ CLASSIC: dict[str, Any] = {
 }
 """Classic control, and whatever pays at every step for long."""
 
+CONTINUOUS: dict[str, Any] = {
+    **CLASSIC,
+    "env": "Pendulum-v1",
+    "normalize_observations": "on",
+    "gamma": 0.95,
+    "entropy_coef": 0.0,
+    "epochs": 10,
+}
+"""Real-valued actions: what is learnt there is small corrections, in more passes over the same frames."""
+
 PRESETS: dict[str, dict[str, Any]] = {
     "classic": CLASSIC,
+    "continuous": CONTINUOUS,
     "maze": MAZE,
     "minigrid-memory": MINIGRID_MEMORY,
     "popgym": POPGYM,

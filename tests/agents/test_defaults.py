@@ -11,6 +11,7 @@ from agents.config import TrainConfig, preset
     ("name", "expected"),
     [
         ("classic", (16, 128, 8, 1e-3, False, 0.99)),
+        ("continuous", (16, 128, 8, 1e-3, False, 0.95)),
         ("maze", (64, 50, 4, 3e-3, True, 0.95)),
         ("demo", (64, 50, 4, 3e-3, True, 0.95)),
         ("minigrid-memory", (128, 128, 8, 1.5e-3, False, 0.995)),
