@@ -1,5 +1,5 @@
 # make test   create .venv, install everything the tests need, run the whole suite
-# make demo   create .venv, train MNM-p in the Grid World maze, evaluate it, write runs/demo/
+# make demo   create .venv, train MNM-p in the maze of doors, evaluate it, write runs/demo/
 # make test-fast   the tests that take no learning run (`-m "not slow"`)
 # make lint   ruff and mypy
 

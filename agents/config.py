@@ -330,7 +330,13 @@ PRESETS: dict[str, dict[str, Any]] = {
     "treasure": TREASURE,
     "island": ISLAND,
     "atari": ATARI,
-    "demo": {**MAZE, "total_steps": 400_000, "checkpoint_every": 20},
+    "demo": {
+        **PAIR_BANDIT,
+        "env": "mnm/DoorMaze-v0",
+        "env_kwargs": '{"contexts": 8}',
+        "total_steps": 200_000,
+        "checkpoint_every": 10,
+    },
 }
 
 

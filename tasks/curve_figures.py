@@ -101,7 +101,7 @@ def plot_fit(path: Path, fit: Fit, excess: float, agreement: float) -> None:
             axes.axvline(edge, color=ORANGE, linewidth=1.0, linestyle="-.")
     figure.colorbar(image, ax=lower, label="softmax(h)", pad=0.02)
     upper.set_title(
-        f"excess squared error {1e4 * excess:.2f}e-4, the best cell is read for {100 * agreement:.1f} % of x\n"
+        f"excess squared error {1e4 * excess:.2f}e-4, the best cell is read for {100 * agreement:.1f}% of x\n"
         "orange: the trained range",
         fontsize=10,
     )

@@ -29,7 +29,7 @@ from tasks.babi.task import GENERATED, parse_tasks
 RUNS = RUNS_DIR / "babi-table"
 RESULTS = RESULTS_DIR / "babi.csv"
 SETTINGS = ["--stop-at", "0.999"]
-"""A run ends once at most 0.1 % of the validation questions are wrong."""
+"""A run ends once at most 0.1% of the validation questions are wrong."""
 
 
 @dataclass(frozen=True)

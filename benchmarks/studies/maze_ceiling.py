@@ -13,7 +13,7 @@ after every teleport it keeps the set of cells at which it may be:
 S' are the sets into which the next view divides the cells that action a leads to, the goal left out (there
 the walk ends). All cells of a set have the same view, so an action bumps in all of them or in none, no two of
 them become one, and all stay equally likely. V is the least mean number of steps to the goal. What could be better:
-the tour, and the last walk, which an episode's end may cut (less than 0.1 % of the return where tried).
+the tour, and the last walk, which an episode's end may cut (less than 0.1% of the return where tried).
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ class ForgettingConfig:
 
 
 def measure(directory: Path, episodes: int) -> list[dict[str, Any]]:
-    """One row per thing that is lost: mean return and success with 95 % intervals over episodes."""
+    """One row per thing that is lost: mean return and success with 95% intervals over episodes."""
     agent = load_agent(directory, "latest", torch.device("cpu"))
     write_memory_of(agent.model)
     rows = []

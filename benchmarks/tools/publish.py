@@ -140,7 +140,7 @@ def card(
         *([seeds, ""] if seeds else []),
         f"On held-out levels (`benchmarks/tools/publish.py`, evaluation seed {EVALUATION_SEED}):",
         "",
-        "| environment | policy | episodes | success (95 %) | return (95 %) | length |",
+        "| environment | policy | episodes | success (95%) | return (95%) | length |",
         "|---|---|---|---|---|---|",
         *map(_figure_line, rows),
         "",

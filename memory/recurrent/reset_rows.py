@@ -5,7 +5,7 @@ LSTM, input and forget gate 0 give c = 0 and h = 0; in a GRU, update gate 0 and 
 RESET row is put before every row that opens an episode, and its gates are driven by columns that are appended
 to the input and to the input weights. Saturated gates are exactly 0 or 1 and have slope exactly 0: values
 and gradients are those of separate sequences. Columns with fewer resets are filled up behind with KEEP rows.
-With 5 % resets in T = 128 a segment grows by about a tenth.
+With 5% resets in T = 128 a segment grows by about a tenth.
 
 Legend: T rows of the segment, S >= T rows with the extra ones, B columns, D input size.
 """

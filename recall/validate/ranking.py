@@ -32,7 +32,7 @@ RESAMPLES = 2_000
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean and its 95 % bootstrap interval."""
+    """A mean and its 95% bootstrap interval."""
 
     mean: float
     low: float

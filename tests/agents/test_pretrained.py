@@ -129,7 +129,7 @@ def test_an_agent_moves_only_to_an_environment_that_looks_the_same(run_dir: Path
 @pytest.mark.slow
 @pytest.mark.parametrize("directory", PUBLISHED, ids=lambda path: path.name)
 def test_every_published_agent_does_what_its_card_says(directory: Path) -> None:
-    """200 fresh levels agree with the stated figure (99.9 % interval: many agents, one suite)."""
+    """200 fresh levels agree with the stated figure (99.9% interval: many agents, one suite)."""
     agent = load_agent(directory, "latest", CPU)
     stated = next(
         row

@@ -135,7 +135,7 @@ def test_the_gradient_is_that_of_the_soft_choice(temperature: float) -> None:
 
 @pytest.mark.parametrize("temperature", [0.1, 5.0])
 def test_cells_are_chosen_as_often_as_the_softmax_says(temperature: float) -> None:
-    """Chi-square with 3 degrees of freedom stays below its 99.9 % point, whatever the temperature."""
+    """Chi-square with 3 degrees of freedom stays below its 99.9% point, whatever the temperature."""
     logits = torch.tensor([0.3, -0.5, 0.8, -2.0])
     noise = gumbel_noise((100_000, 4), torch.Generator().manual_seed(4))
     weights = straight_through(logits.expand(100_000, 4), noise, temperature)
