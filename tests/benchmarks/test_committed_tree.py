@@ -87,7 +87,7 @@ def test_a_run_from_an_uncommitted_tree_is_not_collected(
         run.path.mkdir()
         (run.path / "config.json").write_text(f'{{"commit": "{commit}"}}')
         (run.path / "metrics.csv").write_text(
-            "frames,wall_s,success_rate,return_mean\n1000,1,0.5,0\n2000,2,0.6,0\n"
+            "updates,frames,wall_s,success_rate,return_mean\n1,1000,1,0.5,0\n2,2000,2,0.6,0\n"
         )
     train_studies.collect(study, 2)
     assert [row["commit"] for row in read_csv(study.rows_in(tmp_path / "found"))] == ["abc"]
