@@ -79,7 +79,7 @@ def test_a_run_that_diverges_keeps_its_checkpoint_logs_no_row_and_says_what_to_t
     assert caught.value.code == 1
     assert "\n" not in line
     assert line.startswith("update 4: ")
-    assert f"--run-dir {run} --resume --learning-rate 0.00035" in line
+    assert f"--run-dir {run} --resume --learning-rate 0.0005" in line
     assert load_checkpoint(run / "checkpoints" / "latest.pt")["updates"] == 2
     assert not (run / "checkpoints" / "best.pt").exists()
     assert len((run / "metrics.csv").read_text().splitlines()) == 1 + 3
