@@ -20,6 +20,7 @@ wherever it runs.
 
 from __future__ import annotations
 
+import multiprocessing
 import signal
 import warnings
 from collections.abc import Callable, Sequence
@@ -341,7 +342,8 @@ def _make_python(
 
 def _make_recorded(env: EnvLike, env_kwargs: Kwargs | None, number: int, backend: str) -> Replay:
     """One environment of a sync or async vector; a module-level function, so that other processes find it."""
-    if backend == "async":
+    # AsyncVectorEnv makes one environment in the training process too, to look at its spaces.
+    if backend == "async" and multiprocessing.parent_process() is not None:
         # Signals reach every process of a terminal or a job; the one that trains stops its workers in order.
         for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
             signal.signal(name, signal.SIG_IGN)

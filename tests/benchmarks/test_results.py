@@ -150,12 +150,12 @@ def test_a_run_that_has_all_its_frames_is_evaluated_and_not_trained_again(
 
     assert scripts() == ["train_rl.py", "evaluate.py", "evaluate.py"]
     run.path.mkdir(parents=True)
-    (run.path / "metrics.csv").write_text(f"frames\n{run.study.total_steps - 1}\n")
+    (run.path / "metrics.csv").write_text(f"updates,frames\n1,{run.study.total_steps - 1}\n")
     assert scripts() == ["train_rl.py", "evaluate.py", "evaluate.py"]
-    (run.path / "metrics.csv").write_text(f"frames\n{run.study.total_steps}\n")
+    (run.path / "metrics.csv").write_text(f"updates,frames\n1,{run.study.total_steps}\n")
     assert scripts() == ["evaluate.py", "evaluate.py"]
     # A stage may end before its frames do, with enough success; an evaluation shows that it did.
-    (run.path / "metrics.csv").write_text("frames\n1000\n")
+    (run.path / "metrics.csv").write_text("updates,frames\n1,1000\n")
     run.evaluation("greedy").write_text("{}")
     assert scripts() == ["evaluate.py"]
 

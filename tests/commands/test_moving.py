@@ -27,7 +27,8 @@ TINY = ["--env", "mnm/GridMaze9-v0", "--core", "none", "--num-envs", "4", "--rol
 def run(tmp_path: Path) -> Path:
     """Two updates, in a directory whose name has brackets and a space."""
     path = tmp_path / "lr[decay] x[/y]"
-    assert train_rl.main([*TINY, "--total-steps", "72", "--run-dir", str(path)]) == 0
+    argv = ["--anneal", "--learning-rate", "7e-4", "--total-steps", "72", "--run-dir", str(path)]
+    assert train_rl.main([*TINY, *argv]) == 0
     return path
 
 

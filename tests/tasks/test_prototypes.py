@@ -179,7 +179,7 @@ def test_the_command_writes_its_pictures(tmp_path: Path) -> None:
         (["--defects", "-1"], "--defects must be at least 0, got -1"),
         (["--read", "sof"], "unknown read 'sof' (did you mean soft?)"),
         (["--tau-end", "0"], "--tau-end must be above 0, got 0.0"),
-        (["--learning-rate", "1e30"], "the training diverged; lower --learning-rate"),
+        (["--learning-rate", "1e30"], "--learning-rate must be at most 10, got 1e+30"),
     ],
 )
 def test_bad_options_are_refused_in_one_line(argv: list[str], expected: str, tmp_path: Path) -> None:
