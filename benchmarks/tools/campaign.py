@@ -116,6 +116,8 @@ def _run(
         handle = log if isinstance(log, int) else os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(handle, 1)
         os.dup2(handle, 2)
+        # Whoever started the campaign may have put something else in their place.
+        sys.stdout, sys.stderr = (open(stream, "w", 1, closefd=False) for stream in (1, 2))  # noqa: SIM115
         if most is not None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
         sys.argv = ["command", *argv]
