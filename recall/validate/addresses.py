@@ -19,10 +19,11 @@ from agents.model import ActorCritic
 from recall.record.recorder import recorded_row
 from recall.scores.decision import SURELY, policy_effect, state_before
 from recall.scores.registry import SCORES
-from recall.validate.checks import Check, Limits, ValidityReport, decide, not_applicable, verdict_of
+from recall.validate.checks import Check, Limits, ValidityReport, decide, not_applicable
 from recall.validate.deletion import acts_otherwise
-from recall.validate.planted import PlayedEpisode, about, make_env, play_planted
-from recall.validate.ranking import RankingResult, blind_scores, bootstrap, judge, scores_at_decision
+from recall.validate.planted import PlayedEpisode, play_planted
+from recall.validate.ranking import blind_scores, bootstrap, judge, scores_at_decision
+from recall.validate.study import Study
 
 Float = NDArray[np.float64]
 PLANTED = "planted cue, address"
@@ -38,46 +39,32 @@ def check_addresses(
 ) -> ValidityReport:
     """Play `episodes` held-out episodes greedily and make every check that the environment allows."""
     progress("playing")
-    played = play_planted(agent, episodes, seed)
-    planted = [episode for episode in played if episode.planted]
-    success = float(np.mean([episode.success for episode in played]))
-    env = make_env(agent)
-    visible = bool(getattr(env.unwrapped, "always_visible", False))
-    env.close()
-    reason = ""
-    if visible:
-        reason = "the cue is visible at the decision: nothing has to be remembered"
-    elif not planted:
-        reason = f"{agent.config.env} does not say which step is needed, or the agent never came to use it"
-    rankings: list[RankingResult] = []
-    if not reason:
-        scores, seconds = scores_at_decision(planted, "slots", agent.model)
-        rankings = [judge(name, rows, planted, seconds[name]) for name, rows in scores.items()]
-        blind = [judge(name, rows, planted) for name, rows in blind_scores(planted, seed).items()]
-        rankings += blind
-    hits = next((row.hit_1 for row in rankings if row.name == SCORES["address"].title), None)
-    too_weak = f"the agent succeeds in {success:.2f} of the episodes, {limits.success} are needed"
+    study = Study(agent, play_planted(agent, episodes, seed), seed, limits, progress)
     checks = [
-        not_applicable(PLANTED, reason or too_weak)
-        if hits is None or success < limits.success
-        else decide(PLANTED, hits.mean >= limits.hit_1, f"hit@1 {hits}, best baseline "
-                    f"{max(row.hit_1.mean for row in blind):.2f}",
-                    f"hit@1 >= {limits.hit_1}", hit_1=hits.mean),
-        *_dropping(agent.model, planted, limits, reason, seed),
-    ]  # fmt: skip
-    progress("flipped cues")
-    checks += _flip(agent, played, seed, limits, reason)
-    checks.append(
-        _control(agent if visible else control, played if visible else None, episodes, seed, limits)
-    )
-    return ValidityReport(
-        agent=about(agent, episodes, seed, success, len(planted)),
-        limits=limits,
-        rankings=rankings,
-        checks=checks,
-        verdict=verdict_of(checks, PLANTED, "the slot that is read is the one that the agent needs"),
-        measures={},
-    )
+        _planted(study),
+        *_dropping(study),
+        *_flip(study),
+        _control(agent if study.visible else control, study.played if study.visible else None, study),
+    ]
+    return study.report(checks, PLANTED, "the slot that is read is the one that the agent needs")
+
+
+def _planted(study: Study) -> Check:
+    """The slot of the cue must be the one that is read."""
+    if study.no_plan:
+        return not_applicable(PLANTED, study.no_plan)
+    scores, seconds = scores_at_decision(study.planted, "slots", study.agent.model)
+    found = [judge(name, rows, study.planted, seconds[name]) for name, rows in scores.items()]
+    blind = [
+        judge(name, rows, study.planted) for name, rows in blind_scores(study.planted, study.seed).items()
+    ]
+    study.rankings = [*found, *blind]
+    if study.too_weak:
+        return not_applicable(PLANTED, study.too_weak)
+    hits = next(row.hit_1 for row in found if row.name == SCORES["address"].title)
+    best = max(row.hit_1.mean for row in blind)
+    return decide(PLANTED, hits.mean >= study.limits.hit_1, f"hit@1 {hits}, best baseline {best:.2f}",
+                  f"hit@1 >= {study.limits.hit_1}", hit_1=hits.mean)  # fmt: skip
 
 
 @torch.no_grad()
@@ -94,14 +81,14 @@ def policy_without(model: ActorCritic, episode: PlayedEpisode, dropped: Sequence
     return out.policy
 
 
-def _dropping(
-    model: ActorCritic, planted: Sequence[PlayedEpisode], limits: Limits, reason: str, seed: int
-) -> list[Check]:
+def _dropping(study: Study) -> list[Check]:
+    """The decision must hang on the slot that is read, and on no other."""
     names = ("the slot read carries the decision", "an unread slot does not")
-    if reason:
-        return [not_applicable(name, reason) for name in names]
-    rng, flips = np.random.default_rng(seed), []
-    for episode in planted:
+    if study.no_plan:
+        return [not_applicable(name, study.no_plan) for name in names]
+    model, limits = study.agent.model, study.limits
+    rng, flips = np.random.default_rng(study.seed), []
+    for episode in study.planted:
         tape, t = episode.tape, episode.decision
         assert tape.addresses is not None
         intact = policy_without(model, episode, ())
@@ -117,17 +104,12 @@ def _dropping(
     ]  # fmt: skip
 
 
-def _flip(
-    agent: LoadedAgent, played: Sequence[PlayedEpisode], seed: int, limits: Limits, reason: str
-) -> list[Check]:
-    names = ("cue flip changes the action", "cue read in both")
-    twins = [] if reason else play_planted(agent, len(played), seed, flip=True)
-    pairs = [
-        (a, b) for a, b in zip(played, twins, strict=False) if a.planted and b.planted and a.cue != b.cue
-    ]
-    if not pairs:
-        reason = reason or f"{agent.config.env} does not take reset(options={{'flip_cue': True}})"
-        return [not_applicable(name, reason) for name in names]
+def _flip(study: Study) -> list[Check]:
+    """The same episodes with the other cue."""
+    names, limits = ("cue flip changes the action", "cue read in both"), study.limits
+    pairs, none = study.flipped(names)
+    if none:
+        return none
     flips = bootstrap([float(_action(a) != _action(b)) for a, b in pairs])
     both = bootstrap([float(_reads_cue(a) and _reads_cue(b)) for a, b in pairs])
     return [
@@ -147,19 +129,13 @@ def _reads_cue(episode: PlayedEpisode) -> bool:
     return bool(np.isin(episode.tape.addresses.read_step[episode.decision], episode.needed).any())
 
 
-def _control(
-    control: LoadedAgent | None,
-    played: Sequence[PlayedEpisode] | None,
-    episodes: int,
-    seed: int,
-    limits: Limits,
-) -> Check:
+def _control(control: LoadedAgent | None, played: Sequence[PlayedEpisode] | None, study: Study) -> Check:
     """On a fully observed task nothing that is read may matter."""
     name = "memory not used where all is visible"
     if control is None:
         return not_applicable(name, "no control agent was given (trained with always_visible)")
-    played = played or play_planted(control, episodes, seed)
+    played = played or play_planted(control, len(study.played), study.seed)
     effects = np.array([policy_effect(control.model, e.tape)[e.decision] for e in played])
-    share = float((effects <= limits.not_used_probability).mean())
-    return decide(name, share >= limits.not_used, f"at the decision in {share:.2f} of {len(played)} episodes",
-                  f">= {limits.not_used}", share=share)  # fmt: skip
+    share = float((effects <= study.limits.not_used_probability).mean())
+    return decide(name, share >= study.limits.not_used, f"at the decision in {share:.2f} of {len(played)} episodes",
+                  f">= {study.limits.not_used}", share=share)  # fmt: skip

@@ -10,7 +10,7 @@ where nothing has to be remembered.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -22,11 +22,12 @@ from recall.scores.from_tape import rank
 from recall.scores.recalls import Thresholds
 from recall.scores.registry import SCORES, Sources
 from recall.scores.steps import all_forgotten, without_steps
-from recall.validate.checks import Check, Limits, ValidityReport, decide, not_applicable, verdict_of
+from recall.validate.checks import Check, Limits, ValidityReport, decide, not_applicable
 from recall.validate.controls import untrained_model
 from recall.validate.deletion import acts_otherwise, closed_loop
-from recall.validate.planted import PlayedEpisode, about, make_env, play_planted
-from recall.validate.ranking import RankingResult, blind_scores, bootstrap, judge, scores_at_decision
+from recall.validate.planted import PlayedEpisode, make_env, play_planted
+from recall.validate.ranking import blind_scores, bootstrap, judge, scores_at_decision
+from recall.validate.study import Study
 
 Float = NDArray[np.float64]
 R5 = SCORES["step"]
@@ -52,50 +53,16 @@ def check_steps(
         study.forgotten_check(),
         study.control_check(control),
     ]
-    return ValidityReport(
-        agent=about(agent, episodes, seed, study.success, len(study.planted)),
-        limits=limits,
-        rankings=study.rankings,
-        checks=checks,
-        verdict=verdict_of(checks, PLANTED, SHOWN),
-        measures=study.measures,
-    )
+    return study.report(checks, PLANTED, SHOWN)
 
 
-@dataclass
-class StepStudy:
-    """The episodes of one report and the checks made on them."""
-
-    agent: LoadedAgent
-    played: list[PlayedEpisode]
-    seed: int
-    limits: Limits
-    progress: Callable[[str], None]
-
-    def __post_init__(self) -> None:
-        self.planted = [episode for episode in self.played if episode.planted]
-        self.success = float(np.mean([episode.success for episode in self.played]))
-        self.needs_cue = any(episode.cue >= 0 for episode in self.played)
-        env = make_env(self.agent)
-        self.visible = bool(getattr(env.unwrapped, "always_visible", False))
-        env.close()
-        self.rankings: list[RankingResult] = []
-        self.measures: dict[str, Any] = {}
+class StepStudy(Study):
+    """The checks of step removal."""
 
     @property
     def model(self) -> Actor:
         """What is checked."""
         return self.agent.model
-
-    @property
-    def no_plan(self) -> str:
-        """Why the needed step is not known here; empty if it is."""
-        if self.visible:
-            return "the cue is visible at the decision: nothing has to be remembered"
-        if not self.needs_cue:
-            where = "(info['cue_step'] or info['needed_steps'])"
-            return f"{self.agent.config.env} does not say which step is needed {where}"
-        return "" if self.planted else "in no episode did the agent see the cue and then reach the decision"
 
     def planted_checks(self) -> list[Check]:
         """R5 must rank the cue's step first; that of fresh weights must not."""
@@ -111,12 +78,9 @@ class StepStudy:
         self.rankings += blind
         best = max(row.hit_1.mean for row in blind)
         hits = next(row for row in self.rankings if row.name == R5.title).hit_1
-        too_weak = (
-            f"the agent succeeds in {self.success:.2f} of the episodes, {self.limits.success} are needed"
-        )
         checks = [
-            not_applicable(PLANTED, too_weak)
-            if self.success < self.limits.success
+            not_applicable(PLANTED, self.too_weak)
+            if self.too_weak
             else decide(PLANTED, hits.mean >= self.limits.hit_1, f"hit@1 {hits}, best baseline {best:.2f}",
                         f"hit@1 >= {self.limits.hit_1}", hit_1=hits.mean)
         ]  # fmt: skip
@@ -168,18 +132,9 @@ class StepStudy:
     def flip_checks(self) -> list[Check]:
         """The same episodes with the other cue, and with the other cue in that one step alone."""
         names = ("cue flip changes the action", "cue recalled in both", "the other cue in that step alone")
-        if self.no_plan:
-            return [not_applicable(name, self.no_plan) for name in names]
-        self.progress("flipped cues")
-        twins = play_planted(self.agent, len(self.played), self.seed, flip=True)
-        pairs = [
-            (a, b)
-            for a, b in zip(self.played, twins, strict=True)
-            if a.planted and b.planted and a.cue != b.cue
-        ]
-        if not pairs:
-            reason = f"{self.agent.config.env} does not take reset(options={{'flip_cue': True}})"
-            return [not_applicable(name, reason) for name in names]
+        pairs, none = self.flipped(names)
+        if none:
+            return none
         flips = bootstrap([float(_action(a) != _action(b)) for a, b in pairs])
         both = bootstrap([float(all(self._first_is_cue(e) for e in pair)) for pair in pairs])
         swapped = bootstrap([float(self._acts_as(a, b)) for a, b in pairs])

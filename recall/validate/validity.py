@@ -10,9 +10,7 @@ Each experiment is described where it is made: the planted cue in `ranking.py`, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -31,7 +29,7 @@ from recall.scores.from_tape import (
 )
 from recall.scores.registry import SCORES, Sources, kind_of
 from recall.validate.addresses import check_addresses
-from recall.validate.checks import Check, Limits, ValidityReport, decide, not_applicable, verdict_of
+from recall.validate.checks import Check, Limits, ValidityReport, decide, not_applicable
 from recall.validate.controls import (
     FlipResult,
     flip_result,
@@ -49,21 +47,20 @@ from recall.validate.deletion import (
     open_loop,
     variants,
 )
-from recall.validate.planted import PlayedEpisode, about, make_env, play_planted
+from recall.validate.planted import PlayedEpisode, make_env, play_planted
 from recall.validate.ranking import (
     BLIND_BASELINES,
     R2,
     R4,
-    RankingResult,
     baseline_scores,
     bootstrap,
     judge,
     scores_at_decision,
 )
 from recall.validate.steps import check_steps
+from recall.validate.study import Progress, Study
 
 Float = NDArray[np.float64]
-Progress = Callable[[str], None]
 
 
 def check_recall(
@@ -95,7 +92,7 @@ def check_recall(
         return check_addresses(agent, episodes, seed, control, limits, progress)
     progress("playing")
     played = play_planted(agent, episodes, seed)
-    study = Study(agent, played, seed, limits, progress)
+    study = WriteStudy(agent, played, seed, limits, progress)
     checks = [
         *study.planted_checks(),
         *study.randomised_checks(),
@@ -105,47 +102,11 @@ def check_recall(
         study.residual_check(),
         study.control_check(control),
     ]
-    return ValidityReport(
-        agent=about(agent, episodes, seed, study.success, len(study.planted)),
-        limits=limits,
-        rankings=study.rankings,
-        checks=checks,
-        verdict=verdict_of(checks, "planted cue, R2", "R2 names the writes that the agent used"),
-        measures=study.measures,
-    )
+    return study.report(checks, "planted cue, R2", "R2 names the writes that the agent used")
 
 
-@dataclass
-class Study:
-    """The episodes of one report and the checks made on them."""
-
-    agent: LoadedAgent
-    played: list[PlayedEpisode]
-    seed: int
-    limits: Limits
-    progress: Progress
-
-    def __post_init__(self) -> None:
-        self.planted = [episode for episode in self.played if episode.planted]
-        self.success = float(np.mean([episode.success for episode in self.played]))
-        self.needs_cue = any(episode.cue >= 0 for episode in self.played)
-        env = make_env(self.agent)
-        self.visible = bool(getattr(env.unwrapped, "always_visible", False))
-        env.close()
-        self.rankings: list[RankingResult] = []
-        self.measures: dict[str, Any] = {}
-
-    @property
-    def no_plan(self) -> str:
-        """Why the needed step is not known here; empty if it is."""
-        if self.visible:
-            return "the cue is visible at the decision: nothing has to be remembered"
-        if not self.needs_cue:
-            where = "(info['cue_step'] or info['needed_steps'])"
-            return f"{self.agent.config.env} does not say which step is needed {where}"
-        if not self.planted:
-            return "in no episode did the agent see the cue and then reach the decision"
-        return ""
+class WriteStudy(Study):
+    """The checks of what was written."""
 
     @property
     def _blind_limit(self) -> float:
@@ -165,11 +126,8 @@ class Study:
         self.rankings = [judge(name, rows, self.planted, seconds[name]) for name, rows in scores.items()]
         baselines = baseline_scores(self.planted, self.seed)
         self.rankings += [judge(name, rows, self.planted) for name, rows in baselines.items()]
-        if self.success < self.limits.success:
-            reason = (
-                f"the agent succeeds in {self.success:.2f} of the episodes, {self.limits.success} are needed"
-            )
-            return [not_applicable(name, reason) for name in names]
+        if self.too_weak:
+            return [not_applicable(name, self.too_weak) for name in names]
         found = {result.name: result for result in self.rankings}
         return [
             decide(
@@ -289,18 +247,9 @@ class Study:
     def flip_checks(self) -> list[Check]:
         """The same episodes with the other cue."""
         names = ("cue flip changes the action", "cue recalled in both", "read switched off")
-        if self.no_plan:
-            return [not_applicable(name, self.no_plan) for name in names]
-        self.progress("flipped cues")
-        twins = play_planted(self.agent, len(self.played), self.seed, flip=True)
-        pairs = [
-            (a, b)
-            for a, b in zip(self.played, twins, strict=True)
-            if a.planted and b.planted and a.cue != b.cue
-        ]
-        if not pairs:
-            reason = f"{self.agent.config.env} does not take reset(options={{'flip_cue': True}})"
-            return [not_applicable(name, reason) for name in names]
+        pairs, none = self.flipped(names)
+        if none:
+            return none
         clean, flipped = [a for a, _ in pairs], [b for _, b in pairs]
         result: FlipResult = flip_result(self.agent.model, clean, flipped)
         restored = result.restored[~np.isnan(result.restored)]

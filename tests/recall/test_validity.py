@@ -33,7 +33,7 @@ from recall.validate.checks import Limits, ValidityReport
 from recall.validate.deletion import choose_sets
 from recall.validate.planted import play_planted
 from recall.validate.ranking import BASELINES, R2, R4, bootstrap, judge, write_sizes
-from recall.validate.validity import Study, check_recall
+from recall.validate.validity import WriteStudy, check_recall
 
 EPISODES = 30
 AGENTS = {
@@ -109,8 +109,8 @@ def played():
     return play_planted(one_write_agent(), EPISODES, 0)
 
 
-def study_of(agent: LoadedAgent, played) -> Study:
-    study = Study(agent, played, 0, Limits(), lambda stage: None)
+def study_of(agent: LoadedAgent, played) -> WriteStudy:
+    study = WriteStudy(agent, played, 0, Limits(), lambda stage: None)
     study.planted_checks()
     return study
 
