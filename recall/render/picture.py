@@ -356,7 +356,7 @@ class Painter:
         if recalls.policy_effect is not None or recalls.of_policy:
             greyed += f", {UNAFFECTED} (no probability moves by {signed(limits.policy)})"
         if recalls.judged_by_residual:
-            greyed += f"; bars only: {INTERACT} (rho > {signed(limits.residual)}: removals do not add up)"
+            greyed += f"; bars only: {INTERACT} (rho > {signed(limits.residual)})"
         hollow = "hollow bar: opposes. "
         if recalls.had_effect is not None:
             hollow = "grey tile: not read, no effect; its bar is the probability of that address. "
