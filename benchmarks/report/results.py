@@ -37,7 +37,7 @@ FIGURES = "results"
 
 VARIANT_COLOURS = ("#d55e00", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#0072b2", "#000000", "#999999")
 VARIANT_LINES = ("-", "--", ":")
-"""For studies that compare variants of one core, in their order: all colours with one line after the other."""
+"""For studies that compare many variants of a core, in their order: all colours with one line after the other."""
 
 TABLES = {
     "forgetting": memory_deletion.table,
@@ -158,8 +158,10 @@ def times(rows: Sequence[Row], column: str, unit: float, name: str, before: str 
 
 def look(study: Study, place: int) -> tuple[str, str]:
     """Colour and line of the core at this place of the study."""
-    if set(study.cores) <= set(CORE_COLOURS):
-        return CORE_COLOURS[study.cores[place]], "-"
+    kinds = [core.split()[0] for core in study.cores]
+    # A core keeps its colour everywhere, and its few variants differ by their line.
+    if max(map(kinds.count, kinds)) <= len(VARIANT_LINES) and set(kinds) <= set(CORE_COLOURS):
+        return CORE_COLOURS[kinds[place]], VARIANT_LINES[kinds[:place].count(kinds[place])]
     turn, number = divmod(place, len(VARIANT_COLOURS))
     return VARIANT_COLOURS[number], VARIANT_LINES[turn]
 
