@@ -130,17 +130,21 @@ def _run(
         os._exit(70)
 
 
-def wait(pid: int, seconds: float = LONGEST_S) -> int | None:
-    """The exit code of a process, negative for a signal; None if it had to be killed after `seconds`."""
+def wait(pid: int, seconds: float = LONGEST_S, group: bool = True) -> int | None:
+    """The exit code of a process, negative for a signal; None if it had to be killed after `seconds`.
+
+    `group`: so are the processes that it started.
+    """
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         done, status = os.waitpid(pid, os.WNOHANG)
         if done:
             return os.waitstatus_to_exitcode(status)
-        time.sleep(0.01)
-    os.killpg(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
-    return None
+        time.sleep(0.002)
+    (os.killpg if group else os.kill)(pid, signal.SIGKILL)
+    # It may have come to its end just before.
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    return None if code == -signal.SIGKILL else code
 
 
 def said(log: Path) -> tuple[str, str]:
@@ -183,7 +187,8 @@ def kills(table: Table, place: Path, count: int, rng: random.Random) -> None:
         while True:
             pid = start(train_rl.main, train_argv(run), log)
             late = rng.choice([0.03, 0.1, 0.3, 0.7]) * lasts
-            code = wait_or_kill(pid, rng.uniform(0.0, late), kill=done < count)
+            instant = rng.uniform(0.0, late)
+            code = wait(pid, instant, group=False) if done < count else wait(pid)
             if code is None:
                 done += 1
                 table.add("kill -9", "went on")
@@ -200,22 +205,6 @@ def kills(table: Table, place: Path, count: int, rng: random.Random) -> None:
         if list(run.rglob("*.part")):
             table.add("kill -9", "lost", f"{run.name}: leftovers")
         shutil.rmtree(run)
-
-
-def wait_or_kill(pid: int, seconds: float, kill: bool) -> int | None:
-    """The exit code, or None where the process was killed with SIGKILL after `seconds`."""
-    if not kill:
-        return wait(pid)
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        done, status = os.waitpid(pid, os.WNOHANG)
-        if done:
-            return os.waitstatus_to_exitcode(status)
-        time.sleep(0.002)
-    os.kill(pid, signal.SIGKILL)
-    _, status = os.waitpid(pid, 0)
-    code = os.waitstatus_to_exitcode(status)
-    return None if code == -signal.SIGKILL else code
 
 
 def malformed(table: Table, place: Path, count: int, rng: random.Random) -> None:
