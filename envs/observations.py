@@ -109,16 +109,14 @@ def _simple(space: Any) -> tuple[gymnasium.Space[Any], Callable[[Any, tuple[int,
     if isinstance(space, spaces.Box):
         return space, lambda value, lead: numbers(value, space, lead)
     if isinstance(space, Tokens):
-        return space, lambda value, lead: categories(value, space.nvec, space.start, lead, space)
+        return space, categories(space.nvec, space.start, space)
     if isinstance(space, spaces.Discrete):
-        n, start = np.asarray(space.n), np.asarray(space.start)
-        return spaces.Discrete(int(n)), lambda value, lead: categories(value, n, start, lead, space)
+        return spaces.Discrete(int(space.n)), categories(space.n, space.start, space)
     if isinstance(space, spaces.MultiDiscrete):
         counted = spaces.MultiDiscrete(space.nvec, dtype=space.dtype) if np.any(space.start) else space
-        return counted, lambda value, lead: categories(value, space.nvec, space.start, lead, space)
+        return counted, categories(space.nvec, space.start, space)
     if isinstance(space, spaces.MultiBinary):
-        two = np.full(space.shape, 2)
-        return space, lambda value, lead: categories(value, two, np.zeros_like(two), lead, space)
+        return space, categories(np.full(space.shape, 2), 0, space)
     if isinstance(space, spaces.Text):
         ids = {character: place + 1 for place, character in enumerate(space.character_list)}
         told = Tokens([len(ids) + 1] * space.max_length)
@@ -207,19 +205,31 @@ def numbers(value: Any, space: spaces.Box, lead: tuple[int, ...]) -> Array:
     return taken
 
 
-def categories(value: Any, counts: Array, starts: Array, lead: tuple[int, ...], space: Any) -> Array:
-    """Whole numbers start .. start + count - 1 of a space, counted from 0."""
-    given = _as_array(value, space)
-    shape = (*lead, *counts.shape)
-    if given.shape != shape and given.size == 1 and not shape:
-        given = given.reshape(())
-    if given.dtype.kind not in "biuf" or given.shape != shape:
-        raise ValueError(f"got {describe(value)}, expected a value of {space}")
-    dtype = space.dtype if space.dtype is not None else np.int64
-    taken = given.astype(np.int64) - starts
-    if not np.all((taken >= 0) & (taken < counts) & (taken + starts == given)):
-        raise ValueError(f"got {describe(value)}, expected a value of {space}")
-    return np.asarray(taken, dtype)
+def categories(counts: Any, starts: Any, space: Any) -> Callable[[Any, tuple[int, ...]], Array]:
+    """Encodes whole numbers start .. start + count - 1 of a space, counted from 0. It runs at every step of every
+    environment, so it is written for few NumPy calls."""
+    starts = np.asarray(starts)
+    shift, own = bool(np.any(starts)), np.shape(counts)
+    # A negative number read without its sign is huge, so one comparison checks both ends.
+    limit = np.asarray(counts).astype(np.uint64)
+    dtype = np.dtype(np.int64 if space.dtype is None else space.dtype)
+
+    def encode(value: Any, lead: tuple[int, ...]) -> Array:
+        given = _as_array(value, space)
+        shape = (*lead, *own)
+        if given.shape != shape and given.size == 1 and not shape:
+            given = given.reshape(())
+        if given.dtype.kind not in "biuf" or given.shape != shape:
+            raise ValueError(f"got {describe(value)}, expected a value of {space}")
+        taken = given.astype(np.int64)
+        whole = given.dtype.kind != "f" or np.array_equal(taken, given)
+        if shift:
+            taken = np.asarray(taken - starts)
+        if not whole or np.count_nonzero(taken.view(np.uint64) >= limit):
+            raise ValueError(f"got {describe(value)}, expected a value of {space}")
+        return taken if dtype == np.int64 else taken.astype(dtype)
+
+    return encode
 
 
 def characters(value: Any, ids: dict[str, int], length: int, lead: tuple[int, ...]) -> Array:
