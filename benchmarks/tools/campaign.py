@@ -1,4 +1,5 @@
-"""Everything that may go wrong, again and again: kills, malformed inputs, broken environments, signals, small disks.
+"""Everything that may go wrong, again and again: kills, malformed inputs, broken environments, signals, small disks,
+ranks that die, and hours of training.
 
     python -m benchmarks.tools.campaign
     python -m benchmarks.tools.campaign --kills 20 --inputs 100 --parts kills,inputs --json campaign.json
@@ -9,18 +10,17 @@ everywhere; the exit code says so. The same seed makes the same inputs; the inst
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
-import resource
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
-import traceback
-from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -32,17 +32,17 @@ from agents.checkpoint import content_digest, load_checkpoint
 from agents.files import write_json
 from agents.metrics import read_metrics
 from agents.options import check_numbers, option, parse, run_command
+from benchmarks.common import ROOT
 from benchmarks.tools.broken import FAULTS, HARMLESS
 from benchmarks.tools.inputs import outcome, targets
+from benchmarks.tools.soak import Usage, descendants, growth, usage
+from benchmarks.tools.trials import LONGEST_S, Table, said, start, wait
 from envs.errors import UserError
 
-PARTS = ("kills", "inputs", "environments", "signals", "disks")
-COLUMNS = ("went on", "same", "one line", "traceback", "accepted wrongly", "lost")
-BAD = ("traceback", "accepted wrongly", "lost")
+PARTS = ("kills", "inputs", "environments", "signals", "disks", "ranks", "soak")
 UPDATES, PER_UPDATE = 40, 36
 TINY = ["--env", "mnm/TMaze-v0", "--core", "lstm", "--num-envs", "4", "--rollout-steps", "9", "--minibatches", "2",
         "--hidden-size", "16", "--embedding-size", "16", "--log-every", "1", "--checkpoint-every", "3"]  # fmt: skip
-LONGEST_S = 120.0
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,10 @@ class CampaignConfig:
     kills: int = option(200, "kill -9 at random instants of training, start-up included")
     inputs: int = option(1000, "malformed inputs per target")
     disks: int = option(20, "runs on a disk that fills up")
+    ranks: int = option(10, "runs of two ranks of which one, or all, are killed")
+    soak_minutes: float = option(
+        30.0, "minutes of training in which memory, descriptors and threads must not grow"
+    )
     parts: str = option(",".join(PARTS), "what is tried, separated by commas")
     seed: int = option(0, "seed of the generators")
     json: str | None = option(None, "write the table to this file too", metavar="FILE")
@@ -61,97 +65,6 @@ class CampaignConfig:
         for part in self.parts.split(","):
             if part not in PARTS:
                 raise UserError(f"unknown part {part!r}; valid: {', '.join(PARTS)}")
-
-
-@dataclass
-class Table:
-    """How often everything ended how."""
-
-    rows: dict[str, Counter[str]] = field(default_factory=dict)
-    details: list[str] = field(default_factory=list)
-    """Of what must not be."""
-
-    def add(self, row: str, ended: str, detail: str = "") -> None:
-        """Count one trial."""
-        self.rows.setdefault(row, Counter())[ended] += 1
-        if ended in BAD:
-            self.details.append(f"{row}: {ended}: {detail}")
-
-    def lines(self) -> list[str]:
-        """The table as text."""
-        head = f"{'':28}{'tried':>8}" + "".join(f"{name:>18}" for name in COLUMNS)
-        return [head, *(
-            f"{name:28}{sum(counts.values()):>8}" + "".join(f"{counts[c]:>18}" for c in COLUMNS)
-            for name, counts in self.rows.items()
-        )]  # fmt: skip
-
-    @property
-    def sound(self) -> bool:
-        """Whether nothing that must not be was seen."""
-        return not any(counts[name] for counts in self.rows.values() for name in BAD)
-
-
-def start(
-    main: Callable[[Sequence[str]], int], argv: Sequence[str], log: Path | int, most: int | None = None
-) -> int:
-    """The command in a forked process and session of its own, writing to `log`; returns its id.
-
-    `most`: bytes that a file may have.
-    """
-    sys.stdout.flush()
-    pid = os.fork()
-    if pid:
-        return pid
-    try:  # whatever happens, this process must not go on with what its parent does
-        _run(main, argv, log, most)
-    finally:
-        os._exit(72)
-
-
-def _run(
-    main: Callable[[Sequence[str]], int], argv: Sequence[str], log: Path | int, most: int | None
-) -> None:
-    try:
-        os.setsid()
-        handle = log if isinstance(log, int) else os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        os.dup2(handle, 1)
-        os.dup2(handle, 2)
-        # Whoever started the campaign may have put something else in their place.
-        sys.stdout, sys.stderr = (open(stream, "w", 1, closefd=False) for stream in (1, 2))  # noqa: SIM115
-        if most is not None:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
-        sys.argv = ["command", *argv]
-        run_command(main)
-    except SystemExit as end:
-        os._exit(end.code if isinstance(end.code, int) else 1)
-    except BaseException:
-        traceback.print_exc()
-        sys.stderr.flush()
-        os._exit(70)
-
-
-def wait(pid: int, seconds: float = LONGEST_S, group: bool = True) -> int | None:
-    """The exit code of a process, negative for a signal; None if it had to be killed after `seconds`.
-
-    `group`: so are the processes that it started.
-    """
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        done, status = os.waitpid(pid, os.WNOHANG)
-        if done:
-            return os.waitstatus_to_exitcode(status)
-        time.sleep(0.002)
-    (os.killpg if group else os.kill)(pid, signal.SIGKILL)
-    # It may have come to its end just before.
-    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    return None if code == -signal.SIGKILL else code
-
-
-def said(log: Path) -> tuple[str, str]:
-    """How a command that failed ended, by its output: "one line", or "traceback" with the end of it."""
-    text = log.read_text(errors="replace")
-    errors = [line for line in text.splitlines() if line.startswith("error: ")]
-    return ("one line", "") if len(errors) == 1 and "Traceback" not in text else ("traceback", text[-400:])
 
 
 def train_argv(run: Path) -> list[str]:
@@ -307,6 +220,66 @@ def disks(table: Table, place: Path, count: int, rng: random.Random) -> None:
         shutil.rmtree(run)
 
 
+def ranks(table: Table, place: Path, count: int, rng: random.Random) -> None:
+    """Two ranks: one of them, or all with their launcher, is killed; the same command then goes on to its end."""
+    whole, log = place / "whole", place / "log"
+
+    def begin(run: Path) -> subprocess.Popen[bytes]:
+        with log.open("w") as out:
+            return subprocess.Popen(
+                [sys.executable, str(ROOT / "train_rl.py"), *train_argv(run), "--ranks", "2"], cwd=ROOT,
+                stdout=out, stderr=subprocess.STDOUT, start_new_session=True,
+            )  # fmt: skip
+
+    begun = time.monotonic()
+    assert begin(whole).wait() == 0, log.read_text()
+    expected, lasts = weights_of(whole), time.monotonic() - begun
+    for number in range(count):
+        run = place / f"run{number}"
+        process = begin(run)
+        time.sleep(rng.uniform(0.2, 1.0) * lasts)
+        alone = [pid for pid in descendants(process.pid) if pid != process.pid and number % 2]
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(rng.choice(alone), signal.SIGKILL) if alone else os.killpg(process.pid, signal.SIGKILL)
+        try:
+            code = process.wait(LONGEST_S)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            table.add("two ranks", "lost", f"{run.name}: the other rank did not end")
+            continue
+        text = log.read_text(errors="replace")
+        table.add("two ranks", "traceback" if "Traceback" in text else "went on", f"{code}: {text[-400:]}")
+        if begin(run).wait() != 0:
+            table.add("two ranks", "lost", f"{run.name}: {log.read_text(errors='replace')[-300:]}")
+        elif fault := fault_of(run, expected):
+            table.add("two ranks", "lost", f"{run.name}: {fault}")
+
+
+def soak(table: Table, place: Path, minutes: float) -> None:
+    """Long trainings side by side: with worker processes, and in environments that never end."""
+    lengths = {"async": [*TINY, "--backend", "async"], "never ends": [*TINY, "--env",
+               "benchmarks.tools.broken:campaign/Broken-v0", "--env-kwargs", '{"how": "never ends"}']}  # fmt: skip
+    argv = {name: [*options, "--total-steps", "1e12"] for name, options in lengths.items()}
+    pids = {
+        name: start(train_rl.main, [*options, "--run-dir", str(place / name)], place / f"{name}.log")
+        for name, options in argv.items()
+    }
+    samples: dict[str, list[Usage]] = {name: [] for name in pids}
+    end = time.monotonic() + 60 * minutes
+    while time.monotonic() < end:
+        time.sleep(min(2.0, 0.6 * minutes))
+        for name, pid in pids.items():
+            if found := usage(pid):
+                samples[name].append(found)
+    for name, pid in pids.items():
+        os.kill(pid, signal.SIGTERM)
+        code, grown = wait(pid), growth(samples[name])
+        first, last = samples[name][len(samples[name]) // 4], samples[name][-1]
+        print(f"soak, {name}: from {first} to {last}", flush=True)
+        sound = code == 128 + signal.SIGTERM and not grown
+        table.add(f"soak, {name}", "went on" if sound else "lost", f"exit code {code}; {grown}")
+
+
 def campaign(config: CampaignConfig) -> Table:
     """Try everything that the configuration names."""
     torch.set_num_threads(1)  # the commands run in forked processes, and threads do not survive a fork
@@ -323,6 +296,10 @@ def campaign(config: CampaignConfig) -> Table:
                 environments(table, place)
             elif part == "signals":
                 signals(table, place)
+            elif part == "ranks":
+                ranks(table, place, config.ranks, rng)
+            elif part == "soak":
+                soak(table, place, config.soak_minutes)
             else:
                 disks(table, place, config.disks, rng)
             print("\n".join(table.lines()), flush=True)

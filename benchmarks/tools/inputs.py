@@ -48,11 +48,17 @@ class Target:
     """Reads it; returns whether what was read is acceptable. Raises UserError where it is refused."""
 
 
+def flipped(data: bytes, rng: random.Random) -> bytes:
+    """Bytes with one bit flipped."""
+    place = rng.randrange(len(data))
+    return data[:place] + bytes([data[place] ^ 1 << rng.randrange(8)]) + data[place + 1 :]
+
+
 def spoiled(data: bytes, rng: random.Random) -> bytes:
     """Bytes with a flipped bit, cut off, with a stretch overwritten or doubled, or nothing like them."""
     kind, place = rng.randrange(6), rng.randrange(max(1, len(data)))
     if kind <= 1 and data:
-        return data[:place] + bytes([data[place] ^ 1 << rng.randrange(8)]) + data[place + 1 :]
+        return flipped(data, rng)
     if kind == 2:
         return data[:place]
     if kind == 3:
@@ -96,7 +102,7 @@ def targets(run: Path, tape: Path, place: Path) -> list[Target]:
     ]
     return [
         *found,
-        _weights(place),
+        *_weights(place),
         _tape(tape, place),
         _babi(place),
         _train_options(place),
@@ -171,16 +177,19 @@ def _metrics(run: Path, place: Path) -> Target:
     return Target("metrics.csv", lambda rng: _written(path, spoiled(whole, rng)), read)
 
 
-def _weights(place: Path) -> Target:
+def _weights(place: Path) -> list[Target]:
     folder = place / "published"
     shutil.copytree(ROOT / "pretrained" / "maze-lstm", folder)
     path = folder / "model.safetensors"
     whole, digest = path.read_bytes(), content_digest(load_published_weights(path)[0])
-    return Target(
-        "published weights",
-        lambda rng: _written(path, spoiled(whole, rng)),
-        lambda p: content_digest(load_published_weights(p)[0]) == digest,
-    )
+
+    def same(_: Path) -> bool:
+        return content_digest(load_published_weights(path)[0]) == digest
+
+    return [
+        Target("published weights", lambda rng: _written(path, spoiled(whole, rng)), same),
+        Target("published weights, bits", lambda rng: _written(path, flipped(whole, rng)), same),
+    ]
 
 
 def _tape(tape: Path, place: Path) -> Target:
