@@ -1,14 +1,17 @@
 """The validity report of trained agents: what recall scores find, and what fails.
 
     python -m benchmarks.studies.recall_validity                train what is missing, check it, write the CSV
-    python -m benchmarks.studies.recall_validity --summary      print the table from the committed CSV alone
+    python -m benchmarks.studies.recall_validity --summary      print the tables from the committed CSV alone
+    python -m benchmarks.studies.recall_validity --cores lstm,gru       some cores; rows of others stay in the CSV
 
-T-maze (with two and with three arms) and cue maze, mnm-p and mnm-g, `--seeds` seeds each, with three controllers:
+T-maze (with two and with three arms), cue maze and MiniGrid's memory task, `--seeds` seeds each. mnm-p and mnm-g have
+three controllers:
 
     lstm          the controller can carry the cue in its own state
     feedforward   it has no state, but the value read is fed back to it, which is a recurrent path as well
     memory-only   feed-forward and without read feedback: what was written is the only path through time
 
+MiniGrid's agents (lstm controller alone) are those that `train_studies memory-s13-staged` left, if it has run.
 `three-arms` is the T-maze with a middle arm that is right when no cue was shown: there an agent cannot remember
 one of the cues by remembering nothing. The control agents were trained where the cue stays visible. Runs are
 kept under runs/recall-validity and are trained once, in this process, on one thread.
@@ -29,16 +32,20 @@ from rich.console import Console
 
 from agents.config import TrainConfig
 from agents.evaluation import load_agent
-from agents.files import read_csv, write_csv, write_text
+from agents.files import read_csv, renew_csv, write_text
 from agents.options import option, parse, run_command
 from agents.trainer import Trainer
 from benchmarks.common import RESULTS_DIR, RUNS_DIR, require_clean_tree
+from recall.validate.checks import Limits
 from recall.validate.validity import check_recall
 
 RUNS = RUNS_DIR / "recall-validity"
 RESULTS = RESULTS_DIR / "recall_validity.csv"
-CORES = ("mnm-p", "mnm-g")
+WRITING = ("mnm-p", "mnm-g")
 CONTROLLERS = ("memory-only", "lstm", "feedforward")
+"""Of the cores that write. All others carry a state, and nothing else."""
+STATE = "state"
+MINIGRID = "memory-s13"
 TASKS: dict[str, dict[str, Any]] = {
     "three-arms": {"env": "mnm/TMaze-v0", "env_kwargs": '{"length": 12, "middle_arm": true}'},
     "tmaze": {"env": "mnm/TMaze-v0", "env_kwargs": '{"length": 12}'},
@@ -60,7 +67,8 @@ class RecallValidityConfig:
 
     seeds: int = option(3, "training seeds per row")
     episodes: int = option(200, "held-out episodes per report")
-    cores: str = option("mnm-p,mnm-g", "cores to train and check, separated by commas")
+    cores: str = option("lstm,gru,mnm-p,mnm-g", "cores to train and check, separated by commas")
+    controllers: str = option(",".join(CONTROLLERS), "controllers of mnm-p and mnm-g, separated by commas")
     trained_only: bool = option(False, "train nothing; check the runs that exist", switch=True)
     summary: bool = option(False, "print the table from the committed CSV and stop", switch=True)
 
@@ -77,6 +85,8 @@ class Run:
     @property
     def path(self) -> Path:
         """Where the run is kept."""
+        if self.task == MINIGRID:
+            return RUNS_DIR / "studies" / f"memory-s13-staged-{self.core}-s{self.seed}"
         return RUNS / f"{self.task}-{self.core}-{self.controller}-s{self.seed}"
 
     @property
@@ -87,20 +97,23 @@ class Run:
     @property
     def trained(self) -> bool:
         """Whether the training reached its end."""
-        return (self.path / "trained").exists()
+        return (self.path / ("evaluation-greedy.json" if self.task == MINIGRID else "trained")).exists()
 
     def config(self) -> TrainConfig:
         """The training configuration."""
-        controller: Any = "lstm" if self.controller == "lstm" else "feedforward"
         core: Any = self.core
+        own: dict[str, Any] = {} if self.controller == STATE else {
+            "controller": "lstm" if self.controller == "lstm" else "feedforward",
+            "read_feedback": self.controller != "memory-only",
+        }  # fmt: skip
         return TrainConfig(
-            core=core, controller=controller, read_feedback=self.controller != "memory-only", seed=self.seed,
-            run_dir=str(self.path), total_steps=FRAMES[self.task], **TASKS[self.task], **SETTINGS,
+            core=core, seed=self.seed, run_dir=str(self.path), total_steps=FRAMES[self.task], **own,
+            **TASKS[self.task], **SETTINGS,
         )  # fmt: skip
 
     def train(self) -> None:
-        """Train the agent; nothing to do if it is done."""
-        if self.trained:
+        """Train the agent; nothing to do if it is done, or is done elsewhere."""
+        if self.trained or self.task == MINIGRID:
             return
         print(f"training {self.path.name}", flush=True)
         resume = (self.path / "checkpoints" / "latest.pt").exists()
@@ -112,15 +125,15 @@ class Run:
         write_text(self.path / "trained", "")
 
 
-def all_runs(seeds: int, cores: Sequence[str]) -> list[Run]:
+def all_runs(seeds: int, cores: Sequence[str], controllers: Sequence[str]) -> list[Run]:
     """Seed by seed, so that an unfinished table has every row with fewer seeds."""
     return [
         Run(task, core, controller, seed)
         for seed in range(seeds)
         for core in cores
-        for task in TASKS
-        for controller in CONTROLLERS
-        if task != "visible" or seed == 0
+        for task in (*TASKS, MINIGRID)
+        for controller in (controllers if core in WRITING else (STATE,))
+        if (task != "visible" or seed == 0) and (task != MINIGRID or controller in ("lstm", STATE))
     ]
 
 
@@ -130,7 +143,8 @@ def check(run: Run, episodes: int) -> dict[str, Any]:
     if not path.exists():
         print(f"checking {run.path.name}", flush=True)
         device = torch.device("cpu")
-        control = load_agent(run.control.path, "latest", device) if run.control.trained else None
+        has_control = run.control.trained and run.task != MINIGRID
+        control = load_agent(run.control.path, "latest", device) if has_control else None
         report = check_recall(load_agent(run.path, "latest", device), episodes, run.seed, control)
         write_text(path, json.dumps(report.to_json(), indent=1) + "\n")
         with (run.path / "recall.txt").open("w") as file:
@@ -165,32 +179,49 @@ def row_of(run: Run, report: dict[str, Any]) -> dict[str, Any]:
     ):
         for form, share in report["measures"].get(measure, {}).items():
             row[f"{label} {form}"] = share
-    residual = next(entry["values"] for entry in report["checks"] if entry["name"] == "interaction residual")
-    row["rho"], row["rho symmetrised"] = round(residual["rho"], 3), round(residual["rho_symmetrised"], 3)
+    values = {entry["name"]: entry["values"] for entry in report["checks"]}
+    if residual := values.get("interaction residual"):
+        row["rho"], row["rho symmetrised"] = round(residual["rho"], 3), round(residual["rho_symmetrised"], 3)
+    for form, name in (
+        ("remove top step", "removal flips"),
+        ("remove random step", "random removal does not"),
+    ):
+        if name in values:
+            row[f"flips by {form}"] = values[name].get("flips", "")
+    row["commit"] = json.loads((run.path / "config.json").read_text()).get("commit", "")
     row |= {f"check {name}": outcome for name, outcome in outcomes.items()}
     row["valid"] = report["valid"]
     return row
 
 
-def summarise() -> str:
-    """The table in Markdown: means over seeds of what was solved, and outcomes of the checks."""
-    rows = read_csv(RESULTS)
-    shown = ["R0 key match", "R1 last layer", "R2 removal", "keep only one", "symmetrised", "R3 re-applied",
-             "R4 decision", "write strength", "recency", "best fixed lag", "random"]  # fmt: skip
+SCORES = ["R0 key match", "R1 last layer", "R2 removal", "keep only one", "symmetrised", "R3 re-applied",
+          "R4 decision", "write strength", "recency", "best fixed lag", "random"]  # fmt: skip
+WRITES = {
+    **{f"hit@1 {name}": f"hit@1 {name}" for name in SCORES},
+    "action changed: top 5 deleted": "flips by delete top", "5 random": "flips by delete random",
+    "memory wiped": "flips by wipe memory", "controller wiped": "flips by wipe controller", "rho": "rho",
+}  # fmt: skip
+"""Columns of the table of written memories, and those of the CSV."""
+ALL_CORES = {
+    "hit@1 R5": "hit@1 R5 step removal", "hit@5 R5": "hit@5 R5 step removal", "hit@1 R4": "hit@1 R4 decision",
+    "hit@1 R2": "hit@1 R2 removal", "best fixed lag": "hit@1 best fixed lag",
+    "action changed: top step removed": "flips by remove top step", "random step": "flips by remove random step",
+    "top 5 writes deleted": "flips by delete top", "5 random writes": "flips by delete random",
+}  # fmt: skip
+"""Columns of the table over all cores."""
+
+
+def summarise(rows: list[dict[str, str]], columns: dict[str, str]) -> str:
+    """A table in Markdown: means over the seeds."""
     lines = [
-        "| task | core | controller | success, by seed | " + " | ".join(f"hit@1 {n}" for n in shown)
-        + " | action changed: top 5 deleted | 5 random | memory wiped | controller wiped | rho | valid |",
-        "|" + "---|" * (len(shown) + 10),
-    ]  # fmt: skip
+        f"| task | core | controller | success, by seed | {' | '.join(columns)} | valid |",
+        "|" + "---|" * (len(columns) + 5),
+    ]
     keys = list(dict.fromkeys((row["task"], row["core"], row["controller"]) for row in rows))
     for key in keys:
         found = [row for row in rows if (row["task"], row["core"], row["controller"]) == key]
         cells = [*key, ", ".join(row["success"] for row in found)]
-        columns = [f"hit@1 {name}" for name in shown]
-        columns += [
-            f"flips by {n}" for n in ("delete top", "delete random", "wipe memory", "wipe controller")
-        ]
-        for column in [*columns, "rho"]:
+        for column in columns.values():
             values = [float(row[column]) for row in found if row.get(column)]
             cells.append(f"{np.mean(values):.2f}" if values else "-")
         cells.append(f"{sum(row['valid'] == 'True' for row in found)} of {len(found)}")
@@ -204,7 +235,7 @@ def main(argv: Sequence[str]) -> int:
     torch.set_num_threads(1)
     if not config.summary:
         require_clean_tree()
-        runs = all_runs(config.seeds, config.cores.split(","))
+        runs = all_runs(config.seeds, config.cores.split(","), config.controllers.split(","))
         if not config.trained_only:
             for run in runs:
                 run.train()
@@ -214,9 +245,11 @@ def main(argv: Sequence[str]) -> int:
         if not rows:
             print("no trained run was found", file=sys.stderr)
             return 1
-        # A figure that a report does not have stays empty.
-        write_csv(RESULTS, rows)
-    print(summarise())
+        renew_csv(RESULTS, rows, ("task", "core", "controller", "seed"))
+    found = read_csv(RESULTS)
+    print(summarise([row for row in found if row["core"] in WRITING], WRITES))
+    print()
+    print(summarise([row for row in found if float(row["success"]) >= Limits().success], ALL_CORES))
     return 0
 
 
