@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -47,19 +48,28 @@ def untrained_ranking(agent: LoadedAgent, episodes: Sequence[PlayedEpisode]) -> 
     return judge("R2, untrained agent", scores, episodes)
 
 
-def permuted(tape: Tape, t: int, rng: np.random.Generator) -> Tape:
-    """The tape whose steps U_s, s < t, are dealt out anew over s; the inputs Z_s and all keys stay."""
+WHAT = "write_steps"
+WHERE = "write_inputs"
+
+
+def permuted(tape: Tape, t: int, part: str, rng: np.random.Generator) -> Tape:
+    """The tape with one part of the writes s < t dealt out anew over s: what was written (the steps U_s) or where it
+    was written (the inputs Z_s). Everything else stays."""
     memory = tape.written()
     order = np.arange(tape.steps)
     order[:t] = rng.permutation(t)
-    return replace(tape, memory=replace(memory, write_steps=tuple(u[order] for u in memory.write_steps)))
+    dealt: dict[str, Any] = {part: tuple(array[order] for array in getattr(memory, part))}
+    return replace(tape, memory=replace(memory, **dealt))
 
 
-def permuted_ranking(episodes: Sequence[PlayedEpisode], seed: int = 0) -> RankingResult:
-    """R2 where what was written is permuted over the steps."""
-    rng = np.random.default_rng(seed)
-    scores = [removal_scores(permuted(e.tape, e.decision, rng), e.decision) for e in episodes]
-    return judge("R2, permuted writes", scores, episodes)
+def permuted_rankings(episodes: Sequence[PlayedEpisode], seed: int = 0) -> list[RankingResult]:
+    """R2 where what was written, and where the places that it was written to, are permuted over the steps."""
+    found = []
+    for name, part in (("writes", WHAT), ("addresses", WHERE)):
+        rng = np.random.default_rng(seed)
+        scores = [removal_scores(permuted(e.tape, e.decision, part, rng), e.decision) for e in episodes]
+        found.append(judge(f"R2, permuted {name}", scores, episodes))
+    return found
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ from recall.validate.controls import (
     FlipResult,
     flip_result,
     not_used_share,
-    permuted_ranking,
+    permuted_rankings,
     read_off_result,
     untrained_ranking,
 )
@@ -141,26 +141,25 @@ class WriteStudy(Study):
         ]
 
     def randomised_checks(self) -> list[Check]:
-        """An untrained agent and permuted writes must not find the cue."""
+        """An untrained agent and permuted writes must not find the cue.
+
+        Where the cue is found by its place alone, what was written says nothing about it, and the reverse; the ranking
+        comes from neither if it survives both permutations.
+        """
         if self.no_plan:
             return [not_applicable(name, self.no_plan) for name in ("untrained agent", "permuted writes")]
         self.progress("randomised controls")
-        limit = self._blind_limit
-        rows = {
-            "untrained agent": untrained_ranking(self.agent, self.planted),
-            "permuted writes": permuted_ranking(self.planted, self.seed),
-        }
-        self.rankings += list(rows.values())
+        limit, untrained = self._blind_limit, untrained_ranking(self.agent, self.planted)
+        writes, addresses = permuted_rankings(self.planted, self.seed)
+        self.rankings += [untrained, writes, addresses]
+        least = min(writes.hit_1.mean, addresses.hit_1.mean)
+        demanded = f"<= {limit:.2f} (best blind baseline + {self.limits.above_baseline})"
+        figure = f"hit@1 of R2: what was written permuted {writes.hit_1}, where {addresses.hit_1}"
         return [
-            decide(
-                name,
-                row.hit_1.mean <= limit,
-                f"hit@1 of R2 {row.hit_1}",
-                f"<= {limit:.2f} (best blind baseline + {self.limits.above_baseline})",
-                hit_1=row.hit_1.mean,
-            )
-            for name, row in rows.items()
-        ]
+            decide("untrained agent", untrained.hit_1.mean <= limit, f"hit@1 of R2 {untrained.hit_1}", demanded,
+                   hit_1=untrained.hit_1.mean),
+            decide("permuted writes", least <= limit, figure, f"one of them {demanded}", hit_1=least),
+        ]  # fmt: skip
 
     # --- deletion and insertion ----------------------------------------------------------
 

@@ -76,7 +76,7 @@ def test_every_check_passes_on_an_agent_that_uses_one_write():
              "deletion costs return", "cue recalled in both", "read switched off", "memory carries the decision",
              "interaction residual", "memory not used where all is visible"],
         ),
-        ("addressed", ["permuted writes", "memory not used where all is visible"]),
+        ("addressed", ["memory not used where all is visible"]),
         (
             "forgetful",
             ["cue flip changes the action", "deletion flips", "deletion beats random", "keep only top",
@@ -120,6 +120,26 @@ def test_a_trained_agent_posing_as_untrained_is_caught(played, monkeypatch):
     monkeypatch.setattr(recall.validate.controls, "untrained_model", lambda agent: agent.model)
     outcomes = {check.name: check.outcome for check in study_of(agent, played).randomised_checks()}
     assert outcomes == {"untrained agent": "FAIL", "permuted writes": "PASS"}
+
+
+@pytest.mark.parametrize(("addressed", "found_by"), [(False, "what"), (True, "where")])
+def test_the_cue_is_found_by_what_was_written_or_by_where(addressed, found_by):
+    agent = one_write_agent(addressed)
+    study = study_of(agent, play_planted(agent, EPISODES, 0))
+    check = {check.name: check for check in study.randomised_checks()}["permuted writes"]
+    hits = {ranking.name: ranking.hit_1.mean for ranking in study.rankings if "permuted" in ranking.name}
+    assert check.outcome == "PASS"
+    broken, kept = ("writes", "addresses") if found_by == "what" else ("addresses", "writes")
+    assert hits[f"R2, permuted {kept}"] > 0.9
+    assert hits[f"R2, permuted {broken}"] < 0.5
+
+
+def test_a_ranking_that_comes_from_neither_is_caught(played, monkeypatch):
+    monkeypatch.setattr(recall.validate.controls, "permuted", lambda tape, *_: tape)
+    outcomes = {
+        check.name: check.outcome for check in study_of(one_write_agent(), played).randomised_checks()
+    }
+    assert outcomes["permuted writes"] == "FAIL"
 
 
 def test_an_agent_that_goes_on_reading_is_caught(played, monkeypatch):
