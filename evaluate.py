@@ -21,36 +21,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-import torch
-from rich.console import Console
-
-from agents.config import TrainConfig
-from agents.distributed import pick_device
-from agents.elsewhere import load_elsewhere
-from agents.evaluation import (
-    EpisodeResult,
-    LoadedAgent,
-    action_rng,
-    load_agent,
-    moved_to,
-    play_episodes,
-    report,
-)
+from agents.config import MOST_STEPS, TrainConfig
 from agents.files import check_writable, write_json
 from agents.options import check_numbers, json_object, option, parse, run_command
-from agents.play import MOST_STEPS
-from agents.progress import ProgressDisplay, make_console, number, print_table
-from envs import held_out_seed, make_shown
 from envs.errors import UserError
-from recall.render.movie import check_movie
-from recall.render.outputs import Outputs, numbered, render_recalls
-from recall.render.picture import MOST_TILES
-from recall.scores.intervene import FORGET
-from recall.scores.registry import SCORES, check_applies, check_score, kind_of
-from recall.validate.validity import check_recall
+from recall.names import MOST_TILES, SCORE_NAMES, check_score
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from agents.evaluation import EpisodeResult, LoadedAgent
 
 
 @dataclass(frozen=True)
@@ -115,7 +97,7 @@ class EvaluateConfig:
     score: str | None = option(
         None,
         "what ranks the recalls (None: removal for cores that write, address for hard, step for every other core): "
-        + ", ".join(SCORES),
+        + ", ".join(SCORE_NAMES),
         metavar="NAME",
     )
     top_k: int = option(5, "recalls shown at every step")
@@ -165,6 +147,12 @@ class EvaluateConfig:
 
 def play(agent: LoadedAgent, config: EvaluateConfig, console: Console) -> dict[str, Any]:
     """Play the episodes under a progress bar; returns the report."""
+    import numpy as np
+
+    from agents.evaluation import play_episodes, report
+    from agents.progress import ProgressDisplay, number
+    from recall.scores.intervene import FORGET
+
     with ProgressDisplay(console, config.episodes, "episodes") as display:
 
         def show(results: list[EpisodeResult]) -> None:
@@ -182,6 +170,11 @@ def play(agent: LoadedAgent, config: EvaluateConfig, console: Console) -> dict[s
 
 def render(agent: LoadedAgent, config: EvaluateConfig, console: Console) -> None:
     """Record the first episodes once and write everything that was asked for."""
+    from agents.evaluation import action_rng
+    from agents.progress import ProgressDisplay
+    from envs import held_out_seed, make_shown
+    from recall.render.outputs import Outputs, numbered, render_recalls
+
     train, episodes = agent.config, range(config.gif_episodes)
     with ProgressDisplay(console, 100, "%") as display:
         display.last_shown = time.monotonic()  # what is done at once needs no line
@@ -216,6 +209,8 @@ def render(agent: LoadedAgent, config: EvaluateConfig, console: Console) -> None
 
 def check(agent: LoadedAgent, control: LoadedAgent | None, config: EvaluateConfig, console: Console) -> None:
     """Make the experiments of the validity report and print it; --json then writes the report."""
+    from recall.validate.validity import check_recall
+
     found = check_recall(
         agent, config.episodes, config.seed, control, progress=lambda s: console.print(f"{s} ...")
     )
@@ -226,6 +221,10 @@ def check(agent: LoadedAgent, control: LoadedAgent | None, config: EvaluateConfi
 
 def load(config: EvaluateConfig) -> LoadedAgent:
     """The agent of a run, or one trained elsewhere."""
+    from agents.distributed import pick_device
+    from agents.elsewhere import load_elsewhere
+    from agents.evaluation import load_agent, moved_to
+
     device = pick_device(config.device)
     if config.agent is not None:
         assert config.env is not None
@@ -247,7 +246,17 @@ def main(argv: Sequence[str]) -> int:
         if path is not None:
             check_writable(path)
     if config.gif is not None:
+        from recall.render.movie import check_movie
+
         check_movie(config.gif, config.gif_fps)
+    # Only now, when the options are known to be right: these load PyTorch and the environments.
+    import torch
+
+    from agents.distributed import pick_device
+    from agents.evaluation import load_agent
+    from agents.progress import make_console, print_table
+    from recall.scores.registry import check_applies, kind_of
+
     if config.threads:
         torch.set_num_threads(config.threads)
     console = make_console()

@@ -25,18 +25,19 @@ from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from agents.config import ARCHITECTURE, FIXED_ON_RESUME, PRESETS, TrainConfig, preset
-from agents.distributed import RANK_TIMEOUT, Ranks, join, leave, was_restarted
 from agents.files import write_text
 from agents.hints import hint, resume_command
-from agents.launch import is_rank, launch, rank_count
+from agents.launch import RANK_TIMEOUT, is_rank, launch, rank_count
 from agents.options import given, option, parse_parts, run_command
-from agents.profile import Profile
-from agents.progress import StopSignal, make_console
 from agents.run_dir import RunDirectory, announce_modules, check_resume
-from agents.trainer import Trainer
 from envs.errors import Diverged, EnvFault, Stopped, UserError
+
+if TYPE_CHECKING:
+    from agents.distributed import Ranks
+    from agents.trainer import Trainer
 
 
 @dataclass(frozen=True)
@@ -120,19 +121,34 @@ def ended(error: UserError, trainer: Trainer) -> Stopped:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run the command; returns the exit code."""
-    if given(argv, "ranks") is not None and not is_rank():
-        config, command = read_command(argv)
+    """Run the command; returns the exit code. What is wrong with the options is said before PyTorch is loaded."""
+    asked = None
+    if not is_rank():
+        asked = config, command = read_command(argv)
         count = rank_count(command.ranks, config.num_envs, config.device)
         if count > 1:
+            from agents.distributed import Ranks
+
             Ranks(count=count).share(config.num_envs)
             return launch(count, argv)
+    from agents.distributed import join, was_restarted
+
     ranks = join(rank_timeout(argv))
     restarted = ranks.any(was_restarted())
-    config, command = ranks.from_first(lambda: read_command(argv, restarted))
+    config, command = asked or ranks.from_first(lambda: read_command(argv, restarted))
     ranks.from_first(lambda: ranks.share(config.num_envs))
+    return train(config, command, ranks, wanted_resume="--resume" in argv)
+
+
+def train(config: TrainConfig, command: Command, ranks: Ranks, wanted_resume: bool) -> int:
+    """The run of this rank, from its beginning or its checkpoint; returns the exit code."""
+    from agents.distributed import leave
+    from agents.profile import Profile
+    from agents.progress import StopSignal, make_console
+    from agents.trainer import Trainer
+
     console = make_console(quiet=not ranks.leads)
-    if "--resume" in argv and not command.resume:
+    if wanted_resume and not command.resume:
         console.print("No checkpoint was written yet: the run starts from its beginning.")
     if command.resume and ranks.leads:
         announce_modules(config, config.directory())

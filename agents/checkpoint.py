@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from agents.files import atomic_file
+from agents.files import atomic_file, predecessors
 from envs.errors import Diverged, UserError
 
 FORMAT = 2
@@ -66,12 +66,6 @@ def save_checkpoint(path: Path, content: dict[str, Any], keep: int | None = None
             file.flush()
             os.fsync(file.fileno())
             _keep_predecessors(path, keep)
-
-
-def predecessors(path: Path) -> list[Path]:
-    """The older checkpoints that stand beside `latest`, newest first."""
-    found = {int(p.stem[9:]): p for p in path.parent.glob("previous-*.pt") if p.stem[9:].isdigit()}
-    return [found[number] for number in sorted(found)]
 
 
 def _keep_predecessors(path: Path, keep: int) -> None:

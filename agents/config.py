@@ -10,8 +10,11 @@ from typing import Any, Literal
 from agents.core_options import CoreOptions
 from agents.options import check_at_least, check_numbers, json_object, option, suggestion
 from envs.errors import UserError
-from envs.wrappers import WRAPPERS, parse_wrapper, skip_frames, stack_frames
-from memory.core import architecture_of
+from envs.wrapper_names import WRAPPERS, parse_wrapper, skip_frames, stack_frames
+from memory.options import architecture_of
+
+MOST_STEPS = 30_000
+"""Steps after which an evaluation cuts an episode unless more are asked for: some policies never end theirs."""
 
 BackendName = Literal["auto", "native", "envpool", "sync", "async"]
 

@@ -26,11 +26,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from agents.launch import RANK_TIMEOUT
 from envs.errors import UserError, first_line
 
 T = TypeVar("T")
-RANK_TIMEOUT = 600.0
-"""Seconds that a rank waits for the others; one whose process ended is noticed at once."""
 
 
 class RankLost(UserError):

@@ -19,11 +19,11 @@ import numpy as np
 import torch
 
 from agents.checkpoint import load_checkpoint, load_weights
-from agents.config import ARCHITECTURE, TrainConfig
+from agents.config import ARCHITECTURE, MOST_STEPS, TrainConfig
 from agents.episodes import is_success, success_rate
 from agents.files import refusing
 from agents.model import ActorCritic, AgentState, build_model
-from agents.play import MOST_STEPS, Moment, Observer, Opening, Policy, play
+from agents.play import Moment, Observer, Opening, Policy, play
 from agents.pretrained import WEIGHTS, find_agent, load_published_weights
 from agents.run_dir import RunDirectory, announce_modules, config_from_dict, package_versions
 from envs import EnvLike, held_out_seed, id_of, make_single, success_rule

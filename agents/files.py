@@ -232,3 +232,9 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     writer.writeheader()
     writer.writerows(rows)
     write_text(path, text.getvalue())
+
+
+def predecessors(path: Path) -> list[Path]:
+    """The older checkpoints that stand beside `latest`, newest first."""
+    found = {int(p.stem[9:]): p for p in path.parent.glob("previous-*.pt") if p.stem[9:].isdigit()}
+    return [found[number] for number in sorted(found)]

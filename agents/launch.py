@@ -15,13 +15,10 @@ import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-from torch.distributed.elastic.multiprocessing import SignalException
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-from torch.distributed.launcher.api import LaunchConfig, elastic_launch
-
 from envs.errors import UserError
 
+RANK_TIMEOUT = 600.0
+"""Seconds that a rank waits for the others; one whose process ended is noticed at once."""
 TOPOLOGY = Path("/sys/devices/system/cpu")
 
 
@@ -44,6 +41,8 @@ def rank_count(asked: str, num_envs: int, device: str) -> int:
         if not asked.isdecimal() or int(asked) < 1:
             raise UserError(f"--ranks must be a whole number from 1, or auto, got {asked!r}")
         return int(asked)
+    import torch
+
     on_gpu = device != "cpu" and torch.cuda.is_available()
     most = torch.cuda.device_count() if on_gpu else physical_cores()
     return max(count for count in range(1, max(1, most) + 1) if num_envs % count == 0)
@@ -56,6 +55,10 @@ def is_rank() -> bool:
 
 def launch(count: int, argv: Sequence[str]) -> int:
     """Run this program with `argv` in `count` ranks; returns the exit code that the ranks ended with."""
+    from torch.distributed.elastic.multiprocessing import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
     # The launcher reports what each rank has said already.
     logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)
     os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -22,12 +22,10 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
 
-import torch
-
 from agents.files import refused_by_system
 from agents.hints import hint
 from envs.errors import UserError, first_line, nearest
-from memory.core import option as option
+from memory.options import option as option
 
 ConfigT = TypeVar("ConfigT")
 
@@ -211,9 +209,7 @@ def run_command(main: Callable[[Sequence[str]], int]) -> NoReturn:
         print("interrupted", file=sys.stderr)
         code = 130
     except (MemoryError, RuntimeError) as error:
-        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "allocate memory" not in str(
-            error
-        ):
+        if not is_out_of_memory(error):
             raise
         print(f"error: out of memory: {first_line(error):.200}", file=sys.stderr)
         code = 1
@@ -229,6 +225,13 @@ def run_command(main: Callable[[Sequence[str]], int]) -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         code = 1
     sys.exit(code)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether memory was asked for that is not there, on the host or on a GPU."""
+    torch = sys.modules.get("torch")  # where it was never loaded, its errors are not raised
+    kinds = (MemoryError,) if torch is None else (MemoryError, torch.OutOfMemoryError)
+    return isinstance(error, kinds) or "allocate memory" in str(error)
 
 
 def _reader_has_left() -> bool:

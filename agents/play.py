@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from agents.config import MOST_STEPS
 from agents.distributions import ActionDistribution
 from agents.model import ActOutput, AgentState
 from agents.rollout import select_agent
@@ -24,9 +25,6 @@ Policy = Literal["greedy", "sample"]
 Env = gymnasium.Env[Any, Any]
 Actor = Any
 """What plays: an `agents.model.ActorCritic`, or anything with its initial_state, act, after, actions and core."""
-
-MOST_STEPS = 30_000
-"""Steps after which an episode is cut unless more are asked for: some policies never end theirs."""
 
 
 @dataclass(frozen=True)

@@ -18,17 +18,17 @@ import threading
 from collections.abc import Iterable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from torch.utils.tensorboard import SummaryWriter
-
-from agents.checkpoint import predecessors, save_checkpoint
-from agents.files import WriterLock, cannot_write, remove_leftovers, write_text
+from agents.files import WriterLock, cannot_write, predecessors, remove_leftovers, write_text
 from agents.hints import INSTALLED, ROOT
 from agents.metrics import MetricsFile, parse_metrics
 from agents.options import check_types, own_fields_first, suggestion
 from envs.errors import Stopped, UserError, first_line
 from envs.user_modules import folders_of, look_in
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 ConfigT = TypeVar("ConfigT")
 
@@ -212,6 +212,8 @@ class RunDirectory:
         step = int(row.get("frames", row["updates"]))
         with self._tensorboard():
             if self._writer is None:
+                from torch.utils.tensorboard import SummaryWriter
+
                 _quiet_tensorboard()
                 # Points of a run that was killed after its checkpoint are drawn once, as it went on.
                 self._writer = SummaryWriter(str(self.path), purge_step=self._resumed_at)
@@ -242,6 +244,8 @@ class RunDirectory:
 
     def save(self, name: str, content: dict[str, Any], keep: int | None = None) -> None:
         """Write the checkpoint `latest` or `best`, after what was logged before it."""
+        from agents.checkpoint import save_checkpoint
+
         if not self.path.is_dir():
             raise Stopped(
                 f"the run directory {self.path} was deleted or renamed; if renamed, the checkpoint in it is whole"

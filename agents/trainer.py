@@ -34,7 +34,7 @@ from agents.rollout import Collector
 from agents.run_dir import RunDirectory, config_to_dict
 from envs import EnvLike, id_of, make_vec
 from envs.errors import EnvFault, UserError
-from memory.config import implementation_in_use
+from memory.mnm.fast import implementation_in_use
 
 ACTION_STREAM, MINIBATCH_STREAM = 1, 2
 """Numbers that tell the random streams of one seed apart."""

@@ -57,7 +57,8 @@ from envs.registry import (
 from envs.replay import Replay
 from envs.seeds import train_seeds
 from envs.vector import GymnasiumVecEnv, VecEnv
-from envs.wrappers import WRAPPERS, wrapped
+from envs.wrapper_names import WRAPPERS
+from envs.wrappers import wrapped
 
 Kwargs = dict[str, Any]
 

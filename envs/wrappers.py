@@ -10,7 +10,7 @@ import inspect
 import json
 import sys
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -20,11 +20,7 @@ from envs.errors import UserError, first_line, nearest
 from envs.minigrid_arrays import MiniGridArrays, has_mission
 from envs.observations import Tokens
 from envs.user_modules import import_user_module
-
-WRAPPERS = "wrappers"
-"""Environment option under which the list of them travels."""
-SKIP = "gymnasium.wrappers:RepeatAction"
-STACK = f"{__name__}:StackFrames"
+from envs.wrapper_names import NamedWrapper, parse_wrapper
 
 
 class StackFrames(gymnasium.ObservationWrapper[Any, Any, Any]):
@@ -58,44 +54,6 @@ def _stacked(single: Any, stacked: Any, count: int) -> Any:
         counts, starts = (np.stack([x] * count) for x in (single.nvec, single.start))
         return spaces.MultiDiscrete(counts, dtype=single.dtype, start=starts)
     return stacked
-
-
-class NamedWrapper(NamedTuple):
-    """A wrapper and its arguments, not yet imported."""
-
-    module: str
-    name: str
-    kwargs: dict[str, Any]
-
-    def __str__(self) -> str:
-        return f"{self.module}:{self.name}"
-
-
-def skip_frames(count: int) -> str:
-    """The wrapper that repeats every action `count` times and adds up the rewards."""
-    return f'{SKIP} {{"num_repeats": {count}}}'
-
-
-def stack_frames(count: int) -> str:
-    """The wrapper that shows the last `count` observations, the first one repeated at the start of an episode."""
-    return f'{STACK} {{"stack_size": {count}}}'
-
-
-def parse_wrapper(text: Any) -> NamedWrapper:
-    """`module:Class`, with a JSON object of arguments after it or without; raises UserError."""
-    if not isinstance(text, str):
-        raise UserError(f"a wrapper is named by a text module:Class, not {text!r}")
-    name, brace, rest = text.partition("{")
-    module, colon, attribute = name.strip(" =").rpartition(":")
-    if not (colon and module and attribute.isidentifier()):
-        raise UserError(
-            f'wrapper {text!r} is not of the form module:Class or module:Class {{"argument": value}}'
-        )
-    try:
-        kwargs = json.loads(brace + rest) if brace else {}
-    except ValueError as error:
-        raise UserError(f"the arguments of wrapper {module}:{attribute} are not JSON ({error})") from None
-    return NamedWrapper(module, attribute, kwargs)
 
 
 def wrapped(env: gymnasium.Env[Any, Any], texts: Any, env_id: str) -> gymnasium.Env[Any, Any]:

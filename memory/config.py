@@ -1,21 +1,21 @@
-"""The registry of the memory cores, the union of their options, and the one place that builds a core."""
+"""The registry of the memory cores, the union of their options, and the one place that builds a core.
+
+A core is registered by the place of what builds it, so that a command line can be read, and refused, before PyTorch
+is loaded.
+"""
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from envs.errors import UserError, nearest
-from memory.core import MemoryCore, SizeOptions
-from memory.hard.core import HardCore, HardOptions
-from memory.mnm.cpp_backend.bindings import kernel_for
-from memory.mnm.cpp_backend.build import KernelUnavailable, find_kernel
-from memory.mnm.fast import FusedMNMCore, build_mnm
-from memory.mnm.reference import MNMCore, MNMOptions
-from memory.recurrent.cores import GRUCore, LSTMCore, NoMemory
-from memory.user_core import make_user_core
+from memory.options import HardOptions, MNMOptions, SizeOptions
+
+if TYPE_CHECKING:
+    from memory.core import MemoryCore
 
 
 class CoreEntry(NamedTuple):
@@ -23,17 +23,23 @@ class CoreEntry(NamedTuple):
 
     options: type[Any]
     """Dataclass of the options that it takes."""
-    build: Callable[[int, Any], MemoryCore]
-    """(input size, options) -> the core; for most of them its class."""
+    place: str
+    """module:name of what builds it from (input size, options); for most of them its class."""
+
+    def build(self, input_size: int, options: Any) -> MemoryCore:
+        """The core for inputs [.., input_size]."""
+        module, _, name = self.place.partition(":")
+        make: Callable[[int, Any], MemoryCore] = getattr(importlib.import_module(module), name)
+        return make(input_size, options)
 
 
 CORES: dict[str, CoreEntry] = {
-    "none": CoreEntry(SizeOptions, NoMemory),
-    "lstm": CoreEntry(SizeOptions, LSTMCore),
-    "gru": CoreEntry(SizeOptions, GRUCore),
-    "mnm-g": CoreEntry(MNMOptions, partial(build_mnm, "gradient")),
-    "mnm-p": CoreEntry(MNMOptions, partial(build_mnm, "local")),
-    "hard": CoreEntry(HardOptions, HardCore),
+    "none": CoreEntry(SizeOptions, "memory.recurrent.cores:NoMemory"),
+    "lstm": CoreEntry(SizeOptions, "memory.recurrent.cores:LSTMCore"),
+    "gru": CoreEntry(SizeOptions, "memory.recurrent.cores:GRUCore"),
+    "mnm-g": CoreEntry(MNMOptions, "memory.mnm.fast:build_mnm_g"),
+    "mnm-p": CoreEntry(MNMOptions, "memory.mnm.fast:build_mnm_p"),
+    "hard": CoreEntry(HardOptions, "memory.hard.core:HardCore"),
 }
 """Every core that `--core` knows by name; a new one is a line here, and its options a base of `CoreSettings`."""
 
@@ -69,23 +75,11 @@ def check_core(name: str, kwargs: Mapping[str, Any]) -> None:
         raise UserError(f"--core-kwargs is for a core of your own (module:Class); {name} has options instead")
 
 
-def implementation_in_use(core: MemoryCore) -> str | None:
-    """compiled, fused or plain, and why nothing faster; None for a core with one implementation."""
-    if not isinstance(core, MNMCore):
-        return None
-    if not isinstance(core, FusedMNMCore):
-        return "plain, as asked for"
-    if not core.compiled:
-        return "fused, as asked for"
-    if kernel_for(next(core.parameters())) is not None:
-        return "compiled"
-    found = find_kernel()
-    return f"fused, because {found if isinstance(found, KernelUnavailable) else 'the kernel is for the CPU'}"
-
-
 def make_core(config: CoreConfig, input_size: int) -> MemoryCore:
     """Build the core for inputs [.., input_size]; raises ValueError on options that cannot go together."""
     check_core(config.name, config.kwargs)
     if ":" in config.name:
+        from memory.user_core import make_user_core
+
         return make_user_core(config.name, config.kwargs, input_size)
     return CORES[config.name].build(input_size, config)

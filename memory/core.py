@@ -1,4 +1,4 @@
-"""The interface of every memory core: a recurrent map with an explicit state, one reset flag, declared options.
+"""The interface of every memory core: a recurrent map with an explicit state, one reset flag.
 
 Legend: T time, B batch, D output size, H heads, d key and value size, u hidden width of the neural memory.
 
@@ -14,75 +14,18 @@ nothing else resets it. States are named tuples of tensors, batch first.
 A core that chooses at random consumes noise, which comes in as an argument, so that what was drawn while
 acting can be replayed while learning: `noise_shape` per step and example, None for a core without chance.
 
-The options of a core are the fields of a dataclass that stands beside it (`option`).
+The options of the cores are the fields of dataclasses in `memory/options.py`.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 StateT = TypeVar("StateT", bound=tuple[Tensor, ...])
-Controller = Literal["lstm", "gru", "feedforward"]
-"""What computes h_t in front of a memory; the feed-forward one keeps no state."""
-
-
-def option(default: Any, description: str, **metadata: Any) -> Any:
-    """A dataclass field that is an option of a command line.
-
-    architecture=True: weights depend on it; at_least, most, positive: its bounds; before=x: what configurations
-    stored before it existed mean; advanced=True: last in --help.
-    """
-    return dataclasses.field(default=default, metadata={"help": description, **metadata})
-
-
-def architecture_of(kind: type[Any]) -> tuple[str, ...]:
-    """Names of the fields that decide what the weights mean."""
-    return tuple(f.name for f in dataclasses.fields(kind) if f.metadata.get("architecture"))
-
-
-@dataclass(frozen=True, kw_only=True)
-class SizeOptions:
-    """The option of every core; `TITLE` is the heading under which --help shows it."""
-
-    TITLE: ClassVar[str] = "memory core"
-
-    hidden_size: int = option(
-        128,
-        "size of controller or recurrent layer, and of the features",
-        architecture=True,
-        at_least=1,
-        most=2**16,
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class MemoryOptions:
-    """The options of every core with a memory behind a controller."""
-
-    TITLE: ClassVar[str] = "memory core"
-
-    memory_size: int = option(
-        64, "MNM and hard: size d of keys and values; MNM: also hidden width of the memory", architecture=True,
-        at_least=1, most=2**12,
-    )  # fmt: skip
-    heads: int = option(
-        1,
-        "MNM: heads that write and read at every step; hard: heads that read",
-        architecture=True,
-        at_least=1,
-        most=256,
-    )
-    controller: Controller = option(
-        "lstm",
-        "MNM and hard: network in front of the memory: lstm, gru, or feedforward, which has no state",
-        architecture=True,
-    )
 
 
 class MemoryRecord(NamedTuple):

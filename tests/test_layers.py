@@ -19,6 +19,7 @@ PACKAGES = ("envs", "memory", "agents", "recall", "tasks", "benchmarks")
 COMMANDS = ("train_rl", "train_task", "evaluate")
 """The scripts at the top; only other scripts and benchmarks may import them."""
 ROOMS_OF_MEMORY = (
+    ("memory.options",),
     ("memory.core",),
     ("memory.recurrent", "memory.mnm.neural"),
     ("memory.hard", "memory.mnm.reference", "memory.mnm.tape"),

@@ -27,7 +27,7 @@ from agents.options import option, parse, run_command
 from benchmarks.common import RESULTS_DIR, machine_columns, require_clean_tree
 from benchmarks.report.speed_page import plot_bars, put_table
 from memory import GRUCore, LSTMCore, MemoryCore
-from memory.core import SizeOptions
+from memory.options import SizeOptions
 
 RESULTS = RESULTS_DIR / "recurrent_speed.csv"
 SIZE = 128

@@ -36,7 +36,7 @@ from agents.trainer import Trainer
 from benchmarks.common import ROOT, RUNS_DIR
 from envs.errors import UserError
 from memory import CORES
-from memory.mnm.reference import MNMOptions
+from memory.options import MNMOptions
 
 FIRST_SEED = 100_000
 REPORTS = 20

@@ -24,49 +24,19 @@ Source: J. C. Reinhold, "Learning to read from memory with a neural network", ma
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import ClassVar, Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from memory.core import (
-    AddressRecord,
-    CoreOutput,
-    MemoryCore,
-    MemoryOptions,
-    SizeOptions,
-    option,
-    output_without_writes,
-)
+from memory.core import AddressRecord, CoreOutput, MemoryCore, output_without_writes
 from memory.hard.straight_through import Annealing, straight_through
+from memory.options import HardOptions
 from memory.recurrent.cores import GRUCore, GRUState, LSTMCore, LSTMState
 
 BLOCK = 64
 """Rows that are read together: N + 63 keys are compared with each, of which N are its window."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class HardOptions(MemoryOptions, SizeOptions):
-    """The options of hard memory."""
-
-    TITLE: ClassVar[str] = "hard memory (hard)"
-
-    slots: int = option(
-        64, "slots of the memory; a write replaces the oldest", architecture=True, at_least=1, most=10**6
-    )
-    slot_value: Literal["input", "controller"] = option(
-        "input",
-        "what a slot stores, the encoded observation of its step or the controller's output",
-        architecture=True,
-    )
-    address_temperature: float = option(
-        2.0, "hard: temperature of the address gradient at the start", positive=True, advanced=True
-    )
-    address_temperature_final: float = option(
-        0.3, "hard: the same at the end; annealed geometrically", positive=True, advanced=True
-    )
 
 
 class HardState(NamedTuple):

@@ -10,22 +10,24 @@ layer are ordinary autograd. There is no second derivative; use `implementation=
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from memory.core import CoreOutput, Intervention
+from memory.core import CoreOutput, Intervention, MemoryCore
 from memory.mnm.cpp_backend.bindings import CompiledBackward, CompiledForward, ForwardWeights, kernel_for
-from memory.mnm.cpp_backend.build import require_kernel
+from memory.mnm.cpp_backend.build import KernelUnavailable, find_kernel, require_kernel
 from memory.mnm.cpp_backend.step import Stage, compiled_step
 from memory.mnm.neural import LocalRule
-from memory.mnm.reference import MNMCore, MNMOptions, MNMState
+from memory.mnm.reference import MNMCore, MNMState
 from memory.mnm.tape import OutputGradients, SlowWeights, Spec, Tape
 from memory.mnm.torch_backend.backward import BackwardPass
 from memory.mnm.torch_backend.forward import ForwardPass
 from memory.mnm.torch_backend.step import acting_step
+from memory.options import MNMOptions
 
 CACHE_BYTES = 12 * 2**20
 """What W and G of a batch may take together on a CPU; larger batches are split."""
@@ -298,3 +300,20 @@ def build_mnm(rule: Literal["gradient", "local"], input_size: int, options: MNMO
     core = FusedMNMCore(input_size, options, rule)
     core.compiled = options.implementation != "fused"
     return core
+
+
+build_mnm_g, build_mnm_p = partial(build_mnm, "gradient"), partial(build_mnm, "local")
+
+
+def implementation_in_use(core: MemoryCore) -> str | None:
+    """compiled, fused or plain, and why nothing faster; None for a core with one implementation."""
+    if not isinstance(core, MNMCore):
+        return None
+    if not isinstance(core, FusedMNMCore):
+        return "plain, as asked for"
+    if not core.compiled:
+        return "fused, as asked for"
+    if kernel_for(next(core.parameters())) is not None:
+        return "compiled"
+    found = find_kernel()
+    return f"fused, because {found if isinstance(found, KernelUnavailable) else 'the kernel is for the CPU'}"

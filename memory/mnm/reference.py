@@ -21,8 +21,7 @@ documented in `docs/memory.md`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -32,76 +31,17 @@ from memory.core import (
     CoreOutput,
     Intervention,
     MemoryCore,
-    MemoryOptions,
     MemoryRecord,
-    SizeOptions,
     map_state,
-    option,
     reset_state,
 )
 from memory.mnm.input_window import InputWindow, normalized
 from memory.mnm.neural import GradientRule, LocalRule, NeuralMemory, Weights, WriteFactors
+from memory.options import MNMOptions
 
 NEVER = -1000.0
 """Bias of the rate of a layer that is never written: its sigmoid is 0 (in the compiled kernel 4e-39, which no
 weight feels), and so is the gradient, so that training leaves it there."""
-
-
-Implementation = Literal["auto", "compiled", "fused", "plain"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class MNMOptions(MemoryOptions, SizeOptions):
-    """The options of both neural memories."""
-
-    TITLE: ClassVar[str] = "neural memory (MNM: mnm-g, mnm-p)"
-
-    read_feedback: bool = option(
-        True,
-        "feed the last value read back to the controller; without it and with the feedforward controller, "
-        "the written memory is the only path through time",
-        architecture=True,
-    )
-    interaction_window: int = option(
-        0,
-        "how many of the latest inputs keys, values and rate see beside the controller's output, all "
-        "layer-normalized; 0: the controller's output alone, as published",
-        architecture=True,
-        at_least=0,
-    )
-    interaction_gain: float = option(
-        1.0, "factor on the initial weights of keys, values and rate; large keys bind at once", positive=True
-    )
-    memory_hidden: int | None = option(
-        None,
-        "MNM: hidden width u of the memory (None: the memory size, the only choice of mnm-p)",
-        architecture=True,
-        at_least=1,
-        advanced=True,
-    )
-    initial_weights: Literal["learned", "fixed"] = option(
-        "learned",
-        "MNM: whether the initial weights of the memory are trained",
-        architecture=True,
-        advanced=True,
-    )
-    update_rate: Literal["scalar", "per-layer"] = option(
-        "scalar", "MNM: one update rate, or one per layer", architecture=True, advanced=True
-    )
-    written_layers: Literal["all", "last", "none"] = option(
-        "all", "MNM, for ablations: layers of the memory that writes change", architecture=True, advanced=True
-    )
-    read_memory: bool = option(
-        True,
-        "MNM, for ablations: without it, nothing receives the values read",
-        architecture=True,
-        advanced=True,
-    )
-    implementation: Implementation = option(
-        "auto",
-        "MNM: compiled, fused (needs no compiler), plain (the reference for both); auto takes the fastest",
-        advanced=True,
-    )
 
 
 class MNMState(NamedTuple):

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import layer_norm
 
-from memory.core import Controller
+from memory.options import Controller
 
 
 class Spec(NamedTuple):

@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from memory.core import CoreOutput, MemoryCore, SizeOptions, output_without_writes, reset_state
+from memory.core import CoreOutput, MemoryCore, output_without_writes, reset_state
+from memory.options import SizeOptions
 from memory.recurrent.gru_sequence import GRUSequence
 from memory.recurrent.reset_rows import SATURATE, insert_rows, plan_rows, remove_rows
 

@@ -28,6 +28,7 @@ from PIL import Image
 from agents.distributions import Categorical
 from agents.files import atomic_file, check_writable
 from envs.errors import UserError
+from recall.names import check_score
 from recall.record.tape import Tape
 from recall.render.episode import Episode
 from recall.render.scene import Picture
@@ -47,7 +48,6 @@ from recall.scores.registry import (
     Score,
     ScoreMatrix,
     as_matrix,
-    check_score,
     kind_of,
     measure,
     measure_reads,

@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from envs.errors import UserError
+from recall.names import MOST_TILES
 from recall.render import palette
 from recall.render.palette import Colour, text_at
 from recall.render.scene import MAP_SIZE, THUMBNAIL_SIZE, Cell, Picture, Scene
@@ -30,7 +31,6 @@ TILE_GAP = 6
 PANEL_WIDTH = 436
 SLOTS_HEIGHT = 44
 FOOTER = 124
-MOST_TILES = 20
 SMALLEST_LINKED = 12
 """Pixels: side of a cell to which a line may lead."""
 PLACE_MARK = 15

@@ -18,7 +18,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from envs.errors import UserError, nearest
+from envs.errors import UserError
+from recall.names import check_score
 from recall.record.tape import Tape, walk_weights
 from recall.scores.decision import decision_effect
 from recall.scores.from_tape import (
@@ -343,11 +344,3 @@ def check_applies(name: str, core: str, kind: Kind) -> None:
     if kind not in SCORES[name].memory:
         valid = [score.name for score in SCORES.values() if kind in score.memory]
         raise UserError(f"the score {name!r} does not apply to the core {core!r}; valid: {', '.join(valid)}")
-
-
-def check_score(name: str) -> None:
-    """Refuse the name of a score that does not exist."""
-    if name not in SCORES:
-        likely = nearest(name, SCORES)
-        hint = f" (did you mean {likely}?)" if likely else ""
-        raise UserError(f"unknown score {name!r}{hint}; the scores are {', '.join(SCORES)}")

@@ -19,6 +19,7 @@ import train_rl
 from agents.checkpoint import load_checkpoint, save_checkpoint
 from agents.files import atomic_file, check_writable, write_json
 from agents.metrics import MetricsFile, read_metrics
+from agents.trainer import Trainer
 from envs.errors import Stopped, UserError
 
 
@@ -71,15 +72,15 @@ def test_a_row_is_logged_whole_or_not_at_all(tmp_path: Path) -> None:
 def test_a_disk_that_fills_while_training_ends_the_run_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run, advance = tmp_path / "run", train_rl.Trainer.advance
+    run, advance = tmp_path / "run", Trainer.advance
 
-    def fill(self: train_rl.Trainer) -> dict[str, float]:
+    def fill(self: Trainer) -> dict[str, float]:
         if self.updates == 2:
             resource.setrlimit(resource.RLIMIT_FSIZE, (10, hard))
         return advance(self)
 
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    monkeypatch.setattr(train_rl.Trainer, "advance", fill)
+    monkeypatch.setattr(Trainer, "advance", fill)
     argv = ["--env", "mnm/GridMaze9-v0", "--core", "none", "--num-envs", "4", "--rollout-steps", "9",
             "--log-every", "1", "--checkpoint-every", "1", "--run-dir", str(run)]  # fmt: skip
     try:

@@ -64,7 +64,7 @@ def test_weights_that_overflow_in_the_last_step_of_an_update_are_noticed(tmp_pat
 def test_a_run_that_diverges_keeps_its_checkpoint_logs_no_row_and_says_what_to_try(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run, played = tmp_path / "run", train_rl.Trainer.advance
+    run, played = tmp_path / "run", Trainer.advance
 
     def diverge(self: Trainer) -> dict[str, float]:
         if self.updates == 3:
@@ -72,7 +72,7 @@ def test_a_run_that_diverges_keeps_its_checkpoint_logs_no_row_and_says_what_to_t
                 self.model.policy_head.weight.fill_(float("nan"))
         return played(self)
 
-    monkeypatch.setattr(train_rl.Trainer, "advance", diverge)
+    monkeypatch.setattr(Trainer, "advance", diverge)
     with pytest.raises(Stopped) as caught:
         train_rl.main([*ARGV, "--checkpoint-every", "2", "--run-dir", str(run)])
     line = str(caught.value)

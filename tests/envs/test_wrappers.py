@@ -16,7 +16,7 @@ import train_rl
 from agents.config import TrainConfig
 from agents.options import parse
 from envs.registry import SUITES
-from envs.wrappers import parse_wrapper
+from envs.wrapper_names import parse_wrapper
 
 PLUGIN = """
 import gymnasium, numpy as np

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from memory import CoreConfig, make_core
-from memory.config import implementation_in_use
 from memory.mnm.cpp_backend import build as module
 from memory.mnm.cpp_backend.build import KernelUnavailable, find_compiler, find_kernel, library_path, load
+from memory.mnm.fast import implementation_in_use
 
 
 def test_the_compiler_is_split_as_a_shell_does(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -70,7 +70,7 @@ def test_the_implementation_in_use_is_said(asked: str, said: str) -> None:
 
 def test_why_nothing_faster_is_used_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     reason = KernelUnavailable("no C++ compiler was found")
-    for place in ("memory.config.find_kernel", "memory.mnm.cpp_backend.bindings.find_kernel"):
+    for place in ("memory.mnm.fast.find_kernel", "memory.mnm.cpp_backend.bindings.find_kernel"):
         monkeypatch.setattr(place, lambda: reason)
     core = make_core(CoreConfig(name="mnm-p", hidden_size=8, memory_size=4), 3)
     assert implementation_in_use(core.to(torch.float32)) == "fused, because no C++ compiler was found"

@@ -13,10 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from memory.core import Controller, CoreOutput, MemoryRecord
+from memory.core import CoreOutput, MemoryRecord
 from memory.mnm.cpp_backend.bindings import CompiledForward, ForwardWeights, Kernel
 from memory.mnm.reference import MNMState
 from memory.mnm.tape import Layered, SlowWeights, Spec
+from memory.options import Controller
 
 
 class SteppedCore(Protocol):
