@@ -2,6 +2,7 @@
 
 They stand between the environment that Gymnasium makes and everything of ours, in training and in evaluation.
 Frame skip is one of Gymnasium's own, named the same way, and so is the frame stack, but for categories.
+`envs.wrappers:KeepEntries` hides numbers of an observation.
 """
 
 from __future__ import annotations
@@ -21,6 +22,9 @@ from envs.minigrid_arrays import MiniGridArrays, has_mission
 from envs.observations import Tokens
 from envs.user_modules import import_user_module
 from envs.wrapper_names import NamedWrapper, parse_wrapper
+
+OURS = (__name__, "envs.wrappers")
+"""This module, as it is imported and as it is named in text."""
 
 
 class StackFrames(gymnasium.ObservationWrapper[Any, Any, Any]):
@@ -44,6 +48,25 @@ class StackFrames(gymnasium.ObservationWrapper[Any, Any, Any]):
         return (
             observation | {key: observation[key][-1] for key in self._latest} if self._latest else observation
         )
+
+
+class KeepEntries(gymnasium.ObservationWrapper[Any, Any, Any]):
+    """Shows the entries `keep` of a Box of one axis and hides the others, such as velocities."""
+
+    def __init__(self, env: gymnasium.Env[Any, Any], keep: Sequence[int]) -> None:
+        super().__init__(env)
+        space: Any = env.observation_space
+        if not isinstance(space, spaces.Box) or len(space.shape) != 1:
+            raise UserError(f"KeepEntries needs a Box of one axis, got {space}")
+        count = space.shape[0]
+        whole = isinstance(keep, Sequence) and keep and all(type(place) is int for place in keep)
+        if not whole or not all(0 <= place < count for place in keep):
+            raise UserError(f"KeepEntries: keep must list entries from 0 to {count - 1}, got {keep!r}")
+        self.keep = list(keep)
+        self.observation_space = spaces.Box(space.low[self.keep], space.high[self.keep], dtype=space.dtype)
+
+    def observation(self, observation: Any) -> Any:
+        return np.asarray(observation)[self.keep]
 
 
 def _stacked(single: Any, stacked: Any, count: int) -> Any:
@@ -82,8 +105,7 @@ def wrapped(env: gymnasium.Env[Any, Any], texts: Any, env_id: str) -> gymnasium.
 
 
 def _find(named: NamedWrapper) -> Any:
-    ours = named.module == __name__
-    module = sys.modules[__name__] if ours else import_user_module(named.module, str(named))
+    module = sys.modules[__name__] if named.module in OURS else import_user_module(named.module, str(named))
     try:
         found = getattr(module, named.name)
     except AttributeError:

@@ -123,6 +123,28 @@ def test_stacked_categories_stay_categories() -> None:
         np.testing.assert_array_equal(seen["mission"], last["mission"])
 
 
+def test_entries_of_an_observation_can_be_hidden() -> None:
+    env = envs.make_single("CartPole-v1", {"wrappers": ['envs.wrappers:KeepEntries {"keep": [2, 0]}']})
+    obs, _ = env.reset(seed=3)
+    whole, _ = envs.make_single("CartPole-v1").reset(seed=3)
+    np.testing.assert_array_equal(obs["obs"], whole["obs"][[2, 0]])
+    assert env.observation_space["obs"].shape == (2,)
+
+
+@pytest.mark.parametrize(
+    ("env_id", "keep", "named"),
+    [
+        ("CartPole-v1", "[0, 4]", "entries from 0 to 3, got"),
+        ("CartPole-v1", "[]", "entries from 0 to 3, got"),
+        ("CartPole-v1", "1", "entries from 0 to 3, got 1"),
+        ("FrozenLake-v1", "[0]", "needs a Box of one axis, got Discrete"),
+    ],
+)
+def test_entries_that_are_not_there_cannot_be_kept(env_id: str, keep: str, named: str) -> None:
+    with pytest.raises(envs.UserError, match=named):
+        envs.make_single(env_id, {"wrappers": [f'envs.wrappers:KeepEntries {{"keep": {keep}}}']})
+
+
 def test_options_are_stored_and_fixed_with_the_run() -> None:
     named = 'clock_plugin:Plus {"amount": 3}'
     made = config("--wrapper", named)
