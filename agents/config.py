@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from agents.core_options import CoreOptions
 from agents.options import check_at_least, check_numbers, json_object, option, suggestion
+from agents.pictures import BYTES, ENCODERS, parse_encoder
 from envs.errors import UserError
 from envs.wrapper_names import WRAPPERS, parse_wrapper, skip_frames, stack_frames
 from memory.options import architecture_of
@@ -74,6 +75,13 @@ class TrainConfig(CoreOptions):
         1, "PyTorch threads on the CPU, where matrix products are small; 0 lets PyTorch choose", most=1024
     )
 
+    encoder: str = option(
+        "auto",
+        f"encoder of pictures: {', '.join(ENCODERS)}, or of single observations by key, such as camera=nature,map=flat "
+        "(auto: small from 36 x 36 pixels, fine below)",
+        before=BYTES,
+        metavar="NAME",
+    )
     embedding_size: int = option(128, "size of the encoded observation", most=2**16)
     previous_inputs: bool = option(True, "give the agent its previous action and reward as extra inputs")
 
@@ -121,6 +129,7 @@ class TrainConfig(CoreOptions):
         object.__setattr__(self, "wrapper", tuple(self.wrapper))  # JSON has lists only
         for text in self.wrapper:
             parse_wrapper(text)
+        parse_encoder(self.encoder)
         for name in ("gamma", "gae_lambda"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise UserError(f"--{name.replace('_', '-')} must lie in [0, 1], got {getattr(self, name)}")
@@ -183,7 +192,7 @@ class TrainConfig(CoreOptions):
 
 ARCHITECTURE = (
     "env", "env_kwargs", "wrapper", "frame_skip", "frame_stack", "core", "core_kwargs", *architecture_of(CoreOptions),
-    "embedding_size", "previous_inputs", "reward_scale", "normalize_observations", "normalize_rewards",
+    "encoder", "embedding_size", "previous_inputs", "reward_scale", "normalize_observations", "normalize_rewards",
 )  # fmt: skip
 """Options that decide what the weights mean."""
 
@@ -259,6 +268,7 @@ ATARI: dict[str, Any] = {
     "env_kwargs": '{"frameskip": 1, "repeat_action_probability": 0.0}',
     "wrapper": ("gymnasium.wrappers:AtariPreprocessing",),
     "frame_stack": 4,
+    "encoder": "nature",
     "num_envs": 8,
     "rollout_steps": 128,
     "minibatches": 4,

@@ -2,10 +2,9 @@
 
 Each part is mapped to the embedding size by its own encoder, the parts are summed, and a ReLU follows; for
 flat parts the sum equals one linear layer over their concatenation. What an encoder does follows from the
-Gymnasium space alone:
+Gymnasium space, and for pictures from --encoder too:
 
-    Box, picture              three convolutions, then a linear map; a picture is 3-d, uint8 with bounds 0 to
-                              255, and at least 8 pixels high and wide
+    Box, picture              convolutions, then a linear map (`agents/pictures.py`)
     Box, anything else        a linear map of the flattened numbers
     Discrete, MultiDiscrete,  one embedding per component and value, summed: a linear map of the one-hot
     MultiBinary               code, without building it; categories are never fed as raw integers
@@ -34,6 +33,7 @@ from torch import Tensor, nn
 from agents.distributed import ALONE, Ranks
 from agents.distributions import Actions
 from agents.normalize import Moments, is_normalized
+from agents.pictures import ImageEncoder, check_encoder, encoder_of
 from envs.errors import UserError
 from envs.observations import ActionMask, Tokens
 
@@ -60,34 +60,6 @@ class NumbersEncoder(nn.Module):
         x = x if self.moments is None else self.moments(x)
         flat = x.flatten(x.dim() - self.dims) if self.dims else x.unsqueeze(-1)
         return self.linear(flat.to(self.linear.weight.dtype) * self.scale)
-
-
-class ImageEncoder(nn.Module):
-    """Three strided convolutions over a uint8 image, [H, W, C] or [C, H, W], then a linear map."""
-
-    def __init__(self, space: spaces.Box, size: int) -> None:
-        super().__init__()
-        self.channels_first = has_channels_first(space.shape)
-        height, width, channels = (*space.shape[1:], space.shape[0]) if self.channels_first else space.shape
-        self.convolutions = nn.Sequential(
-            nn.Conv2d(channels, 32, 3, stride=2, padding=1),
-            nn.ReLU(),
-            nn.Conv2d(32, 64, 3, stride=2, padding=1),
-            nn.ReLU(),
-            nn.Conv2d(64, 64, 3, stride=2, padding=1),
-            nn.ReLU(),
-            nn.Flatten(),
-        )
-        with torch.no_grad():
-            features = self.convolutions(torch.zeros(1, channels, height, width)).shape[1]
-        self.linear = nn.Linear(features, size)
-
-    def forward(self, x: Tensor) -> Tensor:
-        leading = x.shape[:-3]
-        image = x.reshape(-1, *x.shape[-3:])
-        image = image if self.channels_first else image.movedim(-1, 1)
-        image = image.to(self.linear.weight.dtype) / 255.0
-        return self.linear(self.convolutions(image)).view(*leading, -1)
 
 
 class CategoriesEncoder(nn.Module):
@@ -138,16 +110,18 @@ class ObservationEncoder(nn.Module):
         reward_scale: float,
         normalize: str = "off",
         normalize_reward: bool = False,
+        encoder: str = "auto",
     ) -> None:
         """`normalize`: which observations are brought to one scale (`agents/normalize.py`); `normalize_reward`:
-        whether the previous reward is."""
+        whether the previous reward is; `encoder`: that of pictures (`agents/pictures.py`)."""
         super().__init__()
         self.output_size = size
         self.reward_scale = reward_scale
+        check_encoder(encoder, space)
         entries = [(key, part) for key, part in space.items() if not isinstance(part, ActionMask)]
         self.names = module_names([key for key, _ in entries])
         self.parts = nn.ModuleDict(
-            {self.names[key]: part_encoder(key, part, size, normalize) for key, part in entries}
+            {self.names[key]: part_encoder(key, part, size, normalize, encoder) for key, part in entries}
         )
         self.previous_action = actions.encoder(size) if previous_inputs else None
         self.previous_reward = nn.Linear(1, size, bias=False) if previous_inputs else None
@@ -177,19 +151,6 @@ class ObservationEncoder(nn.Module):
             self.reward_moments.count(reward, valid, ranks)
 
 
-def is_picture(space: spaces.Box) -> bool:
-    """Whether a Box is a picture: grids of categories or of zeros and ones have other bounds."""
-    has_form = len(space.shape) == 3 and space.dtype == np.uint8 and sorted(space.shape)[1] >= 8
-    return has_form and int(space.low.min()) == 0 and int(space.high.max()) == 255
-
-
-def has_channels_first(shape: tuple[int, ...]) -> bool:
-    """Which end of [a, b, c] holds the channels: the one that is not the side of a square, else the shorter one."""
-    if shape[0] == shape[1] or shape[1] == shape[2]:
-        return shape[0] != shape[1]
-    return shape[0] < shape[2]
-
-
 def module_names(keys: list[str]) -> dict[str, str]:
     """A name that a module may have for every key: the key itself, where torch takes it."""
     names: dict[str, str] = {}
@@ -199,13 +160,15 @@ def module_names(keys: list[str]) -> dict[str, str]:
     return names
 
 
-def part_encoder(key: str, space: spaces.Space, size: int, normalize: str = "off") -> nn.Module:
+def part_encoder(
+    key: str, space: spaces.Space, size: int, normalize: str = "off", encoder: str = "auto"
+) -> nn.Module:
     """The encoder of one part of the observation; raises UserError for a space it cannot encode."""
     if isinstance(space, Tokens):
         return WordsEncoder(space, size)
     if isinstance(space, spaces.Box):
-        if is_picture(space):
-            return ImageEncoder(space, size)
+        if (name := encoder_of(encoder, key, space)) is not None:
+            return ImageEncoder(space, size, name)
         normalized = is_normalized(space, normalize)
         return NumbersEncoder(
             space, size, Moments(space.shape, f"observation {key!r}") if normalized else None

@@ -75,9 +75,10 @@ class ActorCritic(nn.Module):
         reward_scale: float = 1.0,
         normalize: str = "off",
         reward_discount: float | None = None,
+        encoder: str = "auto",
     ) -> None:
         """`normalize`: which observations (`agents/normalize.py`); with `reward_discount` rewards are too, by the
-        deviation of the return that it discounts."""
+        deviation of the return that it discounts; `encoder`: that of pictures (`agents/pictures.py`)."""
         super().__init__()
         self.actions = actions_for(action_space)
         self.encoder = ObservationEncoder(
@@ -88,6 +89,7 @@ class ActorCritic(nn.Module):
             reward_scale,
             normalize,
             reward_discount is not None,
+            encoder,
         )
         self.return_scale = None if reward_discount is None else RewardScale(reward_discount)
         self.core = make_core(core, embedding_size)
@@ -184,4 +186,5 @@ def build_model(config: TrainConfig, observation_space: Any, action_space: Any) 
             config.reward_scale,
             config.normalize_observations,
             config.gamma if config.normalize_rewards else None,
+            config.encoder,
         )

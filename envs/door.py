@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 
 from envs.actions import ActionCode
 from envs.errors import EnvFault, UserError, first_line
-from envs.observations import ACTION_MASK, ActionMask, Leaf, describe, out_of_bounds
+from envs.observations import ACTION_MASK, ActionMask, Leaf, describe, has_bounds_of_its_type, out_of_bounds
 
 LARGEST_REWARD = float(np.finfo(np.float32).max)
 """Rewards are kept in single precision."""
@@ -72,7 +72,8 @@ class Door(gymnasium.Wrapper[dict[str, Any], Any, Any, Any]):
             entries[ACTION_MASK] = ActionMask(sum(self._mask_sizes))
         self.observation_space = spaces.Dict(entries)
         self.action_space = actions.wire
-        self._warned: set[str] = set()
+        self._warned = {leaf.key for leaf in leaves if has_bounds_of_its_type(leaf.space)}
+        """Keys whose bounds need no further look: told once, or out of reach."""
 
     @property
     def agent_action_space(self) -> gymnasium.Space[Any]:

@@ -267,6 +267,14 @@ def out_of_bounds(value: Array, space: Any) -> bool:
     return isinstance(space, spaces.Box) and bool(np.any(value < space.low) or np.any(value > space.high))
 
 
+def has_bounds_of_its_type(space: Any) -> bool:
+    """Whether no value of a Box's type can leave its bounds, as with bytes from 0 to 255."""
+    if not isinstance(space, spaces.Box) or space.dtype.kind not in "iu":
+        return False
+    limits = np.iinfo(space.dtype)
+    return bool(np.all(space.low == limits.min) and np.all(space.high == limits.max))
+
+
 def first_not_finite(values: Array) -> str:
     """The first entry that is not finite, with its place: "nan at [2]"."""
     place = np.argwhere(~np.isfinite(values))[0].tolist()

@@ -10,12 +10,12 @@ from gymnasium import spaces
 from agents.distributions import actions_for
 from agents.encoders import (
     CategoriesEncoder,
-    ImageEncoder,
     NumbersEncoder,
     ObservationEncoder,
     WordsEncoder,
     part_encoder,
 )
+from agents.pictures import ImageEncoder
 from envs import make_single
 from envs.errors import UserError
 from envs.observations import Tokens
