@@ -110,7 +110,7 @@ class TrainConfig(CoreOptions):
         before="off",
     )
     normalize_rewards: bool = option(
-        False, "divide rewards for learning by the running deviation of the discounted return"
+        True, "divide rewards for learning by the running deviation of the discounted return", before=False
     )
     max_grad_norm: float = option(0.5, "maximum gradient norm")
     normalize_advantages: bool = option(True, "normalize advantages to mean 0 and standard deviation 1")
@@ -212,6 +212,7 @@ MAZE: dict[str, Any] = {
     "gamma": 0.95,
     "gae_lambda": 0.95,
     "log_every": 10,
+    "normalize_rewards": False,
 }
 
 MINIGRID_MEMORY: dict[str, Any] = {
@@ -231,6 +232,7 @@ MINIGRID_MEMORY: dict[str, Any] = {
     "gamma": 0.995,
     "gae_lambda": 0.97,
     "value_coef": 0.25,
+    "normalize_rewards": False,
 }
 
 POPGYM: dict[str, Any] = {
@@ -241,6 +243,7 @@ POPGYM: dict[str, Any] = {
     "learning_rate": 2e-3,
     "anneal": True,
     "gamma": 0.9,
+    "normalize_rewards": False,
 }
 """Tasks in the manner of POPGym: short episodes, a symbol per step, an answer that is due later."""
 
@@ -259,6 +262,7 @@ PAIR_BANDIT: dict[str, Any] = {
     "entropy_coef": 0.03,
     # Keys and values see the sign and its answer directly, and need not wait for the controller to pass them on.
     "interaction_window": 1,
+    "normalize_rewards": False,
 }
 """A memory in which many pairs are bound; an episode of 16 contexts and 3 rounds is one rollout."""
 
@@ -277,6 +281,7 @@ ATARI: dict[str, Any] = {
     "gamma": 0.99,
     "clip": 0.1,
     "log_every": 10,
+    "normalize_rewards": False,
 }
 """The usual preprocessing: no-op starts, 4 frames per action, 84 x 84 grey, stacks of 4 (any `--env ALE/...-v5`)."""
 

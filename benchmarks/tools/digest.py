@@ -29,7 +29,10 @@ from envs.errors import UserError
 from memory import CORES
 
 MAZE = "--preset maze --num-envs 16 --rollout-steps 50 --total-steps 4000 --log-every 1"
-MINIGRID = "--env MiniGrid-MemoryS7-v0 --backend sync --num-envs 4 --minibatches 2 --rollout-steps 40 --total-steps 480"
+MINIGRID = (
+    "--env MiniGrid-MemoryS7-v0 --backend sync --num-envs 4 --minibatches 2 --rollout-steps 40 --total-steps 480"
+    " --no-normalize-rewards"
+)
 PUBLISHED = "maze-mnm-p,maze-lstm,memory-s13-mnm-g,three-arms-mnm-p"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from agents.config import TrainConfig, preset
+from agents.config import PRESETS, TrainConfig, preset
 
 
 @pytest.mark.parametrize(
@@ -26,6 +26,13 @@ def test_presets_name_all_that_the_results_depend_on(name: str, expected: tuple[
     config = preset(name)
     found = (config.num_envs, config.rollout_steps, config.minibatches)
     assert (*found, config.learning_rate, config.anneal, config.gamma) == expected
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_rewards_are_normalized_by_default_and_in_the_presets_that_say_so(name: str) -> None:
+    assert TrainConfig().normalize_rewards
+    assert "normalize_rewards" in PRESETS[name]
+    assert preset(name).normalize_rewards is (name in ("classic", "continuous"))
 
 
 @pytest.mark.parametrize(("environments", "minibatches"), [(16, 8), (8, 8), (3, 3), (1, 1)])

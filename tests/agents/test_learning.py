@@ -21,6 +21,7 @@ pytestmark = pytest.mark.slow
 SMALL: dict[str, Any] = {
     "hidden_size": 64, "embedding_size": 64, "memory_size": 32, "learning_rate": 3e-3, "log_every": 10,
     "threads": 1, "device": "cpu", "seed": 0, "num_envs": 64, "minibatches": 4, "anneal": True, "gamma": 0.95,
+    "normalize_rewards": False,
 }  # fmt: skip
 
 REPEAT_PREVIOUS: dict[str, Any] = {
