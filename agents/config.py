@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from agents.core_options import CoreOptions
+from agents.encoder_names import BYTES, ENCODERS, parse_encoder
 from agents.options import check_at_least, check_numbers, json_object, option, suggestion
-from agents.pictures import BYTES, ENCODERS, parse_encoder
 from envs.errors import UserError
 from envs.wrapper_names import WRAPPERS, parse_wrapper, skip_frames, stack_frames
 from memory.options import architecture_of

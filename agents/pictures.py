@@ -27,29 +27,13 @@ import torch.nn.functional as F
 from gymnasium import spaces
 from torch import Tensor, nn
 
+from agents.encoder_names import BYTES, parse_encoder
 from agents.options import suggestion
 from envs.errors import UserError
 
-ENCODERS = ("auto", "fine", "small", "nature", "impala", "flat")
-BYTES = "bytes"
-"""What runs had that were stored before there was a choice: fine, for three-dimensional pictures of bytes alone."""
 LEAST_SIDE = 8
 LEAST_COARSE = 36
 """Pixels per side that leave the last convolutions of `small` and `nature` something to see."""
-
-
-def parse_encoder(text: str) -> dict[str, str]:
-    """The encoder by key of what --encoder says, that of all other pictures under ""; raises UserError."""
-    found: dict[str, str] = {}
-    for part in text.split(","):
-        key, _, name = part.rpartition("=")
-        if name not in (*ENCODERS, BYTES):
-            raise UserError(
-                f"unknown encoder {name!r}{suggestion(name, ENCODERS)}; --encoder takes {', '.join(ENCODERS)}, "
-                "for single observations KEY=NAME,KEY=NAME"
-            )
-        found[key] = name
-    return found
 
 
 def check_encoder(text: str, space: spaces.Dict) -> None:
@@ -151,6 +135,7 @@ class ImageEncoder(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         leading = x.shape[: x.dim() - self.dims]
         image = channels_first(x.reshape(-1, *x.shape[x.dim() - self.dims :]))
+        first: Any
         first, *others = self.convolutions
         # The scale is applied to the few weights instead of the many pixels; whatever follows has no part in it.
         x = F.conv2d(

@@ -11,8 +11,9 @@ from gymnasium import spaces
 
 from agents.config import TrainConfig
 from agents.distributions import actions_for
+from agents.encoder_names import BYTES
 from agents.encoders import NumbersEncoder, ObservationEncoder, part_encoder
-from agents.pictures import BYTES, ImageEncoder, encoder_of, is_picture
+from agents.pictures import ImageEncoder, encoder_of, is_picture
 from agents.run_dir import config_from_dict, config_to_dict
 from envs.errors import UserError
 
