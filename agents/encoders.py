@@ -52,7 +52,7 @@ class NumbersEncoder(nn.Module):
         self.dims, self.moments = len(space.shape), moments
         # Whole numbers with a real bound (bytes, for example) are brought to about [0, 1]; floats, and whole
         # numbers bounded by nothing but their type, are taken as they are.
-        high = float(np.max(space.high)) if np.issubdtype(space.dtype, np.integer) else 1.0
+        high = float(np.max(space.high, initial=1)) if np.issubdtype(space.dtype, np.integer) else 1.0
         self.scale = 1.0 / high if 1.0 < high <= LARGEST_BOUND and moments is None else 1.0
         self.linear = nn.Linear(int(np.prod(space.shape)), size)
 

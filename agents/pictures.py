@@ -54,6 +54,8 @@ def check_encoder(text: str, space: spaces.Dict) -> None:
 
 def encoder_of(text: str, key: str, space: spaces.Box) -> str | None:
     """The encoder of a Box among fine, small, nature and impala; None if it is encoded as numbers. Raises UserError."""
+    if len(space.shape) > 1 and 0 in space.shape:
+        raise UserError(f"observation {key!r} is of size 0: {space}; expected at least one pixel or number")
     named = parse_encoder(text)
     name = named.get(key) or named.get("", "auto")
     if name == BYTES:

@@ -137,7 +137,8 @@ def test_runs_stored_before_the_option_keep_their_encoder() -> None:
         ("y=flat", box(84, 84, 3), r"there is no observation 'y'.*; there are x"),
         ("x=fine", box(4), r"--encoder x=fine: Box\(0, 255, \(4,\), uint8\) cannot be a picture; expected"),
         ("x=fine", box(9, 9, high=np.inf, dtype=np.float32), r"cannot be a picture; expected bounds"),
-        ("x=fine", box(0, 84, 3), r"cannot be a picture; expected bounds, and a shape"),
+        ("auto", box(0, 84, 3), r"observation 'x' is of size 0: Box\(.*; expected at least one pixel"),
+        ("flat", box(84, 0), r"observation 'x' is of size 0"),
     ],
 )
 def test_what_does_not_fit_is_one_line(text: str, space: spaces.Box, line: str) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from benchmarks.tools.suites import SUITES, ids_of, page_of, tried
+from benchmarks.tools.suites import STAGES, SUITES, ids_of, page_of, tried
 
 
 class Bad(gymnasium.Env[Any, Any]):
@@ -72,3 +72,18 @@ def test_a_sample_is_always_the_same() -> None:
     ids = ids_of(SUITES["MiniGrid"], 5)
     assert ids == ids_of(SUITES["MiniGrid"], 5)
     assert len(ids) == 5 < len(ids_of(SUITES["MiniGrid"], 0))
+
+
+SAMPLE = {
+    "MiniGrid": "MiniGrid-DoorKey-5x5-v0", "BabyAI": "BabyAI-GoToRedBall-v0", "Gymnasium": "CartPole-v1",
+    "POPGym": "popgym-RepeatFirstEasy-v0", "ALE": "ALE/Pong-v5", "highway-env": "highway-v0",
+    "memory-gym": "MortarMayhem-v0", "ViZDoom": "VizdoomBasic-v0", "flappy-bird": "FlappyBird-v0",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SAMPLE)
+def test_an_id_of_every_installed_suite_trains_evaluates_and_recalls(name: str) -> None:
+    if not ids_of(SUITES[name], 0):
+        pytest.skip(f"{SUITES[name].distribution} is not installed")
+    row = tried(SAMPLE[name], timeout=100.0)
+    assert [row[stage] for stage in STAGES] == ["yes"] * 3, row
