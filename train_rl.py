@@ -84,6 +84,12 @@ def read_command(argv: Sequence[str], restarted: bool = False) -> tuple[TrainCon
     elif command.resume_or_start or restarted:
         run = RunDirectory(config.directory())
         if run.has_checkpoint():
+            # The command of an older run means what it meant then, but for what it says itself.
+            words = {word.split("=")[0].removeprefix("--").removeprefix("no-") for word in argv}
+            older = run.options_before(TrainConfig).items()
+            config = dataclasses.replace(
+                config, **{name: value for name, value in older if name.replace("_", "-") not in words}
+            )
             check_resume(run.read_config(TrainConfig), config, FIXED_ON_RESUME, ARCHITECTURE)
             resume = True
     return config, dataclasses.replace(command, resume=resume)

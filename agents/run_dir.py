@@ -177,6 +177,11 @@ class RunDirectory:
         """The stored configuration of class `kind`; raises UserError if this is no run directory."""
         return config_from_dict(kind, self.read_values(), str(self.path / "config.json"))
 
+    def options_before(self, kind: type[Any]) -> dict[str, Any]:
+        """What options of `kind` mean in this run that did not exist when it was stored."""
+        values = self.read_values()
+        return {name: value for name, value in meanings_before(kind).items() if name not in values}
+
     def read_values(self) -> dict[str, Any]:
         """The plain values of the stored configuration."""
         values: dict[str, Any] = self.read_stored()["config"]
@@ -287,12 +292,16 @@ def config_from_dict(kind: type[ConfigT], values: dict[str, Any], source: str) -
     for key in values:
         if key not in names:
             raise UserError(f"{source} has the unknown option {key!r}{suggestion(key, names)}")
-    before = {f.name: f.metadata["before"] for f in dataclasses.fields(kind) if "before" in f.metadata}  # type: ignore[arg-type]
     try:
         check_types(kind, values)
-        return kind(**(before | values))
+        return kind(**(meanings_before(kind) | values))
     except UserError as error:
         raise UserError(f"{source}: {error}") from None
+
+
+def meanings_before(kind: type[Any]) -> dict[str, Any]:
+    """What options that were added later mean in configurations from before them."""
+    return {f.name: f.metadata["before"] for f in dataclasses.fields(kind) if "before" in f.metadata}
 
 
 def announce_modules(config: Any, source: Path) -> None:

@@ -65,6 +65,20 @@ def test_what_a_start_killed_at_any_instant_leaves_is_started_by_the_same_comman
     assert "exists; continue it with --resume" in refusal(train_rl.main, *argv(run, 1))
 
 
+def test_the_command_of_a_run_from_before_an_option_continues_it(tmp_path: Path) -> None:
+    run, older = tmp_path / "run", {"normalize_observations": "off", "encoder": "bytes"}
+    assert train_rl.main([*argv(run, 1, **older), "--no-normalize-rewards"]) == 0
+    stored = json.loads((run / "config.json").read_text())
+    for name in (*older, "normalize_rewards"):
+        del stored["config"][name]
+    (run / "config.json").write_text(json.dumps(stored))
+    assert "--normalize-rewards from False" in refusal(
+        train_rl.main, *argv(run, 2), "--normalize-rewards", "--resume-or-start"
+    )
+    assert train_rl.main([*argv(run, 2), "--resume-or-start"]) == 0
+    assert load_checkpoint(run / "checkpoints" / "latest.pt")["updates"] == 2
+
+
 def _hold(path: Path, ready: Any) -> None:
     lock = WriterLock(path)
     assert lock.take() is None
