@@ -56,7 +56,7 @@ TASKS = {
     "CartPole-positions": Task("CartPole-v1", 300_000, 450.0, POSITIONS),
     "DoorKey-5x5": Task("MiniGrid-DoorKey-5x5-v0", 80_000, 0.95, cores=MEMORIES, figure="success"),
     "Acrobot": Task("Acrobot-v1", 300_000, -100.0),
-    "Pendulum": Task("Pendulum-v1", 300_000, -250.0),
+    "Pendulum": Task("Pendulum-v1", 300_000, -250.0, ("--preset", "continuous")),
     "MountainCar": Task("MountainCar-v0", 500_000, -130.0),
     "LunarLander": Task("LunarLander-v3", 1_000_000, 200.0, cores=("none",)),
 }

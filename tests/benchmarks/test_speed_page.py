@@ -8,7 +8,7 @@ import pytest
 
 from agents.files import read_csv
 from benchmarks.report.speed_page import PAGE, put_table
-from benchmarks.speed import end_to_end, env_backends, recurrent_speed
+from benchmarks.speed import end_to_end, env_backends, pixels, recurrent_speed
 
 
 def test_a_table_replaces_the_one_before_it(tmp_path: Path) -> None:
@@ -22,7 +22,7 @@ def test_a_table_replaces_the_one_before_it(tmp_path: Path) -> None:
         put_table("z", "", page)
 
 
-@pytest.mark.parametrize("benchmark", [env_backends, end_to_end, recurrent_speed])
+@pytest.mark.parametrize("benchmark", [env_backends, end_to_end, pixels, recurrent_speed])
 def test_the_page_shows_what_the_csv_says(benchmark: object) -> None:
     rows = read_csv(benchmark.RESULTS)  # type: ignore[attr-defined]
     if rows:

@@ -1,0 +1,35 @@
+"""The study of ordinary tasks: its commands, its table, and the page that shows what the CSV says."""
+
+from __future__ import annotations
+
+from agents.config import TrainConfig
+from agents.files import read_csv
+from benchmarks.studies.ordinary_tasks import PAGE, RESULTS, TASKS, Run, table
+from train_rl import read_command
+
+
+def test_every_run_is_a_command_with_the_defaults() -> None:
+    for name, task in TASKS.items():
+        for core in task.cores:
+            config, _ = read_command(Run(name, core, 2).options)
+            assert (config.env, config.core, config.seed, config.total_steps) == (
+                task.env,
+                core,
+                2,
+                task.frames,
+            )
+            if not task.options:
+                assert config.learning_rate == TrainConfig().learning_rate
+
+
+def test_a_line_holds_every_seed_of_a_task_and_core() -> None:
+    rows = [
+        {"task": "CartPole", "core": "lstm", "seed": seed, "value": value, "commit": "abc"}
+        for seed, value in (("1", "499.5"), ("0", "500"))
+    ]
+    assert "| CartPole | 150,000 | lstm | return 500.0, 499.5 | 475 |  |" in table(rows)
+
+
+def test_the_page_shows_what_the_csv_says() -> None:
+    rows = read_csv(RESULTS)
+    assert not rows or table(rows) in PAGE.read_text()
