@@ -33,7 +33,9 @@ def content_digest(content: Any) -> str:
     def feed(value: Any) -> None:
         if isinstance(value, torch.Tensor):
             digest.update(f"tensor {value.dtype} {list(value.shape)} ".encode())
-            digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+            # A copy: the strides of a single number can be anything, and bytes need them to be 1.
+            flat = torch.empty(value.numel(), dtype=value.dtype).copy_(value.detach().reshape(-1))
+            digest.update(flat.view(torch.uint8).numpy().data)
         elif isinstance(value, Mapping):
             digest.update(f"dict {len(value)} ".encode())
             for key, entry in value.items():
@@ -105,8 +107,9 @@ def _read_whole(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is truncated or not a checkpoint ({type(error).__name__})") from None
     if not isinstance(content, dict) or "model" not in content:
         raise UserError(f"{path} is not a checkpoint of mnm-rl: it holds no model")
-    if content.get("format") not in READABLE:
-        raise UserError(f"{path} has checkpoint format {content.get('format')!r}, expected {FORMAT}")
+    found = content.get("format")
+    if type(found) is not int or found not in READABLE:
+        raise UserError(f"{path} has checkpoint format {found!r:.40}, expected {FORMAT}")
     if content["format"] != 1:
         told = content.pop("checksum", None)
         if told != content_digest(content):

@@ -108,4 +108,4 @@ class EpisodeLog:
             self.running_return[:] = saved["running_return"]
             self.running_length[:] = saved["running_length"]
         self.finished = deque(((r, int(length), s) for r, length, s in saved["finished"]), maxlen=WINDOW)
-        self.count = saved["count"]
+        self.count = int(saved["count"])

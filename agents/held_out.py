@@ -49,7 +49,7 @@ class HeldOut:
         """Continue where `state_dict` was taken; whether `best` is still chosen by the same measure."""
         saved = saved or {"is_on": False, "next_frames": 0}
         if self.is_on and saved["is_on"]:
-            self.next_frames = saved["next_frames"]
+            self.next_frames = int(saved["next_frames"])
         return bool(saved["is_on"] == self.is_on)
 
     def _means(self, frames: int) -> dict[str, float]:

@@ -37,7 +37,7 @@ class OneLineParser(argparse.ArgumentParser):
         unknown = message.removeprefix("unrecognized arguments: ")
         if unknown != message:
             names = [name for action in self._actions for name in action.option_strings]
-            name = unknown.split()[0].split("=")[0]
+            name = unknown.split(" ")[0].split("=")[0]
             message = f"unknown option {name}{suggestion(name, names)}"
             if not name.startswith("-"):
                 message = f"{name!r} belongs to no option; switches (--name / --no-name) take no value"
@@ -72,6 +72,10 @@ def parse_parts(
             for field in fields:
                 default = getattr(part, field.name)
                 _add_option(headings[title], field, hints[field.name], default, field.name == positional)
+    for word in argv:
+        # argparse drops a value "--" and leaves none at all.
+        if word.startswith("--") and word.endswith("=--"):
+            raise UserError(f"{word.removesuffix('=--')} needs a value, got '--'")
     values = vars(parser.parse_args(list(argv)))
     for name, value in values.items():
         if isinstance(value, list):  # an option that may be repeated

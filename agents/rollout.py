@@ -262,7 +262,7 @@ class Collector:
 
     def load_state_dict(self, saved: dict[str, Any]) -> bool:
         """Continue where `state_dict` was taken; False if the environments had to start anew."""
-        self.frames = saved["frames"]
+        self.frames = int(saved["frames"])
         self.episodes.load_state_dict(saved["episodes"])
         if saved["env"] is None or len(saved["action"]) != self.env.num_envs:
             self.episodes.abandon(np.ones(self.env.num_envs, dtype=bool))

@@ -70,6 +70,7 @@ def _run(
 ) -> None:
     try:
         os.setsid()
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # a campaign that runs under nohup ignores it
         handle = log if isinstance(log, int) else os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(handle, 1)
         os.dup2(handle, 2)

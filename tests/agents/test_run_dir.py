@@ -17,7 +17,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from test_resume import SMALL
 
 import train_rl
-from agents.checkpoint import load_checkpoint, save_checkpoint
+from agents.checkpoint import content_digest, load_checkpoint, save_checkpoint
 from agents.config import TrainConfig
 from agents.files import WriterLock
 from agents.metrics import MetricsFile, parse_metrics, read_metrics
@@ -212,6 +212,19 @@ def test_a_checkpoint_without_checksum_still_loads(tmp_path: Path) -> None:
     torch.save({"format": 2, "model": {"w": torch.ones(2)}}, tmp_path / "x.pt")
     with pytest.raises(UserError, match="does not match its checksum"):
         load_checkpoint(tmp_path / "x.pt")
+
+
+@pytest.mark.parametrize("odd", ["x", torch.zeros(3), torch.zeros(0), None, True, 99])
+def test_a_checkpoint_of_no_known_format_is_refused(odd: object, tmp_path: Path) -> None:
+    torch.save({"format": odd, "model": {"w": torch.ones(2)}}, tmp_path / "x.pt")
+    with pytest.raises(UserError, match="checkpoint format"):
+        load_checkpoint(tmp_path / "x.pt")
+
+
+def test_a_checksum_hangs_on_values_and_not_on_strides() -> None:
+    number = torch.ones(9, 9)[:1, :1].T.reshape(-1)
+    strange = torch.as_strided(number, (1,), (9,))
+    assert content_digest(strange) == content_digest(torch.ones(1)) != content_digest(torch.zeros(1))
 
 
 def test_as_many_checkpoints_are_kept_as_asked_for(tmp_path: Path) -> None:

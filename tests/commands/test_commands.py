@@ -52,6 +52,8 @@ def test_a_run_directory_holds_everything(run_dir: Path) -> None:
         (["--algo", "pppo"], "did you mean ppo"),
         (["--backend", "evnpool"], "did you mean envpool"),
         (["--read-memory", "no"], "'no' belongs to no option; switches (--name / --no-name) take no value"),
+        (["--profile", ""], "'' belongs to no option"),
+        (["--seed=--"], "--seed needs a value, got '--'"),
         (["--lerning-rate", "1"], "unknown option --lerning-rate (did you mean --learning-rate"),
         (["--total-steps", "many"], "'many' is not a whole number"),
         (["--total-steps", "inf"], "'inf' is not a whole number"),
