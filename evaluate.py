@@ -8,6 +8,7 @@
     python evaluate.py pretrained/maze-mnm-p --gif recall.gif
     python evaluate.py --agent my_module:make_agent --env MiniGrid-MemoryS7-v0 --html recall.html   trained elsewhere
     python evaluate.py --agent sb3:model.zip --trust --env CartPole-v1 --html recall.html
+    python evaluate.py runs/a --against runs/b --html both.html    the same episodes, and who is better
 
 The run knows its environment and its agent, so no option of the training has to be repeated.
 """
@@ -21,10 +22,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from agents.config import MOST_STEPS, TrainConfig
 from agents.files import check_writable, write_json
+from agents.hints import is_elsewhere
 from agents.options import check_numbers, json_object, option, parse, run_command
 from envs.errors import UserError
 from recall.names import MOST_TILES, SCORE_NAMES, check_score
@@ -57,6 +59,14 @@ class EvaluateConfig:
     wrapper: tuple[str, ...] = option(
         (), "with --agent: a wrapper of the environment, module:Class; may be repeated", metavar="WRAPPER"
     )
+    against: str | None = option(
+        None,
+        "a second agent (a run, a published agent, or what --agent takes): both play the same episodes, and the page "
+        "of --html shows them beside each other, where their actions part and what each recalled there",
+        metavar="NAME",
+    )
+    against_checkpoint: str = option("latest", "--checkpoint of --against", metavar="NAME")
+    against_kwargs: str = option("{}", "--agent-kwargs of --against", metavar="JSON")
     env_kwargs: str = option(
         "{}",
         "arguments of the environment as a JSON object, in place of those stored; to another --env the stored ones "
@@ -115,10 +125,12 @@ class EvaluateConfig:
             check_score(self.score)
         self._check_agent()
         self._check_combinations()
+        self._check_against()
 
     def _check_agent(self) -> None:
         if self.agent is None:
-            for name in ("agent_kwargs", "trust", "wrapper"):
+            from_elsewhere = self.against is not None and is_elsewhere(self.against)
+            for name in ("agent_kwargs",) if from_elsewhere else ("agent_kwargs", "trust", "wrapper"):
                 if getattr(self, name) not in ("{}", False, ()):
                     raise UserError(f"--{name.replace('_', '-')} is for --agent; a run knows its own")
             return
@@ -144,12 +156,28 @@ class EvaluateConfig:
                 "ask for one of them at a time"
             )
 
+    def _check_against(self) -> None:
+        if self.against is None:
+            for name in ("against_checkpoint", "against_kwargs"):
+                if getattr(self, name) not in ("latest", "{}"):
+                    raise UserError(f"--{name.replace('_', '-')} is for --against; give both")
+            return
+        if self.html is None:
+            raise UserError("--against shows two agents on one page: say where with --html FILE")
+        for name in ("gif", "tape", "similarity"):
+            if getattr(self, name) is not None:
+                raise UserError(f"--against writes --html and --json alone; leave out --{name}")
+        if is_elsewhere(self.against) and self.against_checkpoint != "latest":
+            raise UserError("--against-checkpoint is for runs; an agent trained elsewhere has none")
+        if not is_elsewhere(self.against) and self.against_kwargs != "{}":
+            raise UserError("--against-kwargs is for an agent trained elsewhere; a run knows its own")
 
-def play(agent: LoadedAgent, config: EvaluateConfig, console: Console) -> dict[str, Any]:
-    """Play the episodes under a progress bar; returns the report."""
+
+def play(agent: LoadedAgent, config: EvaluateConfig, console: Console) -> list[EpisodeResult]:
+    """Play the episodes under a progress bar."""
     import numpy as np
 
-    from agents.evaluation import play_episodes, report
+    from agents.evaluation import play_episodes
     from agents.progress import ProgressDisplay, number
     from recall.scores.intervene import FORGET
 
@@ -161,11 +189,10 @@ def play(agent: LoadedAgent, config: EvaluateConfig, console: Console) -> dict[s
             status = f"return {number(mean_return)}  success {number(success)}"
             display.show(len(results), status, last=len(results) == config.episodes)
 
-        results = play_episodes(
+        return play_episodes(
             agent, config.episodes, config.policy, config.seed, config.num_envs, show, FORGET[config.forget],
-            config.max_episode_steps,
+            config.max_episode_steps, config.against is not None,
         )  # fmt: skip
-    return report(agent, results, config.policy, config.seed) | {"forget": config.forget}
 
 
 def render(agent: LoadedAgent, config: EvaluateConfig, console: Console) -> None:
@@ -207,6 +234,28 @@ def render(agent: LoadedAgent, config: EvaluateConfig, console: Console) -> None
             console.print(", ".join(str(numbered(path, e + 1, len(episodes))) for e in episodes))
 
 
+def compare(
+    agents: tuple[LoadedAgent, LoadedAgent], names: tuple[str, str], config: EvaluateConfig, console: Console
+) -> None:
+    """Play both agents, say who is better, and show the first episodes of both on one page."""
+    from recall.render.against import compare_and_show
+
+    assert config.html is not None
+    compare_and_show(
+        agents,
+        names,
+        (play(agents[0], config, console), play(agents[1], config, console)),
+        console,
+        config.html,
+        json=config.json,
+        shown=config.gif_episodes,
+        policy=config.policy,
+        seed=config.seed,
+        score=config.score,
+        top_k=config.top_k,
+    )
+
+
 def check(agent: LoadedAgent, control: LoadedAgent | None, config: EvaluateConfig, console: Console) -> None:
     """Make the experiments of the validity report and print it; --json then writes the report."""
     from recall.validate.validity import check_recall
@@ -223,7 +272,7 @@ def load(config: EvaluateConfig) -> LoadedAgent:
     """The agent of a run, or one trained elsewhere."""
     from agents.distributed import pick_device
     from agents.elsewhere import load_elsewhere
-    from agents.evaluation import load_agent, moved_to
+    from agents.evaluation import load_agent
 
     device = pick_device(config.device)
     if config.agent is not None:
@@ -232,7 +281,36 @@ def load(config: EvaluateConfig) -> LoadedAgent:
         return load_elsewhere(config.agent, env, config.agent_kwargs, device, config.trust)
     if not config.run_dir:
         raise UserError("which agent? Give the directory of a run, a published agent, or --agent and --env")
-    agent = load_agent(Path(config.run_dir), config.checkpoint, device)
+    return in_its_place(load_agent(Path(config.run_dir), config.checkpoint, device), config)
+
+
+def load_second(config: EvaluateConfig, first: LoadedAgent) -> tuple[LoadedAgent, tuple[str, str]]:
+    """The agent of --against, and what the two are called; one trained elsewhere plays the environment of the first."""
+    from agents.compare import check_comparable, names_of
+    from agents.distributed import pick_device
+    from agents.elsewhere import load_elsewhere
+    from agents.evaluation import load_agent
+
+    assert config.against is not None
+    device = pick_device(config.device)
+    if is_elsewhere(config.against):
+        env = dataclasses.replace(first.config, wrapper=config.wrapper or first.config.wrapper)
+        second = load_elsewhere(config.against, env, config.against_kwargs, device, config.trust)
+    else:
+        second = in_its_place(load_agent(Path(config.against), config.against_checkpoint, device), config)
+    names = names_of(
+        (config.agent or config.run_dir, config.against),
+        (first, second),
+        ((config.checkpoint, config.against_checkpoint), (config.agent_kwargs, config.against_kwargs)),
+    )
+    check_comparable(names, (first, second))
+    return second, names
+
+
+def in_its_place(agent: LoadedAgent, config: EvaluateConfig) -> LoadedAgent:
+    """The agent where --env and --env-kwargs put it."""
+    from agents.evaluation import moved_to
+
     if config.env is None and config.env_kwargs == "{}":
         return agent
     return moved_to(agent, config.env, json_object("env-kwargs", config.env_kwargs))
@@ -253,7 +331,7 @@ def main(argv: Sequence[str]) -> int:
     import torch
 
     from agents.distributed import pick_device
-    from agents.evaluation import load_agent
+    from agents.evaluation import load_agent, report
     from agents.progress import make_console, print_table
     from recall.scores.registry import check_applies, kind_of
 
@@ -261,6 +339,7 @@ def main(argv: Sequence[str]) -> int:
         torch.set_num_threads(config.threads)
     console = make_console()
     agent = load(config)
+    against = None if config.against is None else load_second(config, agent)
     control = None
     if config.control is not None:
         control = load_agent(Path(config.control), "latest", pick_device(config.device))
@@ -277,7 +356,11 @@ def main(argv: Sequence[str]) -> int:
     if config.check_recall:
         check(agent, control, config, console)
         return 0
-    result = play(agent, config, console)
+    if against is not None:
+        compare((agent, against[0]), against[1], config, console)
+        return 0
+    result = report(agent, play(agent, config, console), config.policy, config.seed)
+    result["forget"] = config.forget
     low, high = result["return_interval_95"]
     success = "" if result["success_rate"] is None else f"  success {result['success_rate']:.3f}"
     console.print(

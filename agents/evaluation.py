@@ -57,6 +57,8 @@ class EpisodeResult:
     """1.0 or 0.0; NaN where the environment does not define success."""
     cut: bool = False
     """Whether it was ended after the most steps that an episode may take."""
+    actions: tuple[Any, ...] = ()
+    """What was done, in the agent's own form; only if `play_episodes` was asked to keep it."""
 
 
 def load_agent(
@@ -150,6 +152,8 @@ class _Results(Observer):
     seeds: list[int]
     rule: str | None
     progress: Callable[[list[EpisodeResult]], None]
+    keep_actions: bool
+    actions: dict[int, list[Any]] = field(default_factory=dict)
     returns: dict[int, float] = field(default_factory=dict)
     done: dict[int, EpisodeResult] = field(default_factory=dict)
 
@@ -157,9 +161,18 @@ class _Results(Observer):
         number = moment.episode
         total = self.returns.get(number, 0.0) + moment.reward
         self.returns[number] = total
+        if self.keep_actions:
+            self.actions.setdefault(number, []).append(moment.action)
         if moment.done:
             success = is_success(self.rule, total, moment.terminated, told_success(moment.info))
-            self.done[number] = EpisodeResult(self.seeds[number], total, moment.t + 1, success, moment.cut)
+            self.done[number] = EpisodeResult(
+                self.seeds[number],
+                total,
+                moment.t + 1,
+                success,
+                moment.cut,
+                tuple(self.actions.pop(number, ())),
+            )
             self.progress(list(self.done.values()))
 
 
@@ -172,6 +185,7 @@ def play_episodes(
     progress: Callable[[list[EpisodeResult]], None] = lambda results: None,
     between_steps: Callable[[AgentState], AgentState] = lambda state: state,
     most_steps: int = MOST_STEPS,
+    keep_actions: bool = False,
 ) -> list[EpisodeResult]:
     """Play episodes 0 .. episodes-1 on held-out levels, `num_envs` at a time; results in episode order.
 
@@ -181,7 +195,7 @@ def play_episodes(
     envs = [make_single(config.env, config.env_arguments()) for _ in range(min(num_envs, episodes))]
     openings = [Opening(held_out_seed(seed, n), action_rng(seed, n)) for n in range(episodes)]
     rule = success_rule(config.env, envs[0].metadata)
-    results = _Results([opening.seed for opening in openings], rule, progress)
+    results = _Results([opening.seed for opening in openings], rule, progress, keep_actions)
     play(agent.model, envs, openings, policy, results, False, between_steps, most_steps)
     for env in envs:
         env.close()
@@ -205,7 +219,8 @@ def bootstrap_interval(
 def report(agent: LoadedAgent, results: list[EpisodeResult], policy: Policy, seed: int) -> dict[str, Any]:
     """Everything that `evaluate.py --json` writes."""
     returns = np.array([result.episode_return for result in results])
-    successes = success_rate([result.success for result in results])
+    success = np.array([result.success for result in results])
+    successes = success_rate(success.tolist())
     low, high = bootstrap_interval(returns)
     return {
         "env": agent.config.env,
@@ -220,6 +235,7 @@ def report(agent: LoadedAgent, results: list[EpisodeResult], policy: Policy, see
         f"{results[0].seed} .. {results[-1].seed}; held-out seeds are >= 2**30, training seeds below",
         "backend": "python (one environment per episode in play)",
         "success_rate": None if math.isnan(successes) else successes,
+        "success_interval_95": None if np.isnan(success).any() else list(bootstrap_interval(success)),
         "return_mean": float(returns.mean()),
         "return_interval_95": [low, high],
         "episodes_cut": sum(result.cut for result in results),

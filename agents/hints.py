@@ -17,6 +17,11 @@ INSTALLED = (ROOT / "__init__.py").is_file()
 COMMANDS = {"train_rl.py": "mnm-train", "evaluate.py": "mnm-evaluate", "train_task.py": "mnm-task"}
 
 
+def is_elsewhere(asked: str) -> bool:
+    """Whether a name that was typed is that of an agent trained elsewhere (`agents/elsewhere.py`), and not of a run."""
+    return ":" in asked and not Path(asked).is_dir()
+
+
 def resume_command(script: str, run_dir: Path) -> str:
     """What continues a run, for a shell."""
     return f"{hint(f'python {script}')} --run-dir {shlex.quote(str(run_dir))} --resume"

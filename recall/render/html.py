@@ -121,14 +121,18 @@ class ViewerPage:
         self._episodes: list[dict[str, Any]] = []
         self._scores: list[str] = []
         self._tape_room = TAPE_BUDGET
+        self.against: dict[str, Any] | None = None
+        """Which episodes are shown beside each other, and how the two agents compare (`recall.render.against`)."""
 
     def add(
         self,
         episode: Episode,
         scores: Mapping[str, ScoreMatrix],
         measures: Measures | ReadMeasures | None = None,
+        scales: Mapping[str, float] | None = None,
     ) -> None:
-        """Add an episode with its scores, the same ones for every episode of a page."""
+        """Add an episode with its scores, the same ones for every episode of a page. `scales`: what fills a bar of
+        each score, if not the highest of this episode."""
         if self._episodes and list(scores) != self._scores:
             raise ValueError(f"scores {list(scores)} beside episodes with {self._scores}")
         self._scores = list(scores)
@@ -160,7 +164,8 @@ class ViewerPage:
                 entry["seen"] = [self._pictures.add(scene.seen) for scene in scenes if scene.seen is not None]
         for name, matrix in scores.items():
             recalls = recalls_of(tape, self.top_k, matrix, measures)
-            entry["scores"][name] = _score_entry(matrix, recalls, self.thresholds, self.top_k)
+            scale = bar_scale(recalls, self.thresholds) if scales is None else scales[name]
+            entry["scores"][name] = _score_entry(matrix, recalls, self.thresholds, self.top_k, scale)
         packed = _packed_tape(tape, self._tape_room)
         self._tape_room -= len(packed or b"")
         entry["tape"] = None if packed is None else _text(packed)
@@ -186,6 +191,7 @@ class ViewerPage:
             "clearly": CLEARLY,
             "doubts": DOUBTS,
             "scores": {name: _words(SCORES[name]) for name in self._scores},
+            "against": self.against,
             "images": self._pictures.data(),
             "episodes": self._episodes,
         }
@@ -299,7 +305,7 @@ def odds_of(tape: Tape) -> NDArray[np.float64]:
 
 
 def _score_entry(
-    matrix: ScoreMatrix, recalls: Sequence[StepRecalls], thresholds: Thresholds, top_k: int
+    matrix: ScoreMatrix, recalls: Sequence[StepRecalls], thresholds: Thresholds, top_k: int, scale: float
 ) -> dict[str, Any]:
     """One score: the exact lists in the rows in which they are shown, and the whole matrix in bytes."""
     steps = len(recalls)
@@ -314,7 +320,6 @@ def _score_entry(
                 writes[t, row], ranks[t, row] = step.writes[rank], min(rank, 255)
                 listed[t, row], supports[t, row] = step.scores[rank], step.supports[rank]
                 counts[t, row] = step.counts(rank)
-    scale = bar_scale(recalls, thresholds)
     below = np.tril_indices(steps, -1)  # row by row: (1,0), (2,0), (2,1), ...
     cells = np.round(255 * np.clip(matrix.values[below] / scale, 0.0, 1.0)).astype(np.uint8)
     return {

@@ -13,10 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from agents.files import atomic_file, check_writable
-from agents.model import ActorCritic
 from agents.play import Policy
 from envs.errors import UserError
 from recall.record.tape import Tape
@@ -27,7 +25,7 @@ from recall.render.palette import fixed_colours
 from recall.render.picture import Facts, Painter, Tile
 from recall.render.scene import Scene, scene_of
 from recall.render.similarity import draw_similarity, maps_of_tape
-from recall.scores.decision import policy_effect
+from recall.scores.played import measures_of, scores_of
 from recall.scores.recalls import (
     UNAFFECTED,
     Rows,
@@ -39,16 +37,10 @@ from recall.scores.recalls import (
 )
 from recall.scores.registry import (
     SCORES,
-    Measures,
-    ReadMeasures,
     ScoreMatrix,
-    as_matrix,
     cheap_scores,
     check_applies,
     kind_of,
-    measure,
-    measure_reads,
-    score_matrices,
     usual_score,
 )
 
@@ -249,16 +241,15 @@ def render_recalls(
                 )
                 recalls: list[StepRecalls] = []
                 matrices: dict[str, ScoreMatrix] = {}
-                measures = _measures(model, episode.tape)
+                measures = measures_of(model, episode.tape)
                 if movie is not None or page is not None or kind_of(model.core) != "other":
-                    matrices = _scores_of(
+                    matrices = scores_of(
                         model,
                         episode.tape,
                         measures,
-                        more_scores,
-                        score,
-                        page is not None,
-                        _told(progress, f"replaying episode {number} of {len(seeds)}"),
+                        {score} | set(cheap_scores(kind_of(episode.tape)) if page is not None else ()),
+                        told(progress, f"replaying episode {number} of {len(seeds)}"),
+                        {} if more_scores is None else more_scores(episode.tape),
                     )
                     recalls = recalls_of(episode.tape, top_k, matrices[score], measures)
                 if movie is not None:
@@ -319,41 +310,9 @@ def _check(outputs: Outputs, seeds: Sequence[int], score: str, fps: float, core:
         raise UserError(f"no similarity maps: the core {core!r} {kind}")
 
 
-def _policy_effect(model: Any, tape: Tape) -> NDArray[np.float64] | None:
-    """Whether reading affects the action, for models of this package that can be replayed."""
-    return policy_effect(model, tape) if isinstance(model, ActorCritic) and not tape.start_step else None
-
-
-def _told(progress: Progress | None, what: str) -> Callable[[int, int], None]:
+def told(progress: Progress | None, what: str) -> Callable[[int, int], None]:
     """The same progress for one thing that takes long."""
     return lambda done, total: None if progress is None else progress(done, total, what)
-
-
-def _measures(model: Any, tape: Tape) -> Measures | ReadMeasures | None:
-    """What is known of the reads of a memory; None for a core that only carries a state."""
-    if kind_of(tape) == "other":
-        return None
-    effect = _policy_effect(model, tape)
-    return measure(tape, effect) if tape.addresses is None else measure_reads(tape, effect)
-
-
-def _scores_of(
-    model: Any,
-    tape: Tape,
-    measures: Measures | ReadMeasures | None,
-    more_scores: MoreScores | None,
-    score: str,
-    every: bool,
-    progress: Callable[[int, int], None],
-) -> dict[str, ScoreMatrix]:
-    """The scores of an episode in the order of `SCORES`: the one asked for, or every one that is cheap too."""
-    given_by_caller = dict(more_scores(tape)) if more_scores is not None else {}
-    names = {score} | set(cheap_scores(kind_of(tape)) if every else ())
-    known = measures if isinstance(measures, Measures) else None
-    found = score_matrices(tape, sorted(names - set(given_by_caller)), known, model, progress)
-    for name, given in given_by_caller.items():
-        found[name] = as_matrix(name, given, tape.steps)
-    return {name: found[name] for name in SCORES if name in found}
 
 
 def _write_numbered(outputs: Outputs, episode: Episode, number: int, count: int) -> None:

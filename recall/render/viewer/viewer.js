@@ -1,12 +1,24 @@
 "use strict";
 // The page's data is one JSON element. This file: unpack it, keep one state (episode, step, score), and draw that
 // state. Everything large is drawn on canvases; what does not change from step to step is drawn once and copied.
+// A page shows one agent in one pane, or two that play the same episodes in two; they share step, score and time line.
 
 const $ = (id) => document.getElementById(id);
 const data = JSON.parse($("data").textContent);
-const state = { episode: 0, t: 0, score: data.opens_with, playing: false, pinned: null };
-// pinned: the earlier step of the matrix cell that was clicked last, shown beside the matrix
-let view = null; // the unpacked episode that is shown
+const state = { episode: 0, t: 0, score: data.opens_with, playing: false, pinned: null, side: 0 };
+// pinned: the earlier step of the matrix cell that was clicked last, shown beside the matrix; side: whose matrix it is
+const panes = []; // { suffix: of the ids of its elements, view: the unpacked episode that it shows, tiles }
+let pane = null, view = null; // the pane in hand and its episode: that of `state.side` unless `within` says otherwise
+const of = (id) => $(id + pane.suffix);
+const pair = () => (data.against ? data.against.pairs[state.episode] : null);
+const span = () => Math.max(...panes.map((p) => p.view.steps));
+const now = () => Math.min(state.t, view.steps - 1); // the shorter of two episodes stays at its end
+function within(other, work) {
+  const before = pane;
+  pane = other; view = pane.view;
+  try { return work(); } finally { pane = before; view = pane.view; }
+}
+const each = (work) => panes.forEach((p, side) => within(p, () => work(side)));
 
 // Whether the score shown asks for whole steps, whatever carried them, and not for writes or reads of a memory.
 const ofSteps = () => state.score !== null && data.scores[state.score].of === "steps";
@@ -83,6 +95,16 @@ function whatThen(s) {
   if (c.beta) lines.push(`beta ${fixed(c.beta[s])} \u00b7 value ${fixed(c.value[s])}`);
   return lines;
 }
+// The best recall of step t where it may be believed, else null.
+function trusted(t) {
+  if (!state.score || data.doubts[view.scores[state.score].doubt[t]]) return null;
+  return recallsAt(t).find((recall) => recall && recall.rank === 0 && recall.counts) || null;
+}
+function recallWords(t, s) {
+  const what = view.words && view.words[s] ? `: ${view.words[s]}` : "";
+  const ago = `${t - s === 1 ? "1 step" : `${t - s} steps`} ago`;
+  return ofSteps() ? `acts on step ${stepName(s)}${what}, seen ${ago}` : `reads step ${stepName(s)}${what}, written ${ago}`;
+}
 // The score of (t, s): exact where it is listed, else from the matrix, which has 255 levels up to `scale`.
 function scoreOf(name, t, s) {
   const score = view.scores[name];
@@ -99,7 +121,8 @@ function scoreOf(name, t, s) {
 const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 let colour = {};
 function readColours() {
-  for (const name of ["paper", "panel", "edge", "ink", "faint", "notice", "on-notice", "supports", "opposes", "grey"])
+  for (const name of ["paper", "panel", "edge", "ink", "faint", "notice", "on-notice", "supports", "opposes", "grey",
+    "second", "parting", "shared"])
     colour[name] = css("--" + name);
   colour.dark = matchMedia("(prefers-color-scheme: dark)").matches;
 }
@@ -127,14 +150,14 @@ function drawPicture(canvas, id, width, height) {
   ctx.drawImage(picture, 0, 0, w, h);
   return true;
 }
-function badge(ctx, x, y, rank, size) {
+function badge(ctx, x, y, rank, size, ink = colour.ink) {
   const best = rank === 0;
-  ctx.fillStyle = best ? colour.ink : colour.paper;
-  ctx.strokeStyle = best ? colour.paper : colour.ink;
+  ctx.fillStyle = best ? ink : colour.paper;
+  ctx.strokeStyle = best ? colour.paper : ink;
   ctx.lineWidth = 1;
   ctx.fillRect(x - size / 2, y - size / 2, size, size);
   ctx.strokeRect(x - size / 2, y - size / 2, size, size);
-  ctx.fillStyle = best ? colour.paper : colour.ink;
+  ctx.fillStyle = best ? colour.paper : ink;
   ctx.font = `700 ${Math.round(size * 0.78)}px system-ui, sans-serif`;
   ctx.textAlign = "center"; ctx.textBaseline = "middle";
   ctx.fillText(String(rank + 1), x, y + size * 0.06);
@@ -143,11 +166,11 @@ function badge(ctx, x, y, rank, size) {
 // --- The scene, the numbers and the list ----------------------------------------------------------------------
 
 function drawScene() {
-  const canvas = $("scene"), picture = view.frames ? image(view.frames[state.t]) : null;
+  const canvas = of("scene"), t = now(), picture = view.frames ? image(view.frames[t]) : null;
   if (!view.frames) { canvas.hidden = true; return; }
   if (!picture) return; // it comes: `onload` draws again
-  const width = canvas.clientWidth, shown = Math.min(width, 520);
-  const scale = Math.min(shown / picture.naturalWidth, 520 / picture.naturalHeight);
+  const width = canvas.clientWidth, most = panes.length > 1 ? 380 : 520, shown = Math.min(width, most);
+  const scale = Math.min(shown / picture.naturalWidth, most / picture.naturalHeight);
   const w = picture.naturalWidth * scale, h = picture.naturalHeight * scale;
   canvas.style.height = h + "px";
   const ctx = prepare(canvas, width, h), left = (width - w) / 2;
@@ -155,9 +178,17 @@ function drawScene() {
   ctx.imageSmoothingQuality = "high";
   ctx.drawImage(picture, left, 0, w, h);
   const pitch = (view.cell_size / view.size[0]) * w, size = Math.max(11, Math.min(18, pitch * 0.3));
-  if (!state.score || pitch < 2.4 * size) return;
+  if (!state.score || pitch <= 0) return;
+  const found = recallsAt(t).filter(Boolean).sort((a, b) => a.rank - b.rank), best = trusted(t);
+  if (best && view.cells[best.s][0] >= 0) { // the same blue frame as on the tile
+    const [row, column] = view.cells[best.s];
+    ctx.strokeStyle = colour.supports;
+    ctx.lineWidth = 3;
+    ctx.strokeRect(left + column * pitch + 1.5, row * pitch + 1.5, pitch - 3, pitch - 3);
+  }
+  if (pitch < 2.4 * size) return;
   const taken = new Map();
-  for (const recall of recallsAt(state.t).filter(Boolean).sort((a, b) => a.rank - b.rank)) {
+  for (const recall of found) {
     const [row, column] = view.cells[recall.s], key = row + "," + column, n = taken.get(key) || 0;
     taken.set(key, n + 1);
     if (row < 0 || n > 3) continue;
@@ -168,15 +199,14 @@ function drawScene() {
 }
 
 function drawFacts() {
-  const t = state.t, c = view.columns, last = view.start + view.steps - 1;
-  $("fact-step").textContent = `${stepName(t)} / ${last}`;
-  $("fact-action").textContent = view.actions[t];
-  $("fact-reward").textContent = c.reward[t] ? short(c.reward[t]) : "\u2013";
-  $("fact-reward").className = c.reward[t] ? "strong" : "";
-  $("fact-return").textContent = short(c.return[t]);
-  const scrubber = $("scrubber");
-  scrubber.value = t;
-  scrubber.setAttribute("aria-valuetext", `step ${stepName(t)} of ${last}`);
+  const t = now(), c = view.columns, last = view.start + view.steps - 1, ended = state.t > t;
+  of("fact-step").textContent = ended ? `ended at ${last}` : `${stepName(t)} / ${last}`;
+  of("fact-action").textContent = view.actions[t];
+  of("fact-action").classList.toggle("parted", Boolean(pair()) && !ended && differs(t));
+  of("fact-reward").textContent = c.reward[t] ? short(c.reward[t]) : "\u2013";
+  of("fact-reward").className = c.reward[t] ? "strong" : "";
+  of("fact-return").textContent = short(c.return[t]);
+  of("now").classList.toggle("ended", ended);
   const facts = [["value of the state", fixed(c.value[t])], ["probability of action", fixed(c.probability[t])]];
   if (state.score) {
     const score = view.scores[state.score];
@@ -187,7 +217,7 @@ function drawFacts() {
     else facts.push(["heads that read a slot", fixed(c.use_share[t])]);
     if (c.policy_effect && !ofSteps()) facts.push(["moves action by", fixed(c.policy_effect[t])]);
   }
-  $("measures").replaceChildren(...facts.map(([name, text]) => {
+  of("measures").replaceChildren(...facts.map(([name, text]) => {
     const box = document.createElement("div"), dt = document.createElement("dt"), dd = document.createElement("dd");
     dt.textContent = name; dd.textContent = text; box.append(dt, dd);
     return box;
@@ -195,9 +225,9 @@ function drawFacts() {
 }
 
 // The tiles are made once and filled at every step, so that nothing flickers.
-const tiles = [];
 function makeTiles() {
-  $("tiles").classList.toggle("many", data.top_k > 6);
+  const home = pane;
+  of("tiles").classList.toggle("many", data.top_k > 6);
   for (let row = 0; row < data.top_k && state.score; row++) {
     const item = document.createElement("li"), tile = document.createElement("button");
     tile.type = "button";
@@ -210,23 +240,28 @@ function makeTiles() {
     for (const name of ["rank", "age", "number", "bar", "what", "others", "pictures"]) parts[name] = tile.querySelector("." + name);
     [parts.seen, parts.where] = tile.querySelectorAll("canvas");
     tile.addEventListener("click", () => parts.s != null && jump(parts.s));
-    tile.addEventListener("pointerenter", (event) => parts.s != null && event.pointerType === "mouse" && showTip(event, parts.s));
+    tile.addEventListener("pointerenter", (event) => parts.s != null && event.pointerType === "mouse"
+      && within(home, () => showTip(event, parts.s)));
     tile.addEventListener("pointerleave", hideTip);
     item.append(tile);
-    $("tiles").append(item);
-    tiles.push(parts);
+    of("tiles").append(item);
+    pane.tiles.push(parts);
   }
 }
 function drawTiles() {
   if (!state.score) return;
-  const t = state.t, score = view.scores[state.score], doubt = data.doubts[score.doubt[t]];
-  $("doubt").textContent = doubt;
-  $("tiles").classList.toggle("grey", doubt !== "");
-  $("tiles").classList.toggle("pale", doubt !== "" && doubt !== data.doubts[2]);
-  const narrow = window.innerWidth < 760;
+  const t = now(), score = view.scores[state.score], doubt = data.doubts[score.doubt[t]], best = trusted(t);
+  of("doubt").textContent = doubt;
+  of("words").textContent = best ? recallWords(t, best.s) : "";
+  of("words").hidden = !best;
+  of("doubt").hidden = Boolean(best);
+  of("tiles").classList.toggle("grey", doubt !== "");
+  of("tiles").classList.toggle("pale", doubt !== "" && doubt !== data.doubts[2]);
+  const narrow = window.innerWidth < 760 || panes.length > 1;
   recallsAt(t).forEach((recall, row) => {
-    const part = tiles[row];
+    const part = pane.tiles[row];
     part.tile.classList.toggle("empty", !recall);
+    part.tile.classList.toggle("linked", Boolean(recall && best && recall.s === best.s));
     part.tile.disabled = !recall;
     part.s = recall ? recall.s : null;
     part.pictures.hidden = part.bar.hidden = part.rank.hidden = !recall;
@@ -253,24 +288,24 @@ function drawTiles() {
     const side = narrow ? 62 : 76;
     part.seen.hidden = !view.seen;
     if (view.seen) drawPicture(part.seen, view.seen[s], side, side);
-    part.where.hidden = !view.frames;
-    if (view.frames) drawPicture(part.where, view.frames[s], view.seen ? side * 1.2 : side * 2, side);
+    part.where.hidden = !view.frames || (panes.length > 1 && Boolean(view.seen));
+    if (!part.where.hidden) drawPicture(part.where, view.frames[s], view.seen ? side * 1.2 : side * 2, side);
   });
 }
 function drawWords() {
   if (!state.score) {
-    $("meaning").textContent = data.caption || "";
-    $("recalls-title").textContent = "No recalls";
+    of("meaning").textContent = data.caption || "";
+    of("recalls-title").textContent = "No recalls";
     return;
   }
   const info = data.scores[state.score], score = view.scores[state.score];
-  $("recalls-title").textContent = `What it recalls: top ${data.top_k}`;
-  $("meaning").textContent = `${info.label}: ${info.meaning}, as ${info.unit}. Full bar = ${score.scale.toFixed(2)}` +
+  of("recalls-title").textContent = `What it recalls: top ${data.top_k}`;
+  of("meaning").textContent = `${info.label}: ${info.meaning}, as ${info.unit}. Full bar = ${score.scale.toFixed(2)}` +
     (score.signed ? "; hollow bar: opposes." : ".") +
     (view.columns.beta || ofSteps() ? "" : " Grey tile: not read, no effect; its bar is the probability of that address.");
   if (ofSteps()) {
     const moves = `no probability moves by ${data.thresholds.policy}`;
-    $("rules").textContent = `Grey: ${data.doubts[3]} (${moves}), ${data.doubts[4]} (${moves} but all forgotten). ` +
+    of("rules").textContent = `Grey: ${data.doubts[3]} (${moves}), ${data.doubts[4]} (${moves} but all forgotten). ` +
       `The number is the rank; a row moves up only if it is better by ${Math.round(100 * (data.clearly - 1))}\u00a0%.`;
     return;
   }
@@ -278,102 +313,198 @@ function drawWords() {
     ? `, ${data.doubts[3]} (no probability moves by ${data.thresholds.policy})` : "";
   const interact = `; bars only: ${data.doubts[2]} (rho > ${data.thresholds.residual}: single removals do not add up)`;
   const unused = view.columns.beta ? `use share < ${data.thresholds.use_share}` : "no head read a slot";
-  $("rules").textContent = `Grey: ${data.doubts[1]} (${unused})${unaffected}${score.judged ? interact : ""}. ` +
+  of("rules").textContent = `Grey: ${data.doubts[1]} (${unused})${unaffected}${score.judged ? interact : ""}. ` +
     `The number is the rank; a row moves up only if it is better by ${Math.round(100 * (data.clearly - 1))}\u00a0%.`;
 }
 
 // --- Timeline ------------------------------------------------------------------------------------------------
 
 const timeline = { base: document.createElement("canvas"), pad: 12, top: 32 };
+const sideColour = (side) => (panes.length > 1 && side ? colour.second : colour.supports);
+// The lanes of the time line: what one agent has of each, or both of what they share.
 function lanes() {
-  const c = view.columns, found = [
-    { name: "return", values: c.return, steps: true }, { name: "value", values: c.value },
+  const all = (name) => panes.map((p) => p.view.columns[name]), c = view.columns;
+  const found = [
+    { name: "return", series: all("return"), steps: true }, { name: "value", series: all("value") },
   ];
-  if (c.beta) found.push({ name: "beta", values: c.beta, low: 0, high: 1, bars: true });
+  if (pair()) return [{ name: "actions", strip: true, series: [] }, ...found];
+  if (c.beta) found.push({ name: "beta", series: [c.beta], low: 0, high: 1, bars: true });
   if (c.use_share) found.push({ name: c.beta ? "memory effect (use share)" : "heads that read a slot",
-    values: c.use_share, low: 0, high: c.beta ? undefined : 1, bars: true, line: data.thresholds.use_share });
+    series: [c.use_share], low: 0, high: c.beta ? undefined : 1, bars: true, line: data.thresholds.use_share });
   return found;
 }
-const xOf = (t) => timeline.pad + (view.steps > 1 ? t / (view.steps - 1) : 0.5) * (timeline.width - 2 * timeline.pad);
-const stepAtX = (x) => clampStep(Math.round(((x - timeline.pad) / (timeline.width - 2 * timeline.pad)) * (view.steps - 1)));
+const xOf = (t) => timeline.pad + (span() > 1 ? t / (span() - 1) : 0.5) * (timeline.width - 2 * timeline.pad);
+const stepAtX = (x) => clampStep(Math.round(((x - timeline.pad) / (timeline.width - 2 * timeline.pad)) * (span() - 1)));
 function drawTimelineBase() {
   const canvas = $("timeline"), width = canvas.clientWidth, height = canvas.clientHeight;
   timeline.width = width; timeline.height = height;
+  timeline.top = panes.length > 1 ? 58 : 32;
   const ctx = prepare(timeline.base, width, height), all = lanes();
-  const tall = (height - timeline.top - 18) / all.length;
-  timeline.lanes = all.map((lane, n) => {
-    const top = timeline.top + n * tall, bottom = top + tall - 8, finite = Array.from(lane.values).filter(Number.isFinite);
-    let low = lane.low ?? Math.min(...finite), high = lane.high ?? Math.max(...finite);
-    if (lane.bars && lane.high === undefined) high = finite.sort((a, b) => a - b)[Math.floor(0.98 * (finite.length - 1))];
-    if (!(high > low)) high = low + 1;
-    const y = (v) => bottom - (Math.min(Math.max(v, low), high) - low) / (high - low) * (bottom - top - 16);
+  const narrow = 40, strips = all.filter((lane) => lane.strip).length;
+  const tall = (height - timeline.top - 18 - strips * narrow) / (all.length - strips);
+  let top = timeline.top;
+  timeline.lanes = all.map((lane) => {
+    const bottom = top + (lane.strip ? narrow : tall) - 8;
     ctx.fillStyle = colour.panel;
     ctx.fillRect(0, top, width, bottom - top + 2);
-    ctx.fillStyle = ctx.strokeStyle = colour.supports;
-    ctx.lineWidth = 1.5;
-    if (lane.bars) {
-      const wide = Math.max(1, Math.min(9, (width - 2 * timeline.pad) / view.steps - 0.7));
-      for (let t = 0; t < view.steps; t++) {
-        const doubtful = lane.line !== undefined && state.score && view.scores[state.score].doubt[t] > 0;
-        ctx.fillStyle = doubtful ? colour.grey : colour.supports;
-        ctx.fillRect(xOf(t) - wide / 2, y(lane.values[t]), wide, bottom - y(lane.values[t]) + 1);
-      }
-    } else {
-      ctx.beginPath();
-      for (let t = 0; t < view.steps; t++) {
-        if (lane.steps && t) ctx.lineTo(xOf(t), y(lane.values[t - 1]));
-        ctx.lineTo(xOf(t), y(lane.values[t]));
-      }
-      ctx.stroke();
-    }
-    return { ...lane, top, bottom };
+    const drawn = { ...lane, top, bottom };
+    if (lane.strip) drawStrip(ctx, drawn);
+    else drawLane(ctx, drawn);
+    top = bottom + 8;
+    return drawn;
   });
+  drawParting(ctx);
   ctx.fillStyle = colour.faint;
   ctx.font = "12px system-ui, sans-serif";
   ctx.textBaseline = "bottom";
-  for (const t of ticks(view.steps, Math.max(2, Math.floor(width / 90)))) {
-    ctx.textAlign = t === 0 ? "left" : t > 0.97 * (view.steps - 1) ? "right" : "center";
+  for (const t of ticks(span(), Math.max(2, Math.floor(width / 90)))) {
+    ctx.textAlign = t === 0 ? "left" : t > 0.97 * (span() - 1) ? "right" : "center";
     ctx.fillText(String(stepName(t)), xOf(t), height);
   }
 }
-function ticks(count, most) {
-  const step = [1, 2, 5, 10, 20, 25, 50, 100, 200, 250, 500, 1000, 2000, 5000, 10000].find((n) => count / n <= most) || count;
-  const found = [];
-  for (let t = 0; t < count; t += step) found.push(t);
-  return found;
+const barWidth = (most) => Math.max(1, Math.min(most, (timeline.width - 2 * timeline.pad) / span() - 0.7));
+function drawLane(ctx, lane) {
+  const { top, bottom } = lane, finite = lane.series.flatMap((values) => Array.from(values).filter(Number.isFinite));
+  let low = lane.low ?? Math.min(...finite), high = lane.high ?? Math.max(...finite);
+  if (lane.bars && lane.high === undefined) high = finite.sort((a, b) => a - b)[Math.floor(0.98 * (finite.length - 1))];
+  if (!(high > low)) high = low + 1;
+  const y = (v) => bottom - (Math.min(Math.max(v, low), high) - low) / (high - low) * (bottom - top - 16);
+  lane.series.forEach((values, side) => {
+    ctx.fillStyle = ctx.strokeStyle = sideColour(side);
+    ctx.lineWidth = 1.5;
+    if (lane.bars) {
+      const wide = barWidth(9);
+      for (let t = 0; t < values.length; t++) {
+        const doubtful = lane.line !== undefined && state.score && view.scores[state.score].doubt[t] > 0;
+        ctx.fillStyle = doubtful ? colour.grey : colour.supports;
+        ctx.fillRect(xOf(t) - wide / 2, y(values[t]), wide, bottom - y(values[t]) + 1);
+      }
+      return;
+    }
+    ctx.setLineDash(side ? [5, 3] : []);
+    ctx.beginPath();
+    for (let t = 0; t < values.length; t++) {
+      if (lane.steps && t) ctx.lineTo(xOf(t), y(values[t - 1]));
+      ctx.lineTo(xOf(t), y(values[t]));
+    }
+    ctx.stroke();
+    ctx.setLineDash([]);
+  });
 }
 function drawTimeline() {
   const ctx = prepare($("timeline"), timeline.width, timeline.height), t = state.t;
   ctx.drawImage(timeline.base, 0, 0, timeline.width, timeline.height);
-  if (state.score) drawMarks(ctx);
+  if (state.score) each((side) => drawMarks(ctx, 9 + 26 * side, sideColour(side)));
   ctx.fillStyle = colour.ink;
   ctx.fillRect(xOf(t) - 0.75, 20, 1.5, timeline.height - 36);
   ctx.font = "13px system-ui, sans-serif";
   ctx.textAlign = "left"; ctx.textBaseline = "top";
   for (const lane of timeline.lanes) {
-    const text = `${lane.name}  ${lane.steps ? short(lane.values[t]) : fixed(lane.values[t])}`;
+    const parts = lane.strip ? stripWords() : lane.series.map((values) => {
+      const value = values[Math.min(t, values.length - 1)];
+      return lane.steps ? short(value) : fixed(value);
+    });
+    const width = ctx.measureText([lane.name, ...parts].join("  ")).width;
     ctx.fillStyle = colour.panel;
     ctx.globalAlpha = 0.85;
-    ctx.fillRect(4, lane.top + 1, ctx.measureText(text).width + 8, 16);
+    ctx.fillRect(4, lane.top + 1, width + 8, 16);
     ctx.globalAlpha = 1;
-    ctx.fillStyle = colour.ink;
-    ctx.fillText(text, 8, lane.top + 2);
+    let x = 8;
+    [lane.name, ...parts].forEach((text, n) => {
+      ctx.fillStyle = n && panes.length > 1 ? sideColour(n - 1) : colour.ink;
+      ctx.fillText(text, x, lane.top + 2);
+      x += ctx.measureText(text + "  ").width;
+    });
   }
 }
 // Ranks above the steps that wrote; where they would overlap they move apart, and a line shows the place.
-function drawMarks(ctx) {
-  const marks = recallsAt(state.t).filter(Boolean).sort((a, b) => a.s - b.s).map((r) => ({ ...r, x: Math.max(9, xOf(r.s)) }));
+function drawMarks(ctx, y, ink) {
+  const marks = recallsAt(now()).filter(Boolean).sort((a, b) => a.s - b.s).map((r) => ({ ...r, x: Math.max(9, xOf(r.s)) }));
   for (let i = 1; i < marks.length; i++) marks[i].x = Math.max(marks[i].x, marks[i - 1].x + 18);
   for (let i = marks.length - 1, most = timeline.width - 9; i >= 0; i--, most -= 18) {
     marks[i].x = Math.min(marks[i].x, most);
     most = marks[i].x;
   }
   for (const mark of marks) {
-    ctx.strokeStyle = colour.faint;
+    ctx.strokeStyle = panes.length > 1 ? ink : colour.faint;
     ctx.lineWidth = 1;
-    ctx.beginPath(); ctx.moveTo(mark.x, 18); ctx.lineTo(xOf(mark.s), 30); ctx.lineTo(xOf(mark.s), timeline.height - 20); ctx.stroke();
-    badge(ctx, mark.x, 9, mark.rank, 17);
+    ctx.beginPath(); ctx.moveTo(mark.x, y + 9); ctx.lineTo(xOf(mark.s), y + 21);
+    ctx.lineTo(xOf(mark.s), panes.length > 1 ? timeline.top : timeline.height - 20); ctx.stroke();
+    badge(ctx, mark.x, y, mark.rank, 17, panes.length > 1 ? ink : colour.ink);
   }
+}
+
+function ticks(count, most) {
+  const step = [1, 2, 5, 10, 20, 25, 50, 100, 200, 250, 500, 1000, 2000, 5000, 10000].find((n) => count / n <= most) || count;
+  const found = [];
+  for (let t = 0; t < count; t += step) found.push(t);
+  return found;
+}
+
+// --- Two agents ------------------------------------------------------------------------------------------------
+
+const STRIP = "Actions: a bar at every step at which they act differently; shaded as long as both are in the same scene. " +
+  "Ranks above: what each recalls now. ";
+const differs = (t) => pair().differs.includes(t);
+const sameScene = (t) => panes.every((p) => p.view.frames && t < p.view.steps && p.view.frames[t] === panes[0].view.frames[t]);
+const stripWords = () => panes.map((p) => (state.t < p.view.steps ? p.view.actions[state.t] : "ended"));
+// One bar for every step at which they do something else; shaded where both still are in the same situation.
+function drawStrip(ctx, lane) {
+  const wide = barWidth(14), both = Math.min(...panes.map((p) => p.view.steps));
+  const pitch = (timeline.width - 2 * timeline.pad) / Math.max(1, span() - 1);
+  for (let t = 0; t < both; t++) {
+    if (sameScene(t)) {
+      ctx.fillStyle = colour.shared;
+      ctx.fillRect(xOf(t) - pitch / 2, lane.bottom - 14, pitch + 0.5, 15);
+    }
+    if (!differs(t)) continue;
+    ctx.fillStyle = colour.parting;
+    ctx.fillRect(xOf(t) - wide / 2, lane.bottom - 14, wide, 15);
+  }
+}
+function drawParting(ctx) {
+  const at = pair() ? pair().first : null;
+  if (at === null) return;
+  const x = xOf(at), text = `they part: step ${stepName(at)}`;
+  ctx.fillStyle = colour.parting;
+  ctx.fillRect(x - 1, timeline.top - 4, 2, timeline.height - timeline.top - 14);
+  ctx.font = "700 12px system-ui, sans-serif";
+  const width = ctx.measureText(text).width + 10, left = Math.min(Math.max(0, x - 1), timeline.width - width);
+  ctx.fillRect(left, timeline.top - 2, width, 17);
+  ctx.fillStyle = colour.paper;
+  ctx.textAlign = "left"; ctx.textBaseline = "middle";
+  ctx.fillText(text, left + 5, timeline.top + 7);
+}
+// To the next (by = 1) or previous (by = -1) step at which their actions differ.
+function toDifference(by) {
+  const there = pair().differs.filter((t) => (by > 0 ? t > state.t : t < state.t));
+  if (there.length) { pause(); goTo(by > 0 ? there[0] : there[there.length - 1]); }
+}
+// What they earned over all episodes, in one table, and where they part in the one that is shown.
+function makeComparison() {
+  const { names, table, note } = data.against, body = document.createElement("tbody");
+  const row = (cells, tag) => {
+    const line = document.createElement("tr");
+    cells.forEach((text, n) => {
+      const box = document.createElement(n ? tag : "th");
+      box.textContent = text;
+      if (n === 1 || n === 2) box.className = n === 1 ? "first" : "second";
+      line.append(box);
+    });
+    return line;
+  };
+  body.append(row(["", ...names, "difference"], "th"), ...table.map((cells) => row(cells, "td")));
+  $("comparison").append(body);
+  $("note").textContent = note;
+  names.forEach((name, side) => {
+    within(panes[side], () => { of("name").textContent = name; of("name").hidden = false; });
+    $("side").add(new Option(name, String(side)));
+  });
+}
+function partingWords() {
+  const at = pair().first, doing = panes.map((p) => p.view.actions[at]), often = pair().differs.length;
+  return at === null ? "They do the same to the end."
+    : `They part at step ${stepName(at)}: ${doing[0]} against ${doing[1]}; their actions differ at ${often === 1 ? "no other step" : `${often} steps`}.`;
 }
 
 // --- Matrix --------------------------------------------------------------------------------------------------
@@ -474,10 +605,10 @@ function drawMatrix() {
   if (!state.score || !matrix.side) return;
   const canvas = $("matrix"), ctx = prepare(canvas, canvas.clientWidth, matrix.height), pitch = matrix.side / view.steps;
   ctx.drawImage(matrix.base, 0, 0, canvas.clientWidth, matrix.height);
-  const y = matrix.top + state.t * pitch, tall = Math.max(2, pitch);
+  const y = matrix.top + now() * pitch, tall = Math.max(2, pitch);
   ctx.strokeStyle = colour.ink;
   ctx.lineWidth = 1;
-  ctx.strokeRect(matrix.left - 0.5, y - 0.5, (state.t + 1) * pitch + 1, tall + 1);
+  ctx.strokeRect(matrix.left - 0.5, y - 0.5, (now() + 1) * pitch + 1, tall + 1);
   ctx.fillStyle = colour.ink;
   ctx.beginPath(); // a mark on the axis
   ctx.moveTo(matrix.left - 1, y + tall / 2); ctx.lineTo(matrix.left - 9, y + tall / 2 - 5); ctx.lineTo(matrix.left - 9, y + tall / 2 + 5);
@@ -485,13 +616,13 @@ function drawMatrix() {
   const size = Math.max(7, pitch);
   ctx.strokeStyle = colour.opposes;
   ctx.lineWidth = 2;
-  for (const recall of recallsAt(state.t).filter(Boolean))
+  for (const recall of recallsAt(now()).filter(Boolean))
     ctx.strokeRect(matrix.left + (recall.s + 0.5) * pitch - size / 2, y + tall / 2 - size / 2, size, size);
 }
 // The pair beside the matrix: the cell that was clicked, else the best recall of this step.
 function drawPair() {
   if (!state.score) return;
-  const t = state.t, best = recallsAt(t).find((recall) => recall && recall.rank === 0);
+  const t = now(), best = recallsAt(t).find((recall) => recall && recall.rank === 0);
   const s = state.pinned !== null && state.pinned < t ? state.pinned : best ? best.s : null;
   $("pair").hidden = s === null;
   $("pair-score").textContent = "";
@@ -522,10 +653,11 @@ function cellAt(event) {
 
 let tip = null; // what hovers, and where; a picture that comes later is filled in
 function showTip(event, s, heading = []) {
-  tip = { s, heading, x: event.clientX, y: event.clientY };
+  tip = { pane, s, heading, x: event.clientX, y: event.clientY };
   fillTip();
 }
-function fillTip() {
+const fillTip = () => within(tip.pane, fillTipHere);
+function fillTipHere() {
   const panel = $("tip"), { s, x, y } = tip, space = 16;
   panel.hidden = false;
   $("tip-seen").hidden = !(view.seen && drawPicture($("tip-seen"), view.seen[s], 84, 84));
@@ -540,7 +672,7 @@ function hideTip() { tip = null; $("tip").hidden = true; }
 
 // --- State ---------------------------------------------------------------------------------------------------
 
-const clampStep = (t) => Math.max(0, Math.min(view.steps - 1, t));
+const clampStep = (t) => Math.max(0, Math.min(span() - 1, t));
 let scheduled = false, stale = true; // stale: what lies beneath has changed too
 function schedule() {
   if (!scheduled) { scheduled = true; requestAnimationFrame(draw); }
@@ -552,17 +684,23 @@ function draw() {
   if (stale) {
     stale = false;
     readColours();
-    drawWords();
+    each(drawWords);
+    if (pair()) $("strip-help").textContent = STRIP + $("meaning").textContent + " " + $("rules").textContent;
     drawTimelineBase();
     if (state.score) drawMatrixBase();
   }
-  drawFacts(); drawScene(); drawTiles(); drawTimeline(); drawMatrix(); drawPair();
+  each(() => { drawFacts(); drawScene(); drawTiles(); });
+  $("scrubber").value = state.t;
+  $("scrubber").setAttribute("aria-valuetext", `step ${stepName(state.t)} of ${stepName(span() - 1)}`);
+  drawTimeline(); drawMatrix(); drawPair();
   document.body.dataset.step = state.t;
 }
 function goTo(t) {
   if (clampStep(t) !== state.t) state.pinned = null;
   state.t = clampStep(t);
-  if (view.frames) for (let ahead = 1; ahead <= 4; ahead++) image(view.frames[clampStep(state.t + ahead)]);
+  each(() => {
+    if (view.frames) for (let ahead = 1; ahead <= 4; ahead++) image(view.frames[Math.min(now() + ahead, view.steps - 1)]);
+  });
   schedule();
 }
 // Going by a click can be undone with the browser's Back.
@@ -577,35 +715,47 @@ function recallHash() {
   const wish = new URLSearchParams(location.hash.slice(1));
   const episode = Number(wish.get("episode") || 1) - 1, score = wish.get("score");
   if (score && score in data.scores) state.score = score;
-  choose(data.episodes[episode] ? episode : 0, Number(wish.get("step")) || 0);
+  choose(shown()[episode] ? episode : 0, Number(wish.get("step")) || 0);
 }
-async function choose(episode, t) {
+const shown = () => (data.against ? data.against.pairs : data.episodes);
+function choose(episode, t) {
   pause();
   state.episode = episode;
-  view = unpackEpisode(episode);
+  panes.forEach((p, side) => { p.view = unpackEpisode(pair() ? pair().sides[side] : episode); });
+  lookAt(state.side);
   $("episode").value = String(episode);
   if (state.score) $("score").value = state.score;
-  $("scrubber").max = view.steps - 1;
-  $("legend").hidden = !view.markers;
-  $("legend-view").hidden = !view.seen;
-  $("legend-rank").hidden = !state.score || !view.cell_size;
-  $("download-tape").hidden = !view.tape;
-  $("subtitle").textContent = `${view.core}, seed ${view.seed}`;
-  stale = true;
+  $("scrubber").max = span() - 1;
+  each(() => {
+    of("legend").hidden = !view.markers;
+    of("legend-view").hidden = !view.seen;
+    of("legend-rank").hidden = !state.score || !view.cell_size;
+  });
+  $("subtitle").textContent = pair() ? `seed ${view.seed}. ${partingWords()}` : `${view.core}, seed ${view.seed}`;
   goTo(t);
-  // The matrix of the score shown first, then the others, of which the tiles quote single numbers.
-  const shown = view;
-  for (const name of [state.score, ...Object.keys(shown.scores)]) {
-    const score = shown.scores[name];
+  panes.forEach((p) => unpackMatrices(p.view));
+}
+// Whose matrix, tape and numbers are at hand.
+function lookAt(side) {
+  state.side = side;
+  pane = panes[side];
+  view = pane.view;
+  $("download-tape").hidden = !view.tape;
+  restyle();
+}
+// The matrix of the score shown first, then the others, of which the tiles quote single numbers.
+async function unpackMatrices(episode) {
+  for (const name of [state.score, ...Object.keys(episode.scores)]) {
+    const score = episode.scores[name];
     if (!score || score.cells) continue;
     score.cells = await inflate(score.packed);
-    if (shown === view) name === state.score ? restyle() : schedule();
+    if (episode === view) name === state.score ? restyle() : schedule();
   }
 }
 
 let clock = 0, due = 0;
 function play() {
-  if (state.t >= view.steps - 1) goTo(0);
+  if (state.t >= span() - 1) goTo(0);
   state.playing = true;
   due = 0; clock = performance.now();
   $("play").textContent = "Pause";
@@ -626,7 +776,7 @@ function tick(now) {
   const steps = Math.min(5, Math.floor(due));
   due = Math.min(1, due - steps);
   if (steps > 0) goTo(state.t + steps);
-  if (state.t >= view.steps - 1) pause();
+  if (state.t >= span() - 1) pause();
   else requestAnimationFrame(tick);
 }
 const toggle = () => (state.playing ? pause() : play());
@@ -665,15 +815,17 @@ function onKey(event) {
   const by = event.shiftKey ? 10 : 1;
   const actions = {
     " ": toggle, ArrowLeft: () => stepBy(-by), ArrowRight: () => stepBy(by),
-    Home: () => stepBy(-view.steps), End: () => stepBy(view.steps),
+    Home: () => stepBy(-span()), End: () => stepBy(span()),
+    ...(pair() ? { n: () => toDifference(1), p: () => toDifference(-1) } : {}),
   };
   if (!actions[event.key]) return;
   event.preventDefault();
   actions[event.key]();
 }
 function wire() {
-  for (const [id, action] of [["first", () => stepBy(-view.steps)], ["back", () => stepBy(-1)], ["play", toggle],
-    ["forward", () => stepBy(1)], ["last", () => stepBy(view.steps)],
+  for (const [id, action] of [["first", () => stepBy(-span())], ["back", () => stepBy(-1)], ["play", toggle],
+    ["forward", () => stepBy(1)], ["last", () => stepBy(span())],
+    ["previous-difference", () => toDifference(-1)], ["next-difference", () => toDifference(1)],
     ["download-tape", () => save(`tape-${view.seed}.npz`, bytes(view.tape), "application/octet-stream")],
     ["download-numbers", () => save(`recalls-${view.seed}.json`, numbers(), "application/json")]])
     $(id).addEventListener("click", (event) => {
@@ -690,6 +842,7 @@ function wire() {
     remember("replaceState");
   });
   $("speed").addEventListener("change", () => $("speed").blur());
+  $("side").addEventListener("change", () => { lookAt(Number($("side").value)); $("side").blur(); });
   $("by-row").addEventListener("change", restyle);
   document.addEventListener("keydown", onKey);
   addEventListener("resize", restyle);
@@ -701,7 +854,8 @@ function wire() {
   let dragging = false;
   const scrub = (event) => { pause(); goTo(stepAtX(event.offsetX)); };
   line.addEventListener("pointerdown", (event) => { dragging = true; line.setPointerCapture(event.pointerId); scrub(event); });
-  line.addEventListener("pointermove", (event) => (dragging ? scrub(event) : showTip(event, stepAtX(event.offsetX))));
+  const hover = (event) => showTip(event, Math.min(stepAtX(event.offsetX), view.steps - 1));
+  line.addEventListener("pointermove", (event) => (dragging ? scrub(event) : hover(event)));
   line.addEventListener("pointerup", () => { dragging = false; hideTip(); remember("replaceState"); });
   line.addEventListener("pointercancel", () => { dragging = false; });
   line.addEventListener("pointerleave", hideTip);
@@ -729,16 +883,39 @@ function wire() {
   });
 }
 
-function start() {
-  $("title").textContent = data.title;
-  for (const [number, episode] of data.episodes.entries()) {
-    const total = data.episodes.length;
-    $("episode").add(new Option(`${number + 1} / ${total}: seed ${episode.seed}, ${episode.steps} steps`, String(number)));
+// The elements of the second pane are copies of those of the first, with ids of their own.
+function makePanes() {
+  panes.push({ suffix: "", view: null, tiles: [] });
+  if (data.against) {
+    panes.push({ suffix: "-2", view: null, tiles: [] });
+    document.body.classList.add("two");
+    const copies = ["now", "recalls"].map((id) => $(id).cloneNode(true));
+    for (const copy of copies) for (const part of [copy, ...copy.querySelectorAll("[id]")]) part.id += "-2";
+    $("recalls").after(...copies);
   }
+  pane = panes[0];
+}
+function episodeWords(episode, n) {
+  const total = shown().length, head = `${n + 1} / ${total}: seed `;
+  if (!data.against) return `${head}${episode.seed}, ${episode.steps} steps`;
+  const sides = episode.sides.map((number) => unpackEpisode(number));
+  const returns = sides.map((side) => short(side.columns.return[side.steps - 1])).join(" against ");
+  return `${head}${sides[0].seed}, return ${returns}`;
+}
+function start() {
+  makePanes();
+  $("title").textContent = data.title;
+  for (const [n, episode] of shown().entries()) $("episode").add(new Option(episodeWords(episode, n), String(n)));
   for (const name in data.scores) $("score").add(new Option(data.scores[name].label === name ? name : `${data.scores[name].label} (${name})`, name));
-  $("episode-choice").hidden = data.episodes.length < 2;
-  for (const id of ["score-choice", "who", "tiles", "rules", "doubt"]) $(id).hidden = !state.score;
-  makeTiles();
+  $("episode-choice").hidden = shown().length < 2;
+  for (const id of ["score-choice", "who"]) $(id).hidden = !state.score;
+  each(() => {
+    for (const id of ["tiles", "rules", "doubt", "words"]) of(id).hidden = !state.score;
+    makeTiles();
+  });
+  for (const id of ["comparison", "note", "side-choice", "previous-difference", "next-difference", "pair-keys", "strip-help"])
+    $(id).hidden = !data.against;
+  if (data.against) makeComparison();
   wire();
   recallHash();
 }
