@@ -7,6 +7,7 @@ versions show a step of the optimizer, or `parameters_changed` tells of one, as 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Protocol
 
 import torch
@@ -33,7 +34,7 @@ class SteppedCore(Protocol):
     @property
     def order(self) -> Tensor: ...
     def is_settled(self) -> bool: ...
-    def own_tensors(self) -> tuple[Tensor, ...]: ...
+    def modules(self) -> Iterator[nn.Module]: ...
     def slow_weights(self) -> SlowWeights: ...
     def from_input(self, x_t: Tensor, recent: Tensor) -> tuple[Tensor | None, Tensor]: ...
     def seen(self, hv: Tensor) -> Tensor: ...
@@ -43,10 +44,13 @@ class Stage:
     """A segment of one step for one batch size, and what tells whether its weights are still the core's."""
 
     def __init__(self, core: SteppedCore, kernel: Kernel, batch: int) -> None:
-        # Aliases, not copies: while they live, no other tensor can come to lie at these addresses.
-        self.sources = tuple(x.detach() for x in core.own_tensors())
-        self.versions = tuple(x._version for x in self.sources)
         self.batch, self.spec = batch, core.spec
+        modules = list(core.modules())
+        self.modules = [(m._modules, name, child) for m in modules for name, child in m._modules.items()]
+        held = [(d, name, x) for m in modules for d in (m._parameters, m._buffers) for name, x in d.items()]
+        self.tensors = [(d, name, x, x.data_ptr(), x._version) for d, name, x in held if x is not None]
+        # Aliases, not copies: while they live, no other tensor can come to lie at these addresses.
+        self.sources = tuple(x.detach() for _, _, x, _, _ in self.tensors)
         weights = ForwardWeights.pack(kernel, core.slow_weights())
         self.input_w, self.input_b = weights.slow.cell_x.t(), weights.slow.cell_b
         like = self.input_b
@@ -59,6 +63,9 @@ class Stage:
         self.segment = CompiledForward(
             kernel, self.spec, weights, self.gates, self.offset, self.start, cell, nobody
         )
+        tape = self.segment.tape
+        self.gate_row, self.losses = self.gates[0], self.segment.losses[:, 0]
+        self.entering_cell, self.hv, self.leaving_cell = tape.cells[0], tape.hv[0], tape.cells[1]
         self._prepare_record()
 
     def _prepare_record(self) -> None:
@@ -77,11 +84,15 @@ class Stage:
         """A copied or pickled core makes its own."""
         return type(None), ()
 
-    def serves(self, core: SteppedCore, batch: int) -> bool:
+    def serves(self, batch: int) -> bool:
         """True for the same batch size and the very same tensors, if nothing was written to them."""
-        return batch == self.batch and all(
-            mine.data_ptr() == now.data_ptr() and mine.dtype == now.dtype and version == now._version
-            for mine, version, now in zip(self.sources, self.versions, core.own_tensors(), strict=True)
+        return (
+            batch == self.batch
+            and all(d.get(name) is module for d, name, module in self.modules)
+            and all(
+                d.get(name) is x and x.data_ptr() == place and x._version == version
+                for d, name, x, place, version in self.tensors
+            )
         )
 
 
@@ -90,30 +101,29 @@ def compiled_step(
 ) -> tuple[CoreOutput, MNMState]:
     """Equals `MNMCore.step` up to rounding, under no_grad; a record changes nothing else."""
     stage, is_lstm = core.stage, core.controller == "lstm"
-    if stage is None or not stage.serves(core, len(x_t)):
+    if stage is None or not stage.serves(len(x_t)):
         stage = Stage(core, kernel, len(x_t))
         core.stage = stage if core.is_settled() else None
-    size, tape = core.memory_size, stage.segment.tape
-    torch.addmm(stage.input_b, x_t, stage.input_w, out=stage.gates[0])
+    size, recurrent = core.memory_size, stage.spec.is_recurrent
+    torch.addmm(stage.input_b, x_t, stage.input_w, out=stage.gate_row)
     from_input, recent = core.from_input(x_t, state.recent)
     if from_input is not None and stage.offset is not None:
         stage.offset[0] = from_input[:, stage.order]
-    stage.start[:, -size:] = state.value_read
-    if stage.spec.is_recurrent:
-        stage.start[:, :-size] = state.h
-        tape.cells[0] = state.c if is_lstm else state.h
-    meta_loss, write_error, tape = stage.segment.run(state.delta, keep=False)
-    hv = tape.hv[0].clone()
-    h, value_read = hv[:, :-size], hv[:, -size:]
+    if recurrent:
+        torch.cat([state.h, state.value_read], dim=1, out=stage.start)
+        stage.entering_cell.copy_(state.c if is_lstm else state.h)
+    else:
+        stage.start[:, -size:] = state.value_read
+    delta = stage.segment.step(state.delta)
+    hv = stage.hv.clone()
+    h, value_read = hv.split([stage.spec.controller_size, size], dim=1)
     output = CoreOutput(
         linear(core.seen(hv), core.output.weight, core.output.bias),
-        meta_loss[0].clone(),
-        write_error[0].clone(),
+        *stage.losses.clone().unbind(),
         record_of(stage, value_read) if record else None,
     )
-    c = tape.cells[1].clone() if is_lstm else state.c
-    h = h if stage.spec.is_recurrent else state.h
-    return output, MNMState._make((h, c, value_read, *tape.delta, recent))
+    c = stage.leaving_cell.clone() if is_lstm else state.c
+    return output, MNMState(h if recurrent else state.h, c, value_read, *delta, recent)
 
 
 def record_of(stage: Stage, value_read: Tensor) -> MemoryRecord:
