@@ -6,7 +6,7 @@ the library's. The GRU's is the library's on CUDA, and ours (gru_sequence.py) on
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -113,7 +113,7 @@ class LSTMCore(MemoryCore):
     @property
     def weights(self) -> KernelWeights:
         """The parameters; asked of the module one by one, they would take as long as a small product."""
-        return KernelWeights(*self.rnn._flat_weights)
+        return KernelWeights(*cast(list[Tensor], self.rnn._flat_weights))
 
     def _run(self, xs: Tensor, state: LSTMState, weights: KernelWeights) -> tuple[Tensor, Tensor, Tensor]:
         """Outputs [T, B, n], and h and c after the last row."""

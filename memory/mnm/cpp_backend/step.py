@@ -114,16 +114,18 @@ def compiled_step(
         stage.entering_cell.copy_(state.c if is_lstm else state.h)
     else:
         stage.start[:, -size:] = state.value_read
-    delta = stage.segment.step(state.delta)
+    d1, d2, d3 = stage.segment.step(state.delta)
     hv = stage.hv.clone()
     h, value_read = hv.split([stage.spec.controller_size, size], dim=1)
+    meta_loss, write_error = stage.losses.clone().unbind()
     output = CoreOutput(
         linear(core.seen(hv), core.output.weight, core.output.bias),
-        *stage.losses.clone().unbind(),
+        meta_loss,
+        write_error,
         record_of(stage, value_read) if record else None,
     )
     c = stage.leaving_cell.clone() if is_lstm else state.c
-    return output, MNMState(h if recurrent else state.h, c, value_read, *delta, recent)
+    return output, MNMState(h if recurrent else state.h, c, value_read, d1, d2, d3, recent)
 
 
 def record_of(stage: Stage, value_read: Tensor) -> MemoryRecord:
