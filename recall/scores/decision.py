@@ -85,6 +85,19 @@ class Branches:
         """Where the run stands now."""
         return [buffer[:1].clone() for buffer in self.parts]
 
+    def add(self, stands: Sequence[Tensor]) -> None:
+        """One more row, which goes on from where `stands` says."""
+        for buffer, part in zip(self.parts, stands, strict=True):
+            buffer[self.rows] = part[0]
+        self.rows += 1
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Forget all other rows."""
+        index = torch.tensor(rows, device=self.parts[0].device)
+        for buffer in self.parts:
+            buffer[: len(rows)] = buffer[index]
+        self.rows = len(rows)
+
 
 class DecisionEffect(NamedTuple):
     """R4 of every pair of steps of an episode."""

@@ -28,13 +28,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from agents.distributions import ActionDistribution
-from agents.model import ActOutput, AgentState
+from agents.model import ActorCritic, ActOutput, AgentState
 from agents.play import Actor
 from envs.errors import UserError
-from memory import select_state
+from memory import MNMCore, select_state
 from recall.record.recorder import Row, recorded_row
 from recall.record.tape import Tape
-from recall.scores.decision import change_between, from_first
+from recall.scores.decision import Branches, change_between, from_first, opening
+from recall.scores.intervene import write_memory_of
 from recall.scores.reapplied import memories_in_cache
 
 Float = NDArray[np.float64]
@@ -68,16 +69,16 @@ def step_effect(
         raise UserError("step removal needs a tape that starts with its episode")
     steps = tape.steps if last is None else last + 1
     found = StepEffect(np.zeros((steps, steps)), np.zeros((steps, steps)))
-    core = model.initial_state(1).core
-    count = block_size(core)
+    kind, start = _start(model)
+    count = block_size(model.initial_state(1).core)
     total = sum(steps - first for first in range(0, steps, count))
     done = 0
     for first in range(0, steps, count):
-        block = _Block(model, tape, core, reference, found)
+        block = _Block(model, tape, kind, start, min(count, steps - first), reference, found)
         for t in range(first, steps):
             block.step(t, parts=t < first + count)
             if t + 1 == first + count:
-                core = select_state(block.core, torch.zeros(1, dtype=torch.int64, device=model.device))
+                start = block.copies.run()
             if t + 1 >= first + count and not block.removed:
                 break
             done += 1
@@ -94,44 +95,130 @@ def block_size(core: Any) -> int:
     return min(MOST_ROWS, memories_in_cache(size))
 
 
+class _Copies:
+    """The run, row 0, and its copies: what each carries from a step to the next."""
+
+    def __init__(self, model: Actor, tape: Tape, start: Sequence[Tensor], count: int) -> None:
+        """The run stands at `start`, one row each; at most `count` copies will part from it."""
+        self.model, self.tape = model, tape
+        self.core: Any = start
+
+    def step(self, t: int, row: Row) -> tuple[Tensor, Tensor]:
+        """All take in step t; parameters of the policy and values, a row each."""
+        out = act_again(self.model, self.tape, t, row, self.core, self.rows)
+        self.core = out.state.core
+        return out.policy.parameters, out.value
+
+    @property
+    def rows(self) -> int:
+        """How many there are; a state without parts holds no copies, since all are the run."""
+        return len(self.core[0]) if len(self.core) else 1
+
+    def carried(self) -> Sequence[Tensor]:
+        """Everything that is carried, [R, ...] each."""
+        found: Sequence[Tensor] = self.core
+        return found
+
+    def run(self) -> Sequence[Tensor]:
+        """Where the run stands now."""
+        found: Sequence[Tensor] = select_state(
+            self.core, torch.zeros(1, dtype=torch.int64, device=self.model.device)
+        )
+        return found
+
+    def add(self, stands: Sequence[Tensor]) -> None:
+        """One more copy, which goes on from where `stands` says."""
+        self.core = type(self.core)(*(torch.cat(pair) for pair in zip(self.core, stands, strict=True)))
+
+    def keep(self, rows: list[int]) -> None:
+        """Forget all other rows."""
+        self.core = select_state(self.core, torch.tensor(rows, device=self.model.device))
+
+
+class _Memories(_Copies):
+    """The same for a core with a written memory, in place: a step copies none of the memories."""
+
+    def __init__(self, model: ActorCritic, tape: Tape, start: Sequence[Tensor], count: int) -> None:
+        self.model, self.tape = model, tape
+        self.branches = Branches(write_memory_of(model), start, count)
+
+    def step(self, t: int, row: Row) -> tuple[Tensor, Tensor]:
+        x_t = self.model.encoder(row.obs, row.is_first, row.action, row.reward)
+        core = self.branches.core
+        answers = core.output(core.seen(self.branches.step(x_t, part=False)))
+        policy, value = self.model.heads(answers, row.obs)
+        return policy.parameters, value
+
+    @property
+    def rows(self) -> int:
+        return self.branches.rows
+
+    def carried(self) -> Sequence[Tensor]:
+        return [buffer[: self.rows] for buffer in self.branches.parts]
+
+    def run(self) -> Sequence[Tensor]:
+        return self.branches.run()
+
+    def add(self, stands: Sequence[Tensor]) -> None:
+        self.branches.add(stands)
+
+    def keep(self, rows: list[int]) -> None:
+        self.branches.keep(rows)
+
+
+def _start(model: Actor) -> tuple[type[_Copies], Sequence[Tensor]]:
+    """How copies of an agent are kept, and where a run stands before its first step."""
+    if isinstance(model, ActorCritic) and isinstance(model.core, MNMCore):
+        return _Memories, opening(model.core)
+    return _Copies, model.initial_state(1).core
+
+
 class _Block:
     """The run, and the copies without a step that have parted from it so far."""
 
-    def __init__(self, model: Actor, tape: Tape, core: Any, reference: Reference, found: StepEffect) -> None:
-        self.model, self.tape, self.reference, self.found = model, tape, reference, found
-        self.core = core
+    def __init__(
+        self,
+        model: Actor,
+        tape: Tape,
+        kind: type[_Copies],
+        start: Sequence[Tensor],
+        count: int,
+        reference: Reference,
+        found: StepEffect,
+    ) -> None:
+        self.model, self.tape, self.kind, self.reference, self.found = model, tape, kind, reference, found
+        self.copies = kind(model, tape, start, count)
         self.removed: list[int] = []
         """The step that row 1, 2, ... did not take in."""
 
     def step(self, t: int, parts: bool) -> None:
         """Advance all rows by step t; then one more row parts, without step t."""
-        row, before = recorded_row(self.model, self.tape, t, 1), self.core
-        out = self._act(t, row, before, 1 + len(self.removed))
-        self.core = out.state.core
-        self._note(t, self.removed, out.policy.parameters, out.value)
-        if parts:
-            run = select_state(before, torch.zeros(1, dtype=torch.int64, device=self.model.device))
-            leaving = run if self.reference is None else self._otherwise(t, row, run, out)
-            self.core = type(run)(*(torch.cat(pair) for pair in zip(self.core, leaving, strict=True)))
+        row = recorded_row(self.model, self.tape, t, 1)
+        before = self.copies.run() if parts else None
+        parameters, value = self.copies.step(t, row)
+        self._note(t, self.removed, parameters, value)
+        if before is not None:
+            if self.reference is not None:
+                before = self._otherwise(t, row, before, parameters[:1], value[:1])
+            self.copies.add(before)
             self.removed.append(t)
         self._drop()
 
-    def _act(self, t: int, row: Row, core: Any, rows: int) -> ActOutput:
-        return act_again(self.model, self.tape, t, row, core, rows)
-
-    def _otherwise(self, t: int, row: Row, run: Any, out: ActOutput) -> Any:
-        """The state that leaves step t with the reference in place of its observation; its effect at t is noted."""
+    def _otherwise(
+        self, t: int, row: Row, before: Sequence[Tensor], parameters: Tensor, value: Tensor
+    ) -> Sequence[Tensor]:
+        """Where the run leaves step t with the reference in place of its observation; its effect at t is noted."""
         if self.reference == "blank":
             seen = {name: torch.zeros_like(part) for name, part in row.obs.items()}
         else:
             assert isinstance(self.reference, int)
             seen = recorded_row(self.model, self.tape, self.reference, 1).obs
         if all(torch.equal(part, row.obs[name]) for name, part in seen.items()):
-            return select_state(out.state.core, torch.zeros(1, dtype=torch.int64, device=self.model.device))
-        other = self._act(t, row._replace(obs=seen), run, 1)
-        both = torch.cat([out.policy.parameters[:1], other.policy.parameters])
-        self._note(t, [t], both, torch.cat([out.value[:1], other.value]))
-        return other.state.core
+            return self.copies.run()
+        other = self.kind(self.model, self.tape, before, 0)
+        otherwise = other.step(t, row._replace(obs=seen))
+        self._note(t, [t], torch.cat([parameters, otherwise[0]]), torch.cat([value, otherwise[1]]))
+        return other.run()
 
     def _note(self, t: int, removed: list[int], parameters: Tensor, value: Tensor) -> None:
         """Hold the rows that did not take in the steps `removed` against the run, row 0."""
@@ -144,7 +231,7 @@ class _Block:
     def _drop(self) -> None:
         """Forget the copies whose state is that of the run: they give what the run gives, for ever."""
         rows = torch.arange(1, 1 + len(self.removed), device=self.model.device)
-        for part in sorted(self.core, key=lambda part: int(part[0].nbytes)):
+        for part in sorted(self.copies.carried(), key=lambda part: int(part[0].nbytes)):
             if len(rows) == 0:
                 return
             rows = rows[(part[rows] == part[:1]).reshape(len(rows), -1).all(1)]
@@ -153,7 +240,7 @@ class _Block:
             return
         kept = [row for row in range(1 + len(self.removed)) if row not in same]
         self.removed = [self.removed[row - 1] for row in kept[1:]]
-        self.core = select_state(self.core, torch.tensor(kept, device=self.model.device))
+        self.copies.keep(kept)
 
 
 @torch.no_grad()
