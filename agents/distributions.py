@@ -174,7 +174,7 @@ def gumbels(rngs: Sequence[np.random.Generator], like: Tensor) -> Tensor:
 def gumbel_(x: Tensor, generator: torch.Generator) -> Tensor:
     """Standard Gumbel noise in place of x: -log of exponential noise, with no check on the host."""
     # No draw reaches the clamp but that of exactly 0, which would choose an action of probability 0.
-    return -x.exponential_(generator=generator).log().clamp_(min=-128.0)
+    return x.exponential_(generator=generator).log_().clamp_(min=-128.0).neg_()
 
 
 def masked(logits: Tensor, mask: Tensor | None) -> Tensor:

@@ -21,7 +21,7 @@ N rows, W 64-bit words of a row.
 
 from __future__ import annotations
 
-from functools import lru_cache
+import functools
 from typing import NamedTuple
 
 import numpy as np
@@ -59,7 +59,8 @@ class NumbersEncoder(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = x if self.moments is None else self.moments(x)
         flat = x.flatten(x.dim() - self.dims) if self.dims else x.unsqueeze(-1)
-        return self.linear(flat.to(self.linear.weight.dtype) * self.scale)
+        flat = flat.to(self.linear.weight.dtype)
+        return self.linear(flat if self.scale == 1.0 else flat * self.scale)
 
 
 class CategoriesEncoder(nn.Module):
@@ -81,8 +82,12 @@ class CategoriesEncoder(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         leading = x.shape[: x.dim() - self.dims]
-        rows = x.reshape(-1, len(self.offsets)).long() + self.offsets
-        return self.table(rows).view(*leading, -1) + self.bias
+        components = len(self.offsets)
+        rows = torch.add(x.reshape(-1, components), self.offsets)
+        starts = torch.arange(0, rows.numel(), components, device=rows.device)
+        # What nn.EmbeddingBag comes to (mode 0 is a sum); its checks take as long as the sum while acting.
+        summed = torch.embedding_bag(self.table.weight, rows.flatten(), starts, mode=0)[0]
+        return summed.view(*leading, -1) + self.bias
 
 
 class WordsEncoder(nn.Module):
@@ -130,11 +135,11 @@ class ObservationEncoder(nn.Module):
     def forward(self, obs: dict[str, Tensor], is_first: Tensor, action: Tensor, reward: Tensor) -> Tensor:
         """obs[key] [..., *shape]; is_first, previous action, previous raw reward [...]."""
         parts = [encode_rows(self.parts[name], obs[key], is_first.dim()) for key, name in self.names.items()]
-        total = torch.stack(parts).sum(0) if len(parts) > 1 else parts[0]
+        total = functools.reduce(torch.add, parts)
         if self.previous_action is not None and self.previous_reward is not None:
-            scaled = (
-                reward * self.reward_scale if self.reward_moments is None else self.reward_moments(reward)
-            )
+            scaled = reward if self.reward_moments is None else self.reward_moments(reward)
+            if self.reward_moments is None and self.reward_scale != 1.0:
+                scaled = reward * self.reward_scale
             scaled = scaled.masked_fill(is_first, 0.0).to(total.dtype)
             total = (
                 total + self.previous_action(action, is_first) + self.previous_reward(scaled.unsqueeze(-1))
@@ -230,7 +235,7 @@ def as_words(rows: Tensor) -> Tensor:
     return F.pad(raw, (0, -raw.shape[1] % 8)).view(torch.int64)
 
 
-@lru_cache
+@functools.lru_cache
 def multipliers(words: int) -> Tensor:
     """[W] fixed random odd numbers, the coefficients of the hash."""
     generator = torch.Generator().manual_seed(words)

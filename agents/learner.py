@@ -19,6 +19,7 @@ from agents.config import TrainConfig
 from agents.distributed import ALONE, Ranks
 from agents.losses import NewPolicy, Targets, a2c_loss, masked_mean, masked_variance, normalise, ppo_loss
 from agents.model import ActorCritic
+from agents.optimizer import Adam
 from agents.profile import region
 from agents.returns import gae
 from agents.rollout import Rollout
@@ -36,7 +37,7 @@ class Learner:
     ) -> None:
         self.model, self.config, self.generator, self.ranks = model, config, generator, ranks
         self.parameters = list(model.parameters())
-        self.optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate, eps=1e-5, fused=True)
+        self.optimizer = Adam(model.parameters(), lr=config.learning_rate, eps=1e-5, fused=True)
         self.epochs, self.minibatches = config.passes()
 
     def update(self, rollout: Rollout, progress: float) -> dict[str, float]:

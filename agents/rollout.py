@@ -122,7 +122,33 @@ class Rollout:
 
 
 FinalValues = tuple[Tensor, Tensor]
-"""Mask [N] of episodes that were cut in a row, and the values [N] of the observations that followed there."""
+"""The environments whose episodes were cut in a row, and the values of the observations that followed there."""
+
+
+class RowViews:
+    """The rows of a rollout one by one, made once: a view takes as long to make as a row to write."""
+
+    def __init__(self, rollout: Rollout) -> None:
+        columns = {field.name: getattr(rollout, field.name) for field in fields(rollout)}
+        by_key = [x.unbind() for x in rollout.obs.values()]
+        self.obs = [dict(zip(rollout.obs, row, strict=True)) for row in zip(*by_key, strict=True)]
+        self.is_first, self.action, self.log_prob, self.value, self.reward = (
+            columns[name].unbind() for name in ("is_first", "action", "log_prob", "value", "reward")
+        )
+        self.put_obs = {key: writer(x) for key, x in rollout.obs.items()}
+        told = ("is_first", "reward", "terminated", "truncated", "valid")
+        self.put = {name: writer(columns[name]) for name in told}
+
+
+def writer(rows: Tensor) -> Callable[[int, np.ndarray], None]:
+    """Copies (row, array of the host); to a GPU from pinned memory, without waiting for it."""
+    if not rows.is_cuda:
+        return rows.numpy().__setitem__
+
+    def put(row: int, array: np.ndarray) -> None:
+        rows[row].copy_(torch.from_numpy(np.asarray(array)).pin_memory(), non_blocking=True)
+
+    return put
 
 
 class Collector:
@@ -140,6 +166,7 @@ class Collector:
         self.device = model.policy_head.weight.device
         weight, noise_shape = model.policy_head.weight.detach(), model.core.noise_shape
         self.rollout = Rollout.allocate(env, model.actions, steps, weight, noise_shape)
+        self.rows = RowViews(self.rollout)
         self.episodes = EpisodeLog(env.num_envs, env.success_rule)
         self.state: AgentState = model.initial_state(env.num_envs)
         self.discounted = torch.zeros(env.num_envs, device=self.device)
@@ -162,13 +189,15 @@ class Collector:
         if rollout.noise is not None:
             rollout.noise[0] = rollout.noise[-1]
         rollout.core_state = detach_state(self.state.core)
-        ended: FinalValues | None = None
-        for t in range(steps):
-            ended = self._row(t, ended)
+        rollout.previous_action[0], rollout.previous_reward[0] = self.state.action, self.state.reward
+        ended = [(t, final) for t in range(steps) if (final := self._row(t)) is not None]
+        self.state = self.state._replace(
+            reward=self.state.reward.clone()
+        )  # no view of rows to be overwritten
         # One more evaluation for next_value of the last row; it must not advance the carried state.
         with region("act"):
             last = self._act(steps)
-        self._fill_next_value(steps - 1, last.value, ended)
+            self._fill(last.value, ended)
         if self.model.return_scale is not None:
             self.discounted = self.model.return_scale.count_rewards(
                 rollout.reward, rollout.valid, rollout.done, self.discounted, self.ranks
@@ -177,42 +206,39 @@ class Collector:
         self.episodes.merge(self.ranks)
         return rollout
 
-    def _row(self, t: int, ended: FinalValues | None) -> FinalValues | None:
+    def _row(self, t: int) -> FinalValues | None:
         """Play row t; returns the values of episodes that were cut in it, under SAME_STEP."""
-        rollout = self.rollout
-        rollout.previous_action[t], rollout.previous_reward[t] = self.state.action, self.state.reward
+        rows, model = self.rows, self.model
         with region("act"):
             out = self._act(t)
             noise = draw_for_all(
-                lambda rows: self.model.actions.noise(rows, out.value, self.generator),
+                lambda count: model.actions.noise(count, out.value, self.generator),
                 len(out.value),
                 self.ranks,
             )
             action = out.policy.sample(noise)
-            rollout.action[t], rollout.log_prob[t] = action, out.policy.log_prob(action)
-            rollout.value[t] = out.value
-            actions = self.model.actions.to_env(action)
-        if t > 0:
-            self._fill_next_value(t - 1, out.value, ended)
+            rows.action[t].copy_(action)
+            rows.log_prob[t].copy_(out.policy.log_prob(action))
+            rows.value[t].copy_(out.value)
+            actions = model.actions.to_env(action)
         with region("env"):
             step = self.env.step(actions)
             self.episodes.add(step)
 
         for name in ("reward", "terminated", "truncated", "valid"):
-            put_row(getattr(rollout, name), t, getattr(step, name))
+            rows.put[name](t, getattr(step, name))
         self._see(step.obs, step.is_first, row=t + 1)
         self._draw_noise(row=t + 1)
-        self.state = self.model.after(out.state, action, rollout.reward[t].clone())
+        self.state = model.after(out.state, action, rows.reward[t])
         return None if step.final_obs is None else self._value_of_final(t, step, step.final_obs)
 
     def _act(self, row: int) -> ActOutput:
-        obs = {key: x[row] for key, x in self.rollout.obs.items()}
-        return self.model.act(obs, self.rollout.is_first[row], self.state, noise=self._noise(row))
+        return self.model.act(self.rows.obs[row], self.rows.is_first[row], self.state, noise=self._noise(row))
 
     def _see(self, obs: dict[str, np.ndarray], is_first: np.ndarray, row: int) -> None:
         for key, x in obs.items():
-            put_row(self.rollout.obs[key], row, x)
-        put_row(self.rollout.is_first, row, is_first)
+            self.rows.put_obs[key](row, x)
+        self.rows.put["is_first"](row, is_first)
 
     def _draw_noise(self, row: int) -> None:
         """The noise belongs to the row like its observation: whoever evaluates the row again gets the same."""
@@ -225,27 +251,28 @@ class Collector:
     def _noise(self, row: int) -> Tensor | None:
         return None if self.rollout.noise is None else self.rollout.noise[row]
 
-    def _value_of_final(self, t: int, step: VecStep, final_obs: dict[str, np.ndarray]) -> FinalValues:
-        """Mask [N] of rows whose episode was cut at t, and the values [N] of what followed there."""
-        cut = self.rollout.truncated[t] & ~self.rollout.terminated[t]
-        values = self.rollout.value.new_zeros(self.env.num_envs)
+    def _value_of_final(self, t: int, step: VecStep, final_obs: dict[str, np.ndarray]) -> FinalValues | None:
+        """Which environments cut their episode at t, and the values of what followed there; None if none did."""
         rows = np.flatnonzero(step.truncated & ~step.terminated)  # The host knows: no need to ask the device.
-        if len(rows):
-            index = torch.from_numpy(rows).to(self.device)
-            obs = {key: torch.from_numpy(np.asarray(x)[rows]).to(self.device) for key, x in final_obs.items()}
-            never_first = torch.zeros(len(index), dtype=torch.bool, device=self.device)
-            # Row t + 1 opens an episode here: its memory is empty, and its noise is free for this evaluation.
-            noise = self._noise(t + 1)
-            noise = None if noise is None else noise[index]
-            state = select_agent(self.state, index)
-            values[index] = self.model.act(obs, never_first, state, noise=noise).value
-        return cut, values
+        if not len(rows):
+            return None
+        index = torch.from_numpy(rows).to(self.device)
+        obs = {key: torch.from_numpy(np.asarray(x)[rows]).to(self.device) for key, x in final_obs.items()}
+        never_first = torch.zeros(len(index), dtype=torch.bool, device=self.device)
+        # Row t + 1 opens an episode here: its memory is empty, and its noise is free for this evaluation.
+        noise = self._noise(t + 1)
+        noise = None if noise is None else noise[index]
+        state = select_agent(self.state, index)
+        return index, self.model.act(obs, never_first, state, noise=noise).value
 
-    def _fill_next_value(self, t: int, value: Tensor, ended: FinalValues | None) -> None:
-        if ended is not None:
-            cut, final_value = ended
-            value = torch.where(cut, final_value, value)
-        self.rollout.next_value[t] = value.masked_fill(self.rollout.terminated[t], 0.0)
+    def _fill(self, last_value: Tensor, ended: list[tuple[int, FinalValues]]) -> None:
+        """What follows from whole columns: the previous actions and rewards, and the next values."""
+        rollout = self.rollout
+        rollout.previous_action[1:], rollout.previous_reward[1:] = rollout.action[:-1], rollout.reward[:-1]
+        rollout.next_value[:-1], rollout.next_value[-1] = rollout.value[1:], last_value
+        for t, (index, values) in ended:
+            rollout.next_value[t, index] = values
+        rollout.next_value.masked_fill_(rollout.terminated, 0.0)
 
     def state_dict(self, environments: bool = True) -> dict[str, Any]:
         """What the next rollout needs, as plain tensors, numbers and text; `environments`: theirs too."""
@@ -283,21 +310,14 @@ class Collector:
         return True
 
 
-def put_row(rows: Tensor, row: int, array: np.ndarray) -> None:
-    """Copy an array of the host to one row; to a GPU from pinned memory, without waiting for it."""
-    x = torch.from_numpy(np.asarray(array))
-    if rows.is_cuda:
-        rows[row].copy_(x.pin_memory(), non_blocking=True)
-    else:
-        rows[row] = x
-
-
 def draw_for_all(draw: Callable[[int], Tensor], count: int, ranks: Ranks) -> Tensor:
     """The rows of this rank's `count` environments out of draw(rows of all ranks).
 
     Every rank draws for the environments of all, so that an environment's draws do not depend on which rank
     owns it.
     """
+    if ranks.count == 1:
+        return draw(count)
     return draw(count * ranks.count)[count * ranks.rank : count * (ranks.rank + 1)]
 
 

@@ -24,6 +24,7 @@ from agents.checkpoint import (
 from agents.curves import plot_curves
 from agents.distributed import make_generator, pick_device
 from agents.files import refusing, write_json
+from agents.optimizer import Adam
 from agents.progress import ProgressDisplay, number, print_table
 from agents.run_dir import RunDirectory, config_to_dict, package_versions, source_commit
 from envs.errors import Diverged, UserError
@@ -55,7 +56,7 @@ class TaskTrainer:
         self.device = pick_device(config.device)
         self.task = build_task(config, self.device)
         self.model = self.task.model
-        self.optimizer = torch.optim.Adam(
+        self.optimizer = Adam(
             [p for p in self.model.parameters() if p.requires_grad], lr=config.learning_rate
         )
         self.generator = make_generator(config.seed, DRAW_STREAM, torch.device("cpu"))

@@ -1,13 +1,16 @@
 """Training speed end to end: every core and both algorithms, against RecurrentPPO of sb3-contrib (and skrl's).
 
     python -m benchmarks.speed.end_to_end            the table, benchmarks/results/end_to_end.csv and .png
+    python -m benchmarks.speed.end_to_end --both-cores       two ranks of ours, peers with one thread and with two
     python -m benchmarks.speed.end_to_end --quick    small rollouts, one round: to see that it works; writes nothing
 
 MiniGrid-MemoryS7-v0 (left, right, forward), the same number of environments, rollout, epochs and minibatches,
-embedding 128, LSTM 128, one thread of PyTorch, all in ONE process. Every contestant makes one update to warm up; then
-all take turns, one update each per round, and the fastest round counts. `sync` is Python MiniGrid for all;
-`envpool` is MiniGrid in C++, which the peers cannot use. `fps_cpu` divides by the processor time of the process
-instead of the time on the clock. Ratios are those to sb3-contrib; skrl's PPO_RNN takes part where it is installed.
+embedding 128, LSTM 128, one thread of PyTorch, all in ONE process (with --both-cores ours are two processes, and the
+peers take part twice, with one thread and with two). Every contestant makes one update to warm up; then all take
+turns, one update each per round, and the fastest round counts. `sync` is Python MiniGrid for all; `envpool` is
+MiniGrid in C++, which the peers cannot use. `fps_cpu` divides by the processor time of the process (of the busier of
+two) instead of the time on the clock. Ratios are those to sb3-contrib, the faster one where it takes part twice;
+skrl's PPO_RNN takes part where it is installed.
 """
 
 from __future__ import annotations
@@ -31,9 +34,12 @@ from agents.trainer import Trainer
 from benchmarks.common import RESULTS_DIR, machine_columns, require_clean_tree
 from benchmarks.report.speed_page import plot_bars, put_table
 from benchmarks.speed.peers import Sb3Run, SkrlRun
+from benchmarks.speed.ranked import RankedRun
 from memory import CORE_NAMES
 
 RESULTS = RESULTS_DIR / "end_to_end.csv"
+RESULTS_OF_BOTH = RESULTS_DIR / "end_to_end_2.csv"
+"""With --both-cores."""
 PEER = "sb3-contrib"
 SECOND_PEER = "skrl"
 BARS = {"lstm": 10.0, "mnm-p": 4.0}
@@ -54,6 +60,11 @@ class EndToEndConfig:
         ",".join(CORE_NAMES), "cores to measure, separated by commas; fewer than all write nothing"
     )
     rounds: int = option(3, "updates of everyone; the fastest counts")
+    both_cores: bool = option(
+        False,
+        "ours as two ranks, the peers with one thread and with two; writes end_to_end_2.csv",
+        switch=True,
+    )
     quick: bool = option(False, "one round of 16 environments and 16 steps, nothing is written", switch=True)
     summary: bool = option(
         False, "print the table and draw the plot from the committed CSV alone", switch=True
@@ -61,11 +72,16 @@ class EndToEndConfig:
 
 
 class Contestant(Protocol):
-    """Something that trains update by update."""
+    """Something that trains update by update; `cpu_s`, where it has one, is its own count of processor time."""
 
     def advance(self) -> int: ...
 
     def close(self) -> None: ...
+
+
+def cpu_of(contestant: Contestant) -> float:
+    """Processor seconds so far."""
+    return float(getattr(contestant, "cpu_s", time.process_time()))
 
 
 class OwnRun:
@@ -94,10 +110,14 @@ class Entry:
     algo: str
     backend: str
     num_envs: int
+    workers: int = 1
+    """Threads of a peer, ranks of ours."""
 
     def start(self, shared: TrainConfig, folder: str) -> Contestant:
         """Build it, ready for its first update."""
-        shared = dataclasses.replace(shared, num_envs=self.num_envs)
+        is_peer = self.agent in (PEER, SECOND_PEER)
+        threads = self.workers if is_peer else 1
+        shared = dataclasses.replace(shared, num_envs=self.num_envs, threads=threads)
         if self.agent == PEER:
             return Sb3Run(shared)
         if self.agent == SECOND_PEER:
@@ -106,7 +126,8 @@ class Entry:
         changes: dict[str, Any] = {
             "core": self.agent, "algo": self.algo, "backend": self.backend, "run_dir": run_dir,
         }  # fmt: skip
-        return OwnRun(dataclasses.replace(shared, **changes))
+        config = dataclasses.replace(shared, **changes)
+        return OwnRun(config) if self.workers == 1 else RankedRun(config, self.workers)
 
 
 def peers_at_hand() -> list[str]:
@@ -117,14 +138,15 @@ def peers_at_hand() -> list[str]:
     return [PEER, SECOND_PEER]
 
 
-def entries(peers: Sequence[str], cores: Sequence[str], num_envs: int) -> list[Entry]:
+def entries(peers: Sequence[str], cores: Sequence[str], num_envs: int, both_cores: bool) -> list[Entry]:
     """The peers first; ours with EnvPool under both algorithms, and with the peers' own kind of environment."""
+    workers = {True: (1, 2) if both_cores else (1,), False: (2,) if both_cores else (1,)}
     kinds = [
         *((peer, "ppo", "sync") for peer in peers),
         *((core, "ppo", "sync") for core in cores),
         *((core, algo, "envpool") for algo in ("ppo", "a2c") for core in cores),
     ]
-    return [Entry(*kind, num_envs) for kind in kinds]
+    return [Entry(*kind, num_envs, n) for kind in kinds for n in workers[kind[0] in peers]]
 
 
 def shared_settings(config: EndToEndConfig) -> TrainConfig:
@@ -141,7 +163,11 @@ def measure(config: EndToEndConfig) -> list[dict[str, Any]]:
     """Rows of the table."""
     shared, sizes = shared_settings(config), [int(size) for size in config.num_envs.split(",")]
     contestants = peers_at_hand()
-    found = [entry for size in sizes for entry in entries(contestants, config.only.split(","), size)]
+    found = [
+        entry
+        for size in sizes
+        for entry in entries(contestants, config.only.split(","), size, config.both_cores)
+    ]
     fps, fps_cpu = dict.fromkeys(found, 0.0), dict.fromkeys(found, 0.0)
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory())
@@ -152,12 +178,15 @@ def measure(config: EndToEndConfig) -> list[dict[str, Any]]:
             running[entry].advance()
         for number in range(config.rounds):
             for entry, contestant in running.items():
-                wall, cpu = time.perf_counter(), time.process_time()
+                # Threads are a setting of the whole process: each takes its turn with its own.
+                torch.set_num_threads(entry.workers if entry.agent in contestants else 1)
+                wall, cpu = time.perf_counter(), cpu_of(contestant)
                 frames = contestant.advance()
-                wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+                wall, cpu = time.perf_counter() - wall, cpu_of(contestant) - cpu
                 fps[entry], fps_cpu[entry] = max(fps[entry], frames / wall), max(fps_cpu[entry], frames / cpu)
             print(f"round {number + 1} of {config.rounds} done", flush=True)
-    peers = {entry.num_envs: entry for entry in found if entry.agent == PEER}
+    by_speed = sorted(found, key=lambda entry: fps[entry])
+    peers = {entry.num_envs: entry for entry in by_speed if entry.agent == PEER}  # the fastest comes last
     settings = {
         "env": shared.env, "rollout_steps": config.rollout_steps,
         "epochs": config.epochs, "minibatches": config.minibatches, "embedding": shared.embedding_size,
@@ -180,19 +209,25 @@ def measure(config: EndToEndConfig) -> list[dict[str, Any]]:
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """The table in Markdown, with its conditions above it."""
     first = rows[0]
+    counts = [int(row.get("workers", 1)) for row in rows]
+    workers = "one thread"
+    if max(counts) > 1:
+        workers = "two ranks of ours, peers with one thread and with two"
     lines = [
         f"{first['env']}, rollouts of {first['rollout_steps']} steps, {first['epochs']} epochs of "
         f"{first['minibatches']} minibatches (A2C: one pass), embedding {first['embedding']}, hidden "
-        f"{first['hidden']}, d = {first['d']}, H = {first['heads']}, one thread; {first['date']}, {first['cpu']}, "
+        f"{first['hidden']}, d = {first['d']}, H = {first['heads']}, {workers}; {first['date']}, {first['cpu']}, "
         f"{first['cores']} cores, torch {first['torch']}, commit {first['commit']}",
         "",
         "| environments | agent | algorithm | frames/s | against sb3-contrib | by processor time | bar |",
         "|---|---|---|---|---|---|---|",
     ]
-    for row in rows:
+    for row, count in zip(rows, counts, strict=True):
         bar = BARS.get(row["agent"]) if row["algo"] == "ppo" else None
+        kind = "threads" if row["agent"] in (PEER, SECOND_PEER) else "ranks"
+        agent = row["agent"] if count == 1 else f"{row['agent']}, {count} {kind}"
         lines.append(
-            f"| {row['num_envs']} {row['backend']} | {row['agent']} | {row['algo']} | {int(row['fps']):,} | "
+            f"| {row['num_envs']} {row['backend']} | {agent} | {row['algo']} | {int(row['fps']):,} | "
             f"{float(row['ratio']):.1f} | {float(row['ratio_cpu']):.1f} | {f'{bar:g}' if bar else ''} |"
         )
     return "\n".join(lines)
@@ -217,15 +252,16 @@ def main(argv: Sequence[str]) -> int:
     if not (config.quick or config.summary):
         require_clean_tree()
     torch.set_num_threads(1)
+    results = RESULTS_OF_BOTH if config.both_cores else RESULTS
     if config.quick:
         config = dataclasses.replace(config, num_envs="16", rollout_steps=16, rounds=1)
-    rows: list[dict[str, Any]] = list(read_csv(RESULTS)) if config.summary else measure(config)
+    rows: list[dict[str, Any]] = list(read_csv(results)) if config.summary else measure(config)
     print(table(rows))
     if not config.quick and config.only == EndToEndConfig.only:
         if not config.summary:
-            write_csv(RESULTS, rows)
-        put_table("end_to_end", table(rows))
-        plot(rows, RESULTS.with_suffix(".png"))
+            write_csv(results, rows)
+        put_table(results.stem, table(rows))
+        plot(rows, results.with_suffix(".png"))
     return 0
 
 

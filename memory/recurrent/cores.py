@@ -6,7 +6,7 @@ the library's. The GRU's is the library's on CUDA, and ours (gru_sequence.py) on
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -93,13 +93,13 @@ class LSTMCore(MemoryCore):
     def step(
         self, x_t: Tensor, state: LSTMState, record: bool = False, noise: Tensor | None = None
     ) -> tuple[CoreOutput, LSTMState]:
-        out, (h, c) = self.rnn(x_t[None], (state.h[None], state.c[None]))
-        return output_without_writes(out[0]), LSTMState(h[0], c[0])
+        outputs, h, c = self._run(x_t[None], state, self.weights)
+        return output_without_writes(outputs[0]), LSTMState(h, c)
 
     def unroll(
         self, xs: Tensor, state: LSTMState, is_first: Tensor, noise: Tensor | None = None
     ) -> tuple[CoreOutput, LSTMState]:
-        weights, entering = KernelWeights(*self.rnn.all_weights[0]), reset_state(state, is_first[0])
+        weights, entering = self.weights, reset_state(state, is_first[0])
         if not is_first[1:].any():
             outputs, h, c = self._run(xs, entering, weights)
             return output_without_writes(outputs), LSTMState(h, c)
@@ -109,6 +109,11 @@ class LSTMCore(MemoryCore):
         longer, _, c = self._run(insert_rows(xs, plan), entering, weights)
         features = remove_rows(longer, plan, len(xs))
         return output_without_writes(features), LSTMState(features[-1], c)
+
+    @property
+    def weights(self) -> KernelWeights:
+        """The parameters; asked of the module one by one, they would take as long as a small product."""
+        return KernelWeights(*cast(list[Tensor], self.rnn._flat_weights))
 
     def _run(self, xs: Tensor, state: LSTMState, weights: KernelWeights) -> tuple[Tensor, Tensor, Tensor]:
         """Outputs [T, B, n], and h and c after the last row."""

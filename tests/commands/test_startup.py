@@ -78,6 +78,21 @@ def test_the_names_of_scores_are_those_of_the_registry() -> None:
     assert tuple(SCORES) == SCORE_NAMES
 
 
+def test_an_optimizer_step_does_not_load_the_compiler() -> None:
+    program = """
+import sys, torch
+from agents.optimizer import Adam
+x = torch.nn.Parameter(torch.ones(3))
+optimizer = Adam([x], lr=0.1, fused=True)
+x.sum().backward()
+optimizer.step()
+optimizer.load_state_dict(optimizer.state_dict())
+optimizer.zero_grad()
+print(x.tolist() != [1.0] * 3, x.grad, "torch._dynamo" in sys.modules)
+"""
+    assert fresh(program) == "True None False"
+
+
 @pytest.mark.parametrize("order", ["import envs, gymnasium", "import gymnasium, envs"])
 def test_importing_envs_registers_whatever_is_imported_first(order: str) -> None:
     ids = "MiniGrid-MemoryS7-v0", "mnm/GridMaze9-v0"

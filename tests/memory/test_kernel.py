@@ -177,6 +177,18 @@ def test_what_an_acting_step_prepared_serves_the_next_one(library: Any, choice: 
     assert is_kept()
 
 
+def test_a_layer_replaced_after_acting_is_seen(library: Any) -> None:
+    core, x_t = make_core(COMPILED, 5), torch.randn(3, 5)
+    assert isinstance(core, FusedMNMCore)
+    with torch.no_grad():
+        before = core.step(x_t, core.initial_state(3))[0].features
+        core.interaction = copy.deepcopy(core.interaction)
+        core.interaction.weight.mul_(2.0)
+        after = core.step(x_t, core.initial_state(3))[0].features
+        assert torch.equal(after, copy.deepcopy(core).step(x_t, core.initial_state(3))[0].features)
+    assert not torch.equal(before, after)
+
+
 def test_a_core_that_has_acted_can_be_copied_and_pickled(library: Any) -> None:
     core = make_core(COMPILED, 5)
     x_t = torch.randn(3, 5)

@@ -250,18 +250,22 @@ class CompiledForward:
 
     def run(self, delta: tuple[Tensor, ...], keep: bool) -> tuple[Tensor, Tensor, Tape]:
         """Meta loss and write error [T, B], and the tape; `keep` what a reset overwrites for a backward."""
-        before = [d.mT.contiguous() for d in delta]
-        after = [torch.empty_like(d) for d in before]
         overwritten: tuple[Tensor, ...] = ()
         if keep:
             widths = zip(self.spec.widths_in, self.spec.widths_out, strict=True)
             size = sum(i * self.kernel.padded(o) for i, o in widths)
             overwritten = (self.gates.new_empty(int(self.is_first[1:].sum()), size),)
             self.arguments.tape.overwritten = address(overwritten[0])
+        tape = self.tape._replace(delta=self.step(delta), overwritten=overwritten)
+        return self.losses[0], self.losses[1], tape
+
+    def step(self, delta: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """All steps of the segment; D after the last."""
+        before = [d.mT.contiguous() for d in delta]
+        after = [torch.empty_like(d) for d in before]
         self.arguments.delta, self.arguments.tape.delta = addresses(before), addresses(after)
         self.kernel.call("forward", self.arguments)
-        tape = self.tape._replace(delta=tuple(d.mT for d in after), overwritten=overwritten)
-        return self.losses[0], self.losses[1], tape
+        return tuple(d.mT for d in after)
 
 
 class CompiledBackward:

@@ -7,22 +7,18 @@ versions show a step of the optimizer, or `parameters_changed` tells of one, as 
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple, Protocol, cast
+from collections.abc import Iterator
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from memory.core import CoreOutput, MemoryRecord
-from memory.mnm.cpp_backend.bindings import CompiledForward, ForwardWeights, Kernel, tape_addresses
+from memory.mnm.cpp_backend.bindings import CompiledForward, ForwardWeights, Kernel
 from memory.mnm.reference import MNMState
-from memory.mnm.tape import SlowWeights, Spec
+from memory.mnm.tape import Layered, SlowWeights, Spec
 from memory.options import Controller
-
-ALIGNMENT = 16
-"""Elements: where a part of the packed tape may begin, so that the kernel finds it aligned to its vectors."""
 
 
 class SteppedCore(Protocol):
@@ -38,7 +34,7 @@ class SteppedCore(Protocol):
     @property
     def order(self) -> Tensor: ...
     def is_settled(self) -> bool: ...
-    def own_tensors(self) -> tuple[Tensor, ...]: ...
+    def modules(self) -> Iterator[nn.Module]: ...
     def slow_weights(self) -> SlowWeights: ...
     def from_input(self, x_t: Tensor, recent: Tensor) -> tuple[Tensor | None, Tensor]: ...
     def seen(self, hv: Tensor) -> Tensor: ...
@@ -48,10 +44,13 @@ class Stage:
     """A segment of one step for one batch size, and what tells whether its weights are still the core's."""
 
     def __init__(self, core: SteppedCore, kernel: Kernel, batch: int) -> None:
-        # Aliases, not copies: while they live, no other tensor can come to lie at these addresses.
-        self.sources = tuple(x.detach() for x in core.own_tensors())
-        self.versions = tuple(x._version for x in self.sources)
         self.batch, self.spec = batch, core.spec
+        modules = list(core.modules())
+        self.modules = [(m._modules, name, child) for m in modules for name, child in m._modules.items()]
+        held = [(d, name, x) for m in modules for d in (m._parameters, m._buffers) for name, x in d.items()]
+        self.tensors = [(d, name, x, x.data_ptr(), x._version) for d, name, x in held if x is not None]
+        # Aliases, not copies: while they live, no other tensor can come to lie at these addresses.
+        self.sources = tuple(x.detach() for _, _, x, _, _ in self.tensors)
         weights = ForwardWeights.pack(kernel, core.slow_weights())
         self.input_w, self.input_b = weights.slow.cell_x.t(), weights.slow.cell_b
         like = self.input_b
@@ -64,36 +63,36 @@ class Stage:
         self.segment = CompiledForward(
             kernel, self.spec, weights, self.gates, self.offset, self.start, cell, nobody
         )
-        self._pack()
+        tape = self.segment.tape
+        self.gate_row, self.losses = self.gates[0], self.segment.losses[:, 0]
+        self.entering_cell, self.hv, self.leaving_cell = tape.cells[0], tape.hv[0], tape.cells[1]
+        self._prepare_record()
 
-    def _pack(self) -> None:
-        """Lay what a record is made of side by side, so that one copy keeps it all."""
-        segment, tape = self.segment, self.segment.tape
-        parts = [*tape.inputs, *tape.errors, tape.target_value, tape.beta]
-        self.layout = Layout(self.spec.heads, tuple(tuple(part.shape) for part in parts))
-        self.packed = parts[0].new_zeros(self.layout.size)
-        places = self.layout.cut(self.packed)
-        for place, part in zip(places, parts, strict=True):
-            place.copy_(part)
-        blocks = len(tape.inputs)
-        segment.tape = tape._replace(
-            inputs=tuple(places[:blocks]),
-            errors=tuple(places[blocks:-2]),
-            target_value=places[-2],
-            beta=places[-1],
-        )
-        gates = segment.gates
-        segment.arguments.tape = tape_addresses(segment.tape, gates, segment.is_first, segment.slot)
+    def _prepare_record(self) -> None:
+        """Where a step leaves what a record holds, cut out once: making a view costs as much as a copy."""
+        tape, heads = self.segment.tape, self.spec.heads
+        rows = Layered(tape.inputs).layers
+        left = [x[0, :, 2 * heads :] for x in rows] + [x[1, :, :heads] for x in rows] + [tape.target_value[0]]
+        widths = [x.shape[-1] for x in left]
+        groups = [[n for n, w in enumerate(widths) if w == width] for width in dict.fromkeys(widths)]
+        self.left = [(group, [left[n] for n in group]) for group in groups]
+        rates = tape.beta[0].expand(-1, 3).t()[:, :, None, None]
+        layers = [block.shape[-4] for block in tape.errors]
+        self.steps = [(e[0], rate) for e, rate in zip(tape.errors, rates.split(layers), strict=True)]
 
     def __reduce__(self) -> tuple[type[None], tuple[()]]:
         """A copied or pickled core makes its own."""
         return type(None), ()
 
-    def serves(self, core: SteppedCore, batch: int) -> bool:
+    def serves(self, batch: int) -> bool:
         """True for the same batch size and the very same tensors, if nothing was written to them."""
-        return batch == self.batch and all(
-            mine.data_ptr() == now.data_ptr() and mine.dtype == now.dtype and version == now._version
-            for mine, version, now in zip(self.sources, self.versions, core.own_tensors(), strict=True)
+        return (
+            batch == self.batch
+            and all(d.get(name) is module for d, name, module in self.modules)
+            and all(
+                d.get(name) is x and x.data_ptr() == place and x._version == version
+                for d, name, x, place, version in self.tensors
+            )
         )
 
 
@@ -102,105 +101,45 @@ def compiled_step(
 ) -> tuple[CoreOutput, MNMState]:
     """Equals `MNMCore.step` up to rounding, under no_grad; a record changes nothing else."""
     stage, is_lstm = core.stage, core.controller == "lstm"
-    if stage is None or not stage.serves(core, len(x_t)):
+    if stage is None or not stage.serves(len(x_t)):
         stage = Stage(core, kernel, len(x_t))
         core.stage = stage if core.is_settled() else None
-    size, tape = core.memory_size, stage.segment.tape
-    torch.addmm(stage.input_b, x_t, stage.input_w, out=stage.gates[0])
+    size, recurrent = core.memory_size, stage.spec.is_recurrent
+    torch.addmm(stage.input_b, x_t, stage.input_w, out=stage.gate_row)
     from_input, recent = core.from_input(x_t, state.recent)
     if from_input is not None and stage.offset is not None:
         stage.offset[0] = from_input[:, stage.order]
-    stage.start[:, -size:] = state.value_read
-    if stage.spec.is_recurrent:
-        stage.start[:, :-size] = state.h
-        tape.cells[0] = state.c if is_lstm else state.h
-    meta_loss, write_error, tape = stage.segment.run(state.delta, keep=False)
-    hv = tape.hv[0].clone()
-    h, value_read = hv[:, :-size], hv[:, -size:]
+    if recurrent:
+        torch.cat([state.h, state.value_read], dim=1, out=stage.start)
+        stage.entering_cell.copy_(state.c if is_lstm else state.h)
+    else:
+        stage.start[:, -size:] = state.value_read
+    d1, d2, d3 = stage.segment.step(state.delta)
+    hv = stage.hv.clone()
+    h, value_read = hv.split([stage.spec.controller_size, size], dim=1)
+    meta_loss, write_error = stage.losses.clone().unbind()
     output = CoreOutput(
         linear(core.seen(hv), core.output.weight, core.output.bias),
-        meta_loss[0].clone(),
-        write_error[0].clone(),
-        # Its parts are cut out when they are looked at.
-        cast(MemoryRecord, PackedRecord(stage.layout, stage.packed.clone(), value_read)) if record else None,
+        meta_loss,
+        write_error,
+        record_of(stage, value_read) if record else None,
     )
-    c = tape.cells[1].clone() if is_lstm else state.c
-    h = h if stage.spec.is_recurrent else state.h
-    return output, MNMState._make((h, c, value_read, *tape.delta, recent))
+    c = stage.leaving_cell.clone() if is_lstm else state.c
+    return output, MNMState(h if recurrent else state.h, c, value_read, d1, d2, d3, recent)
 
 
-class Layout(NamedTuple):
-    """Where the parts of a step's tape lie in one flat tensor, and how they make a record."""
-
-    heads: int
-    shapes: tuple[tuple[int, ...], ...]
-    """Of the blocks of inputs, as many of errors, the target value and the rates."""
-
-    @property
-    def size(self) -> int:
-        """Elements of the flat tensor."""
-        return sum(map(self._room, self.shapes))
-
-    def cut(self, packed: Tensor) -> list[Tensor]:
-        """The parts of flat tensors [..., size], each [..., *shape]."""
-        pieces = packed.split([self._room(shape) for shape in self.shapes], dim=-1)
-        return [
-            piece[..., : math.prod(shape)].unflatten(-1, shape)
-            for piece, shape in zip(pieces, self.shapes, strict=True)
-        ]
-
-    def record(self, packed: Tensor, value_read: Tensor) -> MemoryRecord:
-        """The record of flat tensors [..., size] and value_read [..., B, d], every part [..., B, ...]."""
-        *blocks, target_value, beta = self.cut(packed)
-        inputs, errors = blocks[: len(blocks) // 2], blocks[len(blocks) // 2 :]
-        # [..., time, layer, B, row, width]
-        rows = [layer for block in inputs for layer in block.unbind(-4)]
-        written = [x.select(-4, 0)[..., 2 * self.heads :, :] for x in rows]
-        read = [x.select(-4, 1)[..., : self.heads, :] for x in rows]
-        rates = beta.select(-3, 0)
-        layers = [layer for block in errors for layer in block.select(-5, 0).unbind(-4)]
-        by_layer = rates.expand(*rates.shape[:-1], 3).unbind(-1)
-        u1, u2, u3 = (e * rate[..., None, None] for e, rate in zip(layers, by_layer, strict=True))
-        return MemoryRecord(
-            write_inputs=(written[0], written[1], written[2]),
-            write_steps=(u1, u2, u3),
-            target_value=target_value.select(-4, 0),
-            beta=rates.mean(dim=-1),
-            read_key=read[0],
-            read_hidden=(read[1], read[2]),
-            value_read=value_read,
-        )
-
-    @staticmethod
-    def _room(shape: Sequence[int]) -> int:
-        return -(-math.prod(shape) // ALIGNMENT) * ALIGNMENT
-
-
-class PackedRecord:
-    """Stands for the `MemoryRecord` of a step: one copy when it is made, and cut into its parts when these are read."""
-
-    def __init__(self, layout: Layout, packed: Tensor, value_read: Tensor) -> None:
-        self.layout, self.packed, self.value_read = layout, packed, value_read
-        self._record: MemoryRecord | None = None
-
-    def unpacked(self) -> MemoryRecord:
-        """The record itself."""
-        if self._record is None:
-            self._record = self.layout.record(self.packed, self.value_read)
-        return self._record
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") or name == "_record":
-            raise AttributeError(name)
-        return getattr(self.unpacked(), name)
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter(self.unpacked())
-
-    @staticmethod
-    def stacked(records: Sequence[PackedRecord]) -> MemoryRecord:
-        """The records of T steps of one batch as one, every part [T, B, ...]."""
-        return records[0].layout.record(
-            torch.stack([record.packed for record in records]),
-            torch.stack([record.value_read for record in records]),
-        )
+def record_of(stage: Stage, value_read: Tensor) -> MemoryRecord:
+    """Copies of what the step left on its tape; parts of one width are copied together."""
+    found: dict[int, Tensor] = {}
+    for numbers, parts in stage.left:
+        found |= zip(numbers, torch.stack(parts).unbind(0), strict=True)
+    u1, u2, u3 = (u for errors, rate in stage.steps for u in (errors * rate).unbind(0))
+    return MemoryRecord(
+        write_inputs=(found[0], found[1], found[2]),
+        write_steps=(u1, u2, u3),
+        target_value=found[6],
+        beta=stage.segment.tape.beta[0].mean(dim=-1),
+        read_key=found[3],
+        read_hidden=(found[4], found[5]),
+        value_read=value_read,
+    )

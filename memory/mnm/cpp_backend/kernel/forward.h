@@ -314,8 +314,10 @@ template <class T> class Forward {
                 for (int64_t k = 0; k < in; ++k)
                     each<T>(std::min(width, out - first), [&](int64_t j, auto count) {
                         const int64_t place = at + k * width + j;
-                        Vec<T> change = load(w + place, count) - load(initial + place, count);
-                        if (single) {
+                        Vec<T> change;
+                        if (!single) {
+                            change = load(w + place, count) - load(initial + place, count);
+                        } else {
                             change = load(before + k * out + first + j, count);
                             for (int64_t h = 0; h < s_.heads; ++h) {
                                 const T rate = v_.rate(l, 0, b), z = v_.z(l, 0, b)[h * in + k];
