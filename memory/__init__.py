@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from memory.hard.core import HardCore, HardState
     from memory.hard.estimators import ESTIMATORS, Choice, EstimatorName, choice_noise, choose, choose_best
     from memory.hard.straight_through import Annealing, gumbel_noise, straight_through
+    from memory.mnm.cpp_backend.step import PackedRecord
     from memory.mnm.fast import FusedMNMCore
     from memory.mnm.neural import NeuralMemory, WriteFactors
     from memory.mnm.reference import MNMCore, MNMState
@@ -39,6 +40,7 @@ HOMES = {
     "memory.hard.core": "HardCore HardState",
     "memory.hard.estimators": "ESTIMATORS Choice EstimatorName choice_noise choose choose_best",
     "memory.hard.straight_through": "Annealing gumbel_noise straight_through",
+    "memory.mnm.cpp_backend.step": "PackedRecord",
     "memory.mnm.fast": "FusedMNMCore",
     "memory.mnm.neural": "NeuralMemory WriteFactors",
     "memory.mnm.reference": "MNMCore MNMState",

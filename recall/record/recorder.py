@@ -5,6 +5,7 @@ The recorder is passive: actions and parameters are the same with and without it
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -14,9 +15,11 @@ from torch import Tensor
 
 from agents.model import AgentState
 from agents.play import Actor, Moment, Observer
-from memory import AddressRecord
+from memory import AddressRecord, PackedRecord
 from recall.record.tape import ROW_FIELDS, AddressTape, Array, MemoryTape, Tape, WriteRule
 
+STRETCH = 256
+"""Steps whose records are unpacked together."""
 HALF_PRECISION = "a tape in half precision cannot rebuild the memory; record in float32"
 
 
@@ -161,6 +164,9 @@ class TapeRecorder:
 
     def _columns(self) -> list[Array]:
         """The parts of the records, each [T, ...]."""
+        packed = [(record, row) for record, row in self._records if isinstance(record, PackedRecord)]
+        if len(packed) == len(self._records):
+            return _unpacked(packed)
         rows = [[_row(part, row) for part in _parts_of(record)] for record, row in self._records]
         return [np.stack(column) for column in zip(*rows, strict=True)]
 
@@ -199,7 +205,7 @@ class TapeObserver(Observer):
             action=moment.action,
             reward=moment.reward,
             logits=moment.out.policy.parameters,
-            value=float(moment.out.value[moment.row]),
+            value=moment.out.value.tolist()[moment.row],  # many times faster than an index into the tensor
             row=moment.row,
             noise=moment.noise,
             **cells,
@@ -267,6 +273,17 @@ def recorded_row(model: Actor, tape: Tape, t: int, count: int) -> Row:
         many(tape.previous_action[t]),
         many(tape.previous_reward[t]),
     )
+
+
+def _unpacked(records: list[tuple[PackedRecord, int]]) -> list[Array]:
+    """The parts of packed records, each [T, ...], a stretch of steps of one batch size at a time."""
+    found: list[list[Array]] = []
+    for _, steps in itertools.groupby(enumerate(records), lambda n: (n[0] // STRETCH, n[1][0].layout.shapes)):
+        stretch = [pair for _, pair in steps]
+        whole = PackedRecord.stacked([record for record, _ in stretch])
+        times, rows = np.arange(len(stretch)), np.array([row for _, row in stretch])
+        found.append([_array_of(part)[times, rows] for part in _parts_of(whole)])
+    return [np.concatenate(column) for column in zip(*found, strict=True)]
 
 
 def _row(tensor: Any, row: int) -> Array:

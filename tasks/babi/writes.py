@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from memory import MemoryRecord
+from memory import AddressRecord
 from recall.render.similarity import SimilarityMaps, similarity_maps
 from tasks.babi.reader import Story, read_text
 from tasks.babi.sequences import Vocabulary
@@ -39,7 +39,8 @@ def maps_of_story(model: SequenceModel, vocabulary: Vocabulary, story: Story) ->
         number = torch.tensor([vocabulary.words.index(word)], device=device)
         output, state = model.core.step(model.embedding(number), state, record=True)
         record = output.record
-        assert isinstance(record, MemoryRecord)
+        assert record is not None
+        assert not isinstance(record, AddressRecord)
         writes.append((record.write_inputs[0], record.target_value, record.beta))
     keys, values, beta = (torch.cat(part).cpu().numpy() for part in zip(*writes, strict=True))
     # What all keys have in common would make them all alike.

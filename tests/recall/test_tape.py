@@ -10,7 +10,7 @@ import torch
 from recall_reference import ReferenceMemory, add_row, batch_of_one, random_tape
 
 from envs.errors import UserError
-from memory import CoreConfig, make_core
+from memory import CoreConfig, MemoryRecord, PackedRecord, make_core
 from memory.mnm.cpp_backend.bindings import kernel_for
 from recall.record.recorder import TapeRecorder, write_rule_of
 from recall.record.tape import MemoryTape, Tape, WriteRule, walk_weights, weights_at
@@ -18,7 +18,8 @@ from recall.record.tape import MemoryTape, Tape, WriteRule, walk_weights, weight
 
 def map_tensors(change, record):
     """A record with every tensor changed."""
-    return type(record)(*(tuple(map(change, x)) if isinstance(x, tuple) else change(x) for x in record))
+    kind = MemoryRecord if isinstance(record, PackedRecord) else type(record)
+    return kind(*(tuple(map(change, x)) if isinstance(x, tuple) else change(x) for x in record))
 
 
 def assert_same_rule(left: WriteRule | None, right: WriteRule | None) -> None:
@@ -220,5 +221,26 @@ def test_no_core_writes_to_a_record_that_it_has_given_out(name, implementation):
             given.append(output.record)
             kept.append(map_tensors(torch.clone, output.record))
     for ours, theirs in zip(given, kept, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
+        torch.testing.assert_close(tuple(ours), tuple(theirs), rtol=0, atol=0)
     assert not torch.equal(given[0].value_read, given[1].value_read)
+
+
+@pytest.mark.parametrize("name", ["mnm-p", "mnm-g"])
+def test_packed_records_unpacked_together_are_those_of_each_step(name):
+    if not kernel_for(torch.zeros(1)):
+        pytest.skip("the compiled kernel cannot be built here")
+    core = make_core(
+        CoreConfig(name=name, hidden_size=6, memory_size=4, heads=2, implementation="compiled"), 3
+    )
+    state, given = core.initial_state(2), []
+    with torch.no_grad():
+        for _ in range(3):
+            output, state = core.step(torch.randn(2, 3), state, record=True)
+            given.append(output.record)
+    assert all(isinstance(record, PackedRecord) for record in given)
+    together = PackedRecord.stacked(given)
+    for t, record in enumerate(given):
+        torch.testing.assert_close(
+            map_tensors(lambda part, t=t: part[t], together), record.unpacked(), rtol=0, atol=0
+        )
+    assert not torch.equal(together.beta[0], together.beta[1])

@@ -7,18 +7,22 @@ versions show a step of the optimizer, or `parameters_changed` tells of one, as 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Protocol
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple, Protocol, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from memory.core import CoreOutput, MemoryRecord
-from memory.mnm.cpp_backend.bindings import CompiledForward, ForwardWeights, Kernel
+from memory.mnm.cpp_backend.bindings import CompiledForward, ForwardWeights, Kernel, tape_addresses
 from memory.mnm.reference import MNMState
-from memory.mnm.tape import Layered, SlowWeights, Spec
+from memory.mnm.tape import SlowWeights, Spec
 from memory.options import Controller
+
+ALIGNMENT = 16
+"""Elements: where a part of the packed tape may begin, so that the kernel finds it aligned to its vectors."""
 
 
 class SteppedCore(Protocol):
@@ -66,19 +70,26 @@ class Stage:
         tape = self.segment.tape
         self.gate_row, self.losses = self.gates[0], self.segment.losses[:, 0]
         self.entering_cell, self.hv, self.leaving_cell = tape.cells[0], tape.hv[0], tape.cells[1]
-        self._prepare_record()
+        self._pack()
 
-    def _prepare_record(self) -> None:
-        """Where a step leaves what a record holds, cut out once: making a view costs as much as a copy."""
-        tape, heads = self.segment.tape, self.spec.heads
-        rows = Layered(tape.inputs).layers
-        left = [x[0, :, 2 * heads :] for x in rows] + [x[1, :, :heads] for x in rows] + [tape.target_value[0]]
-        widths = [x.shape[-1] for x in left]
-        groups = [[n for n, w in enumerate(widths) if w == width] for width in dict.fromkeys(widths)]
-        self.left = [(group, [left[n] for n in group]) for group in groups]
-        rates = tape.beta[0].expand(-1, 3).t()[:, :, None, None]
-        layers = [block.shape[-4] for block in tape.errors]
-        self.steps = [(e[0], rate) for e, rate in zip(tape.errors, rates.split(layers), strict=True)]
+    def _pack(self) -> None:
+        """Lay what a record is made of side by side, so that one copy keeps it all."""
+        segment, tape = self.segment, self.segment.tape
+        parts = [*tape.inputs, *tape.errors, tape.target_value, tape.beta]
+        self.layout = Layout(self.spec.heads, tuple(tuple(part.shape) for part in parts))
+        self.packed = parts[0].new_zeros(self.layout.size)
+        places = self.layout.cut(self.packed)
+        for place, part in zip(places, parts, strict=True):
+            place.copy_(part)
+        blocks = len(tape.inputs)
+        segment.tape = tape._replace(
+            inputs=tuple(places[:blocks]),
+            errors=tuple(places[blocks:-2]),
+            target_value=places[-2],
+            beta=places[-1],
+        )
+        gates = segment.gates
+        segment.arguments.tape = tape_addresses(segment.tape, gates, segment.is_first, segment.slot)
 
     def __reduce__(self) -> tuple[type[None], tuple[()]]:
         """A copied or pickled core makes its own."""
@@ -122,24 +133,85 @@ def compiled_step(
         linear(core.seen(hv), core.output.weight, core.output.bias),
         meta_loss,
         write_error,
-        record_of(stage, value_read) if record else None,
+        # Its parts are cut out when they are looked at.
+        cast(MemoryRecord, PackedRecord(stage.layout, stage.packed.clone(), value_read)) if record else None,
     )
     c = stage.leaving_cell.clone() if is_lstm else state.c
     return output, MNMState(h if recurrent else state.h, c, value_read, d1, d2, d3, recent)
 
 
-def record_of(stage: Stage, value_read: Tensor) -> MemoryRecord:
-    """Copies of what the step left on its tape; parts of one width are copied together."""
-    found: dict[int, Tensor] = {}
-    for numbers, parts in stage.left:
-        found |= zip(numbers, torch.stack(parts).unbind(0), strict=True)
-    u1, u2, u3 = (u for errors, rate in stage.steps for u in (errors * rate).unbind(0))
-    return MemoryRecord(
-        write_inputs=(found[0], found[1], found[2]),
-        write_steps=(u1, u2, u3),
-        target_value=found[6],
-        beta=stage.segment.tape.beta[0].mean(dim=-1),
-        read_key=found[3],
-        read_hidden=(found[4], found[5]),
-        value_read=value_read,
-    )
+class Layout(NamedTuple):
+    """Where the parts of a step's tape lie in one flat tensor, and how they make a record."""
+
+    heads: int
+    shapes: tuple[tuple[int, ...], ...]
+    """Of the blocks of inputs, as many of errors, the target value and the rates."""
+
+    @property
+    def size(self) -> int:
+        """Elements of the flat tensor."""
+        return sum(map(self._room, self.shapes))
+
+    def cut(self, packed: Tensor) -> list[Tensor]:
+        """The parts of flat tensors [..., size], each [..., *shape]."""
+        pieces = packed.split([self._room(shape) for shape in self.shapes], dim=-1)
+        return [
+            piece[..., : math.prod(shape)].unflatten(-1, shape)
+            for piece, shape in zip(pieces, self.shapes, strict=True)
+        ]
+
+    def record(self, packed: Tensor, value_read: Tensor) -> MemoryRecord:
+        """The record of flat tensors [..., size] and value_read [..., B, d], every part [..., B, ...]."""
+        *blocks, target_value, beta = self.cut(packed)
+        inputs, errors = blocks[: len(blocks) // 2], blocks[len(blocks) // 2 :]
+        # [..., time, layer, B, row, width]
+        rows = [layer for block in inputs for layer in block.unbind(-4)]
+        written = [x.select(-4, 0)[..., 2 * self.heads :, :] for x in rows]
+        read = [x.select(-4, 1)[..., : self.heads, :] for x in rows]
+        rates = beta.select(-3, 0)
+        layers = [layer for block in errors for layer in block.select(-5, 0).unbind(-4)]
+        by_layer = rates.expand(*rates.shape[:-1], 3).unbind(-1)
+        u1, u2, u3 = (e * rate[..., None, None] for e, rate in zip(layers, by_layer, strict=True))
+        return MemoryRecord(
+            write_inputs=(written[0], written[1], written[2]),
+            write_steps=(u1, u2, u3),
+            target_value=target_value.select(-4, 0),
+            beta=rates.mean(dim=-1),
+            read_key=read[0],
+            read_hidden=(read[1], read[2]),
+            value_read=value_read,
+        )
+
+    @staticmethod
+    def _room(shape: Sequence[int]) -> int:
+        return -(-math.prod(shape) // ALIGNMENT) * ALIGNMENT
+
+
+class PackedRecord:
+    """Stands for the `MemoryRecord` of a step: one copy when it is made, and cut into its parts when these are read."""
+
+    def __init__(self, layout: Layout, packed: Tensor, value_read: Tensor) -> None:
+        self.layout, self.packed, self.value_read = layout, packed, value_read
+        self._record: MemoryRecord | None = None
+
+    def unpacked(self) -> MemoryRecord:
+        """The record itself."""
+        if self._record is None:
+            self._record = self.layout.record(self.packed, self.value_read)
+        return self._record
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or name == "_record":
+            raise AttributeError(name)
+        return getattr(self.unpacked(), name)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.unpacked())
+
+    @staticmethod
+    def stacked(records: Sequence[PackedRecord]) -> MemoryRecord:
+        """The records of T steps of one batch as one, every part [T, B, ...]."""
+        return records[0].layout.record(
+            torch.stack([record.packed for record in records]),
+            torch.stack([record.value_read for record in records]),
+        )
