@@ -56,11 +56,11 @@ class Learner:
             for columns in self._split(len(valid)):
                 logs.append(self._step(rollout, targets, columns, valid, entropy_coef))
         self.model.core.parameters_changed()
-        # Only now: until here the policy that learns had to see what the one that acted saw.
-        self.model.encoder.count(rollout.obs, rollout.reward, rollout.valid, ranks)
         means = ranks.sum(torch.stack([torch.stack([log[name] for log in logs]) for name in MEANS]))
         grad_norms = torch.stack([log["grad_norm"] for log in logs])
         self._check_finite(means, grad_norms)
+        # Only now: until here the policy that learns had to see what the one that acted saw.
+        self.model.encoder.count(rollout.obs, rollout.reward, rollout.valid, ranks)
         residual = masked_variance(targets.returns - targets.value, rollout.valid, ranks)
         variance = masked_variance(targets.returns, rollout.valid, ranks)
         return {
