@@ -156,8 +156,9 @@ def test_the_value_of_an_endless_task_reaches_its_limit_in_spite_of_the_clock(mo
     """V = 1 / (1 - gamma) = 5. Without a bootstrap at truncation it could not exceed 3."""
     env = GymnasiumVecEnv(SyncVectorEnv([Clock] * 4, autoreset_mode=mode), 0, "sync")
     collector, learner = build(
-        env, core="none", gamma=0.8, learning_rate=1e-2, value_coef=1.0, previous_inputs=False, anneal=False
-    )
+        env, core="none", gamma=0.8, learning_rate=1e-2, value_coef=1.0, previous_inputs=False, anneal=False,
+        normalize_rewards=False,
+    )  # fmt: skip
     for _ in range(60):
         rollout = collector.collect()
         learner.update(rollout, progress=0.0)
