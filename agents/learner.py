@@ -22,7 +22,7 @@ from agents.model import ActorCritic
 from agents.optimizer import Adam
 from agents.profile import region
 from agents.returns import gae
-from agents.rollout import Rollout
+from agents.rollout import Rollout, cut
 from envs.errors import Diverged
 
 MEANS = ("policy_loss", "value_loss", "entropy", "meta_loss", "write_gain", "approx_kl", "clip_fraction")
@@ -53,7 +53,7 @@ class Learner:
         valid = ranks.concatenate(rollout.valid.sum(dim=0, dtype=rollout.value.dtype))
         logs: list[dict[str, Tensor]] = []
         for _ in range(self.epochs):
-            for columns in self._split(len(valid)):
+            for columns in cut(len(valid), self.minibatches, config.minibatch_cut, self.generator):
                 logs.append(self._step(rollout, targets, columns, valid, entropy_coef))
         self.model.core.parameters_changed()
         means = ranks.sum(torch.stack([torch.stack([log[name] for log in logs]) for name in MEANS]))
@@ -86,12 +86,6 @@ class Learner:
             advantage = normalise(advantage, rollout.valid, self.ranks)
         return Targets(rollout.log_prob, rollout.value, advantage, returns, rollout.valid)
 
-    def _split(self, columns: int) -> tuple[Tensor, ...]:
-        """One pass over the columns of all ranks: the columns of every minibatch."""
-        if self.config.minibatch_cut == "even":
-            return split_evenly(columns, self.minibatches, self.generator)
-        return torch.randperm(columns, generator=self.generator).tensor_split(self.minibatches)
-
     def _step(
         self, rollout: Rollout, targets: Targets, columns: Tensor, valid: Tensor, entropy_coef: float
     ) -> dict[str, Tensor]:
@@ -104,14 +98,8 @@ class Learner:
             share = valid[mine].sum() / valid[columns.to(valid.device)].sum().clamp(min=1)
             batch = rollout.columns(mine - own.start)
             picked = Targets(*(x[:, mine - own.start] for x in targets))
-            out = self.model.unroll(
-                batch.obs,
-                batch.is_first,
-                batch.previous_action,
-                batch.previous_reward,
-                batch.core_state,
-                batch.noise,
-            )
+            inputs = (batch.obs, batch.is_first, batch.previous_action, batch.previous_reward)
+            out = self.model.unroll(*inputs, batch.core_state, batch.noise)
             with region("losses"):
                 new = NewPolicy(
                     out.policy.log_prob(batch.action), out.policy.entropy(), out.value, out.meta_loss
@@ -120,8 +108,7 @@ class Learner:
                     terms = ppo_loss(new, picked, config.clip, config.value_clip)
                 else:
                     terms = a2c_loss(new, picked)
-                loss = terms.policy + config.value_coef * terms.value - entropy_coef * terms.entropy
-                loss = loss + config.meta_coef * terms.meta
+                loss = terms.total(config.value_coef, entropy_coef, config.meta_coef)
                 gain = masked_mean(out.write_error, picked.valid) - terms.meta
                 means = (terms.policy, terms.value, terms.entropy, terms.meta, gain, *terms[4:])
                 log = {name: share * mean.detach() for name, mean in zip(MEANS, means, strict=True)}
@@ -159,15 +146,3 @@ class Learner:
         """Continue where `state_dict` was taken."""
         self.optimizer.load_state_dict(saved["optimizer"])
         self.generator.set_state(saved["generator"].cpu())
-
-
-def split_evenly(columns: int, minibatches: int, generator: torch.Generator) -> tuple[Tensor, ...]:
-    """Every stretch of `minibatches` neighbouring columns gives each minibatch one of them, at random.
-
-    So ranks that own whole stretches have equal work in every minibatch, and the minibatches do not depend on
-    how many ranks there are.
-    """
-    stretches = -(-columns // minibatches)
-    places = torch.rand(stretches, minibatches, generator=generator).argsort(dim=1)
-    chosen = places + minibatches * torch.arange(stretches)[:, None]
-    return tuple(one[one < columns] for one in chosen.unbind(1))

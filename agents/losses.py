@@ -50,6 +50,10 @@ class LossTerms(NamedTuple):
     """Mean of (ratio - 1) - log ratio, an unbiased and positive estimate of KL(old || new)."""
     clip_fraction: Tensor
 
+    def total(self, value_coef: float, entropy_coef: float, meta_coef: float) -> Tensor:
+        """What is minimized."""
+        return self.policy + value_coef * self.value - entropy_coef * self.entropy + meta_coef * self.meta
+
 
 def masked_mean(x: Tensor, valid: Tensor, ranks: Ranks = ALONE) -> Tensor:
     """Mean of x over the rows of all ranks where `valid` is set; 0 (never NaN) if there is none.

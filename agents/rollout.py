@@ -324,3 +324,22 @@ def draw_for_all(draw: Callable[[int], Tensor], count: int, ranks: Ranks) -> Ten
 def select_agent(state: AgentState, index: Tensor) -> AgentState:
     """The rows `index` of an agent's state."""
     return AgentState(select_state(state.core, index), state.action[index], state.reward[index])
+
+
+def cut(columns: int, minibatches: int, how: str, generator: torch.Generator) -> tuple[Tensor, ...]:
+    """One pass over `columns` environments in random order: the columns of every minibatch; `how`: random or even."""
+    if how == "even":
+        return split_evenly(columns, minibatches, generator)
+    return torch.randperm(columns, generator=generator).tensor_split(minibatches)
+
+
+def split_evenly(columns: int, minibatches: int, generator: torch.Generator) -> tuple[Tensor, ...]:
+    """Every stretch of `minibatches` neighbouring columns gives each minibatch one of them, at random.
+
+    So ranks that own whole stretches have equal work in every minibatch, and the minibatches do not depend on
+    how many ranks there are.
+    """
+    stretches = -(-columns // minibatches)
+    places = torch.rand(stretches, minibatches, generator=generator).argsort(dim=1)
+    chosen = places + minibatches * torch.arange(stretches)[:, None]
+    return tuple(one[one < columns] for one in chosen.unbind(1))

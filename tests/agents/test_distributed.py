@@ -26,9 +26,9 @@ import train_rl
 from agents.checkpoint import load_checkpoint
 from agents.config import TrainConfig
 from agents.distributed import ALONE, RankLost, Ranks
-from agents.learner import Learner, split_evenly
+from agents.learner import Learner
 from agents.metrics import read_metrics
-from agents.rollout import Collector
+from agents.rollout import Collector, split_evenly
 from agents.trainer import Trainer, build_model, make_generator
 from envs import make_vec
 from envs.errors import UserError
