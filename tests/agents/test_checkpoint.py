@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from forked import run
 
 from agents.checkpoint import load_checkpoint, load_weights, save_checkpoint
 from agents.config import TrainConfig
 from agents.files import atomic_file
 from agents.run_dir import config_from_dict, config_to_dict
 from envs.errors import UserError
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_round_trip_of_everything_a_checkpoint_may_hold(tmp_path: Path) -> None:
@@ -59,9 +55,7 @@ def test_a_process_killed_while_writing_leaves_the_old_checkpoint(tmp_path: Path
         "with atomic_file(Path(sys.argv[1])) as file:\n"
         "    file.write(b'x' * 1000)\n    file.flush()\n    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", script, str(path)], cwd=ROOT, env={**os.environ}, check=False
-    )
+    done = run("-c", script, str(path))
     assert done.returncode == -signal.SIGKILL
     assert torch.equal(load_checkpoint(path)["model"]["w"], torch.ones(2))
 

@@ -7,8 +7,6 @@ import os
 import shutil
 import signal
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from io import StringIO
@@ -19,6 +17,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from checks import same
+from forked import Command
 from rich.console import Console
 from test_resume import SMALL, state_of
 
@@ -33,7 +32,6 @@ from agents.trainer import Trainer, build_model, make_generator
 from envs import make_vec
 from envs.errors import UserError
 
-ROOT = Path(__file__).resolve().parents[2]
 MAZE: dict[str, Any] = {**SMALL, "env": "mnm/GridMaze9-v0", "env_kwargs": '{"max_steps": 13}', "core": "lstm"}
 """Episodes of 13 steps in rollouts of 9: they end inside rollouts and reach across them."""
 
@@ -257,7 +255,7 @@ def updates_logged(run_dir: Path) -> list[float]:
     return [row["updates"] for row in read_metrics(path)] if path.exists() else []
 
 
-def wait_for_updates(count: int, run_dir: Path, job: subprocess.Popen[str]) -> None:
+def wait_for_updates(count: int, run_dir: Path, job: Command) -> None:
     deadline = time.monotonic() + 120
     while len(updates_logged(run_dir)) < count:
         assert job.poll() is None, "the job ended early"
@@ -277,13 +275,10 @@ def test_a_killed_rank_ends_the_job_with_the_checkpoint_whole_and_torchrun_resum
     """Killed twice with one restart allowed: the first time the run goes on, the second time it ends."""
     path = tmp_path / "run"
     options = {**MAZE, "total_steps": 10**9, "checkpoint_every": 1, "run_dir": path}
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--max-restarts=1",
+    command = ["-m", "torch.distributed.run", "--nproc-per-node=2", "--max-restarts=1",
                f"--master-port={free_port()}", "train_rl.py",
                *(f"--{name.replace('_', '-')}={value}" for name, value in options.items())]  # fmt: skip
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    job = subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    )
+    job = Command(*command, env={**os.environ, "OMP_NUM_THREADS": "1"})
     try:
         for _ in range(2):
             wait_for_updates(len(updates_logged(path)) + 3, path, job)
@@ -305,12 +300,9 @@ def test_a_killed_rank_ends_the_job_with_the_checkpoint_whole_and_torchrun_resum
 def test_a_rank_that_stops_answering_ends_the_job_after_the_timeout(tmp_path: Path) -> None:
     path = tmp_path / "run"
     options = {**MAZE, "total_steps": 10**9, "checkpoint_every": 1, "run_dir": path, "rank_timeout": 5}
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={free_port()}",
+    command = ["-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={free_port()}",
                "train_rl.py", *(f"--{name.replace('_', '-')}={value}" for name, value in options.items())]  # fmt: skip
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    job = subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    )
+    job = Command(*command, env={**os.environ, "OMP_NUM_THREADS": "1"})
     try:
         wait_for_updates(2, path, job)
         ranks = workers(job.pid)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
 from checks import refusal, same
+from forked import Command, run
 
 import train_rl
 from agents.checkpoint import load_checkpoint
@@ -19,7 +18,6 @@ from agents.launch import physical_cores, rank_count
 from agents.metrics import read_metrics
 from envs.errors import UserError
 
-ROOT = Path(__file__).resolve().parents[2]
 TINY = ["--num-envs", "4", "--rollout-steps", "10", "--minibatches", "2", "--epochs", "1", "--core", "lstm",
         "--hidden-size", "8", "--embedding-size", "8", "--log-every", "1", "--device", "cpu"]  # fmt: skip
 
@@ -62,17 +60,15 @@ def test_what_is_wrong_is_said_before_any_rank_starts(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
-def command(run: Path, *more: str) -> list[str]:
-    return [sys.executable, "train_rl.py", *TINY, "--run-dir", str(run), *more]
+def command(folder: Path, *more: str) -> list[str]:
+    return ["train_rl.py", *TINY, "--run-dir", str(folder), *more]
 
 
 @pytest.mark.slow
 def test_two_ranks_make_the_updates_of_one_process(tmp_path: Path) -> None:
     frames = ["--total-steps", "80"]
     for name, ranks in (("one", "1"), ("two", "2")):
-        done = subprocess.run(
-            command(tmp_path / name, *frames, "--ranks", ranks), cwd=ROOT, capture_output=True, text=True
-        )
+        done = run(*command(tmp_path / name, *frames, "--ranks", ranks))
         assert done.returncode == 0, done.stderr
         assert done.stdout.count("Done: 80 frames") == 1
     models = [
@@ -83,23 +79,19 @@ def test_two_ranks_make_the_updates_of_one_process(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_ctrl_c_stops_all_ranks_with_a_checkpoint_that_continues(tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    process = subprocess.Popen(
-        command(run, "--total-steps", "10000000", "--ranks", "2"), cwd=ROOT, stderr=subprocess.PIPE, text=True,
-        stdout=subprocess.DEVNULL, start_new_session=True,
-    )  # fmt: skip
+    path = tmp_path / "run"
+    words = command(path, "--total-steps", "10000000", "--ranks", "2")
+    process = Command(*words, start_new_session=True)
     deadline = time.monotonic() + 120
-    while not (run / "metrics.csv").exists() and time.monotonic() < deadline:
+    while not (path / "metrics.csv").exists() and time.monotonic() < deadline:
         time.sleep(0.1)
     os.killpg(process.pid, signal.SIGINT)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 128 + signal.SIGINT
     assert "Traceback" not in errors
-    before = read_metrics(run / "metrics.csv")
-    resume = [sys.executable, "train_rl.py", "--run-dir", str(run), "--resume", "--ranks", "2"]
+    before = read_metrics(path / "metrics.csv")
+    resume = ["train_rl.py", "--run-dir", str(path), "--resume", "--ranks", "2"]
     frames = int(before[-1]["frames"]) + 40
-    done = subprocess.run(
-        [*resume, "--total-steps", str(frames)], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    done = run(*resume, "--total-steps", str(frames))
     assert done.returncode == 0, done.stderr
-    assert same(before, read_metrics(run / "metrics.csv")[: len(before)])
+    assert same(before, read_metrics(path / "metrics.csv")[: len(before)])

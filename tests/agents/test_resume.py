@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from checks import same
+from forked import run
 
 from agents.checkpoint import load_checkpoint
 from agents.config import TrainConfig
@@ -70,13 +69,11 @@ def resumed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("parts")
     for number, case in enumerate(CASES):
         train(case, directory / str(number), stop_after=FIRST)
-    root = Path(__file__).resolve().parents[2]
     go_on = (
         "import sys, train_rl\n"
         "sys.exit(any([train_rl.main(['--run-dir', run, '--resume']) for run in sys.argv[1:]]))"
     )
-    command = [sys.executable, "-c", go_on, *(str(directory / str(number)) for number in range(len(CASES)))]
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    done = run("-c", go_on, *(str(directory / str(number)) for number in range(len(CASES))))
     assert done.returncode == 0, done.stderr
     return directory
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from subprocess import TimeoutExpired
+from types import SimpleNamespace
 
 import pytest
+from forked import Command
 
 from agents.files import read_csv
 from benchmarks.studies import babi_by_task, babi_joint
@@ -23,6 +26,8 @@ def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(babi_joint, "WRITES", tmp_path / "writes.csv")
     monkeypatch.setattr(babi_joint, "WRITES_FIGURE", tmp_path / "writes.png")
     monkeypatch.setattr(babi_joint, "SETTINGS", SMALL)
+    started = SimpleNamespace(Popen=lambda command, **_: Command(*command[1:]), TimeoutExpired=TimeoutExpired)
+    monkeypatch.setattr("benchmarks.common.subprocess", started)
     return tmp_path
 
 

@@ -6,14 +6,13 @@ import dataclasses
 import os
 import signal
 import sqlite3
-import subprocess
-import sys
 import time
 import warnings
 from pathlib import Path
 
 import optuna
 import pytest
+from forked import Command
 
 from agents.config import TrainConfig, preset
 from agents.files import read_csv
@@ -56,12 +55,9 @@ def test_the_first_trial_is_the_preset_as_it_stands(name: str, core: str, tmp_pa
         assert start[option] is None or first[option] == start[option]
 
 
-def tuner(directory: Path) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "benchmarks.studies.tune", "maze", "--core", "none", "--total-steps", "60000",
-         "--trials", "3", "--directory", str(directory)],
-        cwd=tune.ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
-    )  # fmt: skip
+def tuner(directory: Path) -> Command:
+    options = ["--core", "none", "--total-steps", "60000", "--trials", "3", "--directory", str(directory)]
+    return Command("-m", "benchmarks.studies.tune", "maze", *options, start_new_session=True)
 
 
 def finished_in(database: Path) -> dict[int, float]:
@@ -86,11 +82,11 @@ def test_a_killed_tuner_loses_no_finished_trial(tmp_path: Path) -> None:
     before = finished_in(database)
     assert 1 <= len(before) < 3, "killed after the first trial, before the last"
 
-    output, _ = tuner(tmp_path).communicate(timeout=120)
+    output, errors = tuner(tmp_path).communicate(timeout=120)
 
     after = finished_in(database)
     assert len(after) == 3
     assert before.items() <= after.items()
-    assert "3 trials ended" in output, output
+    assert "3 trials ended" in output, output + errors
     values = [float(row["value"]) for row in read_csv(tmp_path / "maze-none.csv")]
     assert values == sorted(after.values(), reverse=True)

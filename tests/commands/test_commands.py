@@ -5,14 +5,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import subprocess
-import sys
 from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 import torch
 from checks import refusal
+from forked import Command
 from interrupted import interrupt
 
 import evaluate
@@ -23,7 +22,6 @@ from agents.metrics import read_metrics
 from agents.options import run_command
 from envs.errors import UserError
 
-ROOT = Path(__file__).resolve().parents[2]
 TINY = ["--env", "mnm/GridMaze9-v0", "--core", "lstm", "--num-envs", "4", "--rollout-steps", "25",
         "--hidden-size", "16", "--embedding-size", "16", "--minibatches", "2", "--threads", "1"]  # fmt: skip
 
@@ -264,13 +262,8 @@ def test_a_reader_who_leaves_ends_a_command_without_a_traceback() -> None:
 from agents.options import run_command
 run_command(lambda argv: print("word " * 100_000) or 0)
 """
-    with subprocess.Popen(
-        [sys.executable, "-c", talk], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    ) as process:
-        assert process.stdout is not None
-        assert process.stderr is not None
-        process.stdout.close()
-        assert process.stderr.read() == b""
+    process = Command("-c", talk, read=False)
+    assert process.communicate(timeout=60) == ("", "")
     assert process.returncode == 141
 
 

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from forked import Command
+from forked import run as run_to_end
 
 import train_rl
 from agents.checkpoint import load_checkpoint
 from agents.progress import StopSignal
 from agents.trainer import Trainer
 
-ROOT = Path(__file__).resolve().parents[2]
 TINY = ["--env", "mnm/TMaze-v0", "--core", "none", "--num-envs", "4", "--rollout-steps", "25", "--minibatches", "2",
         "--hidden-size", "16", "--embedding-size", "16", "--log-every", "1",
         "--total-steps", "2_000"]  # fmt: skip
@@ -76,11 +75,9 @@ def until(holds: Callable[[], Any], seconds: float = 120.0) -> None:
         time.sleep(0.05)
 
 
-def start(run: Path, *options: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "train_rl.py", *TINY, "--total-steps", "1e9", "--run-dir", str(run), *options]
-    return subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
+def start(run: Path, *options: str) -> Command:
+    endless = [*TINY, "--total-steps", "1e9", "--run-dir", str(run), *options]
+    return Command("train_rl.py", *endless, start_new_session=True)
 
 
 @pytest.mark.slow
@@ -117,9 +114,6 @@ def test_a_killed_run_leaves_no_worker_no_lock_and_goes_on(tmp_path: Path) -> No
     job.communicate()
     until(lambda: not any(Path(f"/proc/{worker}").exists() for worker in workers), 20)
     (run / "checkpoints" / ".latest.pt.abc.part").write_bytes(b"half")
-    done = subprocess.run(
-        [sys.executable, "train_rl.py", "--run-dir", str(run), "--resume", "--total-steps", "200"],
-        cwd=ROOT, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    done = run_to_end("train_rl.py", "--run-dir", str(run), "--resume", "--total-steps", "200")
     assert done.returncode == 0, done.stderr
     assert not list(run.rglob("*.part"))

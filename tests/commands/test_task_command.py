@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from checks import refusal, same
+from forked import run
 from interrupted import interrupt
 
 import train_task
@@ -19,7 +18,6 @@ from agents.metrics import read_metrics
 from tasks import TASKS
 from tasks.trainer import TaskTrainer
 
-ROOT = Path(__file__).resolve().parents[2]
 TINY = ["dictionary", "--core", "mnm-p", "--symbols", "5", "--hidden-size", "12", "--memory-size", "8",
         "--embedding-size", "8", "--batch-size", "8", "--valid-examples", "20", "--test-examples", "30",
         "--log-every", "4", "--checkpoint-every", "5", "--device", "cpu"]  # fmt: skip
@@ -98,8 +96,7 @@ def test_resume_in_a_new_process_equals_no_interruption_bit_for_bit(run_dir: Pat
     path = tmp_path / "parts"
     config, _ = train_task.read_command([*TINY, "--steps", str(ALL), "--run-dir", str(path)])
     assert not TaskTrainer(config).run(stop_after_updates=FIRST)
-    command = [sys.executable, "train_task.py", "--run-dir", str(path), "--resume"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    done = run("train_task.py", "--run-dir", str(path), "--resume")
     assert done.returncode == 0, done.stderr
     whole, parts = (load_checkpoint(p / "checkpoints" / "latest.pt") for p in (run_dir, path))
     keys = ("model", "optimizer", "generator", "updates", "best_score", "sums", "summed")

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+from forked import Command
 
 
 def interrupt(script: str, arguments: Sequence[str], run_dir: Path) -> None:
     """Start `script` for ever, send Ctrl-C when metrics.csv exists; it must stop cleanly with code 130."""
-    command = [sys.executable, script, *arguments, "--run-dir", str(run_dir)]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = Command(script, *arguments, "--run-dir", str(run_dir))
     try:
         deadline = time.monotonic() + 60
         while not (run_dir / "metrics.csv").exists() and time.monotonic() < deadline:
