@@ -1,9 +1,15 @@
-"""One thread for all tests: the tensors are small, and results then do not depend on the machine."""
+"""For all tests: one thread, as the tensors are small and results then do not depend on the machine; their order."""
 
 import pytest
 import torch
 
 torch.set_num_threads(1)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests come first, so that no worker is left alone with one at the end."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 @pytest.fixture(autouse=True)
