@@ -22,7 +22,7 @@ EPISODES = 8
 LOST = {"nothing": (), "memory": MEMORY, "controller": CARRIED, "both": MEMORY + CARRIED}
 TINY = ["--env", "mnm/RepeatPrevious-v0", "--num-envs", "16", "--rollout-steps", "32", "--hidden-size", "16",
         "--embedding-size", "16", "--memory-size", "16", "--learning-rate", "1e-2", "--gamma", "0",
-        "--interaction-gain", "3", "--meta-coef", "0", "--total-steps", "20000"]  # fmt: skip
+        "--interaction-gain", "3", "--meta-coef", "0", "--algo", "a2c", "--total-steps", "20000"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +77,7 @@ def test_forgetting_is_refused_where_it_means_nothing(run_dir: Path, tmp_path: P
     with pytest.raises(UserError, match="which --gif does not show"):
         evaluate.main([str(run_dir), "--forget", "memory", "--gif", str(tmp_path / "x.gif")])
     lstm = tmp_path / "lstm"
-    assert train_rl.main([*TINY, "--core", "lstm", "--run-dir", str(lstm)]) == 0
+    assert train_rl.main([*TINY, "--core", "lstm", "--total-steps", "512", "--run-dir", str(lstm)]) == 0
     with pytest.raises(UserError, match=r"cores that write .* this is lstm"):
         evaluate.main([str(lstm), "--forget", "memory"])
 
