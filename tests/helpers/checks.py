@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+import envs
 from envs.errors import UserError
 
 
@@ -17,6 +18,15 @@ def refusal(main: object, *argv: str) -> str:
     message = str(caught.value)
     assert "\n" not in message
     return message
+
+
+def refused(match: str, *args: Any, make: Any = envs.make_vec, **kwargs: Any) -> None:
+    """The call must fail with one line that contains `match`."""
+    with pytest.raises(envs.UserError) as caught:
+        make(*args, **kwargs)
+    message = str(caught.value)
+    assert match in message
+    assert "\n" not in message
 
 
 def same(first: Any, second: Any) -> bool:
