@@ -56,7 +56,7 @@ def test_the_first_trial_is_the_preset_as_it_stands(name: str, core: str, tmp_pa
 
 
 def tuner(directory: Path) -> Command:
-    options = ["--core", "none", "--total-steps", "60000", "--trials", "3", "--directory", str(directory)]
+    options = ["--core", "none", "--total-steps", "20000", "--trials", "3", "--directory", str(directory)]
     return Command("-m", "benchmarks.studies.tune", "maze", *options, start_new_session=True)
 
 
