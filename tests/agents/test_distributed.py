@@ -59,7 +59,7 @@ def _enter(function: Callable[..., Any], rank: int, folder: Path, arguments: tup
 def as_two_ranks(folder: Path, function: Callable[..., Any], *arguments: Any) -> list[Any]:
     """What `function(ranks, *arguments)` returns in each of two processes that are connected."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["agents.trainer", "torch._dynamo"])  # what an optimiser imports, slowly
+    context.set_forkserver_preload(["agents.trainer"])
     folder.mkdir()
     processes = [context.Process(target=_enter, args=(function, r, folder, arguments)) for r in (0, 1)]
     for process in processes:

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
 ROOT = Path(__file__).resolve().parents[2]
-LIBRARIES = ("torch", "torch._dynamo", "torch.distributed.launcher.api", "torch.utils.tensorboard", "numpy",
+LIBRARIES = ("torch", "torch.distributed.launcher.api", "torch.utils.tensorboard", "numpy",
              "gymnasium", "gymnasium.vector", "matplotlib.backends.backend_agg", "matplotlib.figure", "optuna",
              "rich.console", "rich.progress", "safetensors.torch", "imageio.v2", "PIL.Image")  # fmt: skip
 """Imported by the server. None that registers environments: that a command imports those is for the tests to see."""
