@@ -128,7 +128,7 @@ def ended(error: UserError, trainer: Trainer) -> Stopped:
 
 def main(argv: Sequence[str]) -> int:
     """Run the command; returns the exit code. What is wrong with the options is said before PyTorch is loaded."""
-    asked = None
+    asked, timeout = None, rank_timeout(argv)
     if not is_rank():
         asked = config, command = read_command(argv)
         count = rank_count(command.ranks, config.num_envs, config.device)
@@ -139,7 +139,7 @@ def main(argv: Sequence[str]) -> int:
             return launch(count, argv)
     from agents.distributed import join, was_restarted
 
-    ranks = join(rank_timeout(argv))
+    ranks = join(timeout)
     restarted = ranks.any(was_restarted())
     config, command = asked or ranks.from_first(lambda: read_command(argv, restarted))
     ranks.from_first(lambda: ranks.share(config.num_envs))

@@ -258,9 +258,7 @@ STUDIES: dict[str, Study] = {
             per_core={"mnm-p published": PUBLISHED},
             seeds=5,
         ),
-        pair_bandit(8, 300_000, cores=("lstm", "mnm-p")),
         pair_bandit(32, 2_000_000, "--rollout-steps", "96", cores=("lstm", "mnm-p")),
-        pair_bandit(64, 4_000_000, "--rollout-steps", "192", cores=("lstm", "mnm-p"), seeds=1),
         Study(
             "memory-s7-view3",
             "MiniGrid-MemoryS7-v0, view 3, Python backend",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from subprocess import TimeoutExpired
+from subprocess import DEVNULL, PIPE, TimeoutExpired
 from types import SimpleNamespace
 
 import pytest
@@ -26,7 +26,12 @@ def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(babi_joint, "WRITES", tmp_path / "writes.csv")
     monkeypatch.setattr(babi_joint, "WRITES_FIGURE", tmp_path / "writes.png")
     monkeypatch.setattr(babi_joint, "SETTINGS", SMALL)
-    started = SimpleNamespace(Popen=lambda command, **_: Command(*command[1:]), TimeoutExpired=TimeoutExpired)
+    started = SimpleNamespace(
+        Popen=lambda command, **_: Command(*command[1:]),
+        TimeoutExpired=TimeoutExpired,
+        DEVNULL=DEVNULL,
+        PIPE=PIPE,
+    )
     monkeypatch.setattr("benchmarks.common.subprocess", started)
     return tmp_path
 
