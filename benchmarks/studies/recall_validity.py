@@ -187,7 +187,7 @@ def row_of(run: Run, report: dict[str, Any]) -> dict[str, Any]:
         ("remove random step", "random removal does not"),
     ):
         if name in values:
-            row[f"flips by {form}"] = values[name].get("flips", "")
+            row[f"flips by {form}"] = round(values[name]["flips"], 3) if "flips" in values[name] else ""
     row["commit"] = json.loads((run.path / "config.json").read_text()).get("commit", "")
     row |= {f"check {name}": outcome for name, outcome in outcomes.items()}
     row["valid"] = report["valid"]
