@@ -32,7 +32,11 @@ MOST_BYTES = 3_000_000
 
 def find_agent(path: Path) -> Path:
     """The directory of an agent: the path of a run, or a published agent by NAME or pretrained/NAME."""
-    if path.exists() or path.parent not in (Path(), Path("pretrained")):
+    try:
+        there = path.exists()
+    except OSError as error:  # a name that no file can have
+        raise UserError(f"{str(path)[:40]}... cannot be the name of an agent: {error.strerror}") from None
+    if there or path.parent not in (Path(), Path("pretrained")):
         return path
     published = ROOT / "pretrained"
     if (published / path.name / WEIGHTS).is_file():

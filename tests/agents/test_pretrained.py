@@ -12,7 +12,7 @@ import torch
 
 from agents.config import TrainConfig
 from agents.evaluation import load_agent, moved_to, play_episodes
-from agents.pretrained import WEIGHTS, save_weights
+from agents.pretrained import WEIGHTS, find_agent, save_weights
 from agents.trainer import Trainer
 from benchmarks.report.seed_statistics import wilson
 from benchmarks.tools import publish
@@ -92,6 +92,12 @@ def test_a_damaged_weight_file_gives_one_line(run_dir: Path, tmp_path: Path) -> 
     file.write_bytes(file.read_bytes()[:-100])
     with pytest.raises(UserError, match="truncated or not the weights"):
         load_agent(tmp_path, "latest", CPU)
+
+
+def test_a_name_that_no_file_can_have_is_one_line() -> None:
+    for name in ("9" * 300, "/" + "9" * 300):
+        with pytest.raises(UserError, match="cannot be the name of an agent: File name too long"):
+            find_agent(Path(name))
 
 
 def test_weights_of_more_than_three_megabytes_are_refused(tmp_path: Path) -> None:
