@@ -139,6 +139,10 @@ def main(argv: Sequence[str]) -> int:
             return launch(count, argv)
     from agents.distributed import join, was_restarted
 
+    if is_rank():
+        from envs.door import end_with_parent
+
+        end_with_parent()  # a launcher that was killed must not leave ranks that wait for one another
     ranks = join(timeout)
     restarted = ranks.any(was_restarted())
     config, command = asked or ranks.from_first(lambda: read_command(argv, restarted))

@@ -5,6 +5,7 @@ Texts in the code are written for a checkout; `hint` rewrites them where the too
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import shutil
@@ -19,7 +20,7 @@ COMMANDS = {"train_rl.py": "mnm-train", "evaluate.py": "mnm-evaluate", "train_ta
 
 def is_elsewhere(asked: str) -> bool:
     """Whether a name that was typed is that of an agent trained elsewhere (`agents/elsewhere.py`), and not of a run."""
-    return ":" in asked and not Path(asked).is_dir()
+    return ":" in asked and not os.path.isdir(asked)  # false for a name that no file can have
 
 
 def resume_command(script: str, run_dir: Path) -> str:

@@ -238,7 +238,8 @@ def ranks(table: Table, place: Path, count: int, rng: random.Random) -> None:
         run = place / f"run{number}"
         process = begin(run)
         time.sleep(rng.uniform(0.2, 1.0) * lasts)
-        alone = [pid for pid in descendants(process.pid) if pid != process.pid and number % 2]
+        everyone = descendants(process.pid)
+        alone = [pid for pid in everyone if pid != process.pid and number % 2]
         with contextlib.suppress(ProcessLookupError):
             os.kill(rng.choice(alone), signal.SIGKILL) if alone else os.killpg(process.pid, signal.SIGKILL)
         try:
@@ -247,6 +248,9 @@ def ranks(table: Table, place: Path, count: int, rng: random.Random) -> None:
             os.killpg(process.pid, signal.SIGKILL)
             table.add("two ranks", "lost", f"{run.name}: the other rank did not end")
             continue
+        time.sleep(1.0)
+        if left := [pid for pid in everyone if Path(f"/proc/{pid}").exists()]:
+            table.add("two ranks", "lost", f"{run.name}: {len(left)} processes stay")
         text = log.read_text(errors="replace")
         table.add("two ranks", "traceback" if "Traceback" in text else "went on", f"{code}: {text[-400:]}")
         if begin(run).wait() != 0:

@@ -58,7 +58,8 @@ def growth(samples: Sequence[Usage]) -> str:
     if after > before * (1 + GROWTH):
         found.append(f"memory {before / 2**20:.0f} -> {after / 2**20:.0f} MiB")
     for name in ("descriptors", "threads"):
-        most = [max(getattr(one, name) for one in part) for part in (early, late)]
-        if most[1] > most[0]:
-            found.append(f"{name} {most[0]} -> {most[1]}")
+        # The least: files are open for an instant now and then.
+        least = [min(getattr(one, name) for one in part) for part in (early, late)]
+        if least[1] > least[0]:
+            found.append(f"{name} {least[0]} -> {least[1]}")
     return ", ".join(found)
