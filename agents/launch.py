@@ -53,6 +53,15 @@ def is_rank() -> bool:
     return "TORCHELASTIC_RUN_ID" in os.environ
 
 
+LAUNCHER = "MNM_LAUNCHER"
+"""Environment variable of a rank that `launch` started: the process that did."""
+
+
+def is_orphan() -> bool:
+    """Whether the launcher of this rank is gone already."""
+    return os.environ.get(LAUNCHER, str(os.getppid())) != str(os.getppid())
+
+
 def launch(count: int, argv: Sequence[str]) -> int:
     """Run this program with `argv` in `count` ranks; returns the exit code that the ranks ended with."""
     from torch.distributed.elastic.multiprocessing import SignalException
@@ -62,6 +71,7 @@ def launch(count: int, argv: Sequence[str]) -> int:
     # The launcher reports what each rank has said already.
     logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ[LAUNCHER] = str(os.getpid())
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
