@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING
 from agents.config import ARCHITECTURE, FIXED_ON_RESUME, PRESETS, TrainConfig, preset
 from agents.files import write_text
 from agents.hints import hint, resume_command
-from agents.launch import RANK_TIMEOUT, is_orphan, is_rank, launch, rank_count
+from agents.launch import RANK_TIMEOUT, is_rank, launch, rank_count, stay_with_launcher
 from agents.options import given, option, parse_parts, run_command
 from agents.run_dir import RunDirectory, announce_modules, check_resume
 from envs.errors import Diverged, EnvFault, Stopped, UserError
@@ -139,12 +139,8 @@ def main(argv: Sequence[str]) -> int:
             return launch(count, argv)
     from agents.distributed import join, was_restarted
 
-    if is_rank():
-        from envs.door import end_with_parent
-
-        end_with_parent()  # a launcher that was killed must not leave ranks that wait for one another
-        if is_orphan():
-            return 1
+    if is_rank() and not stay_with_launcher():
+        return 1
     ranks = join(timeout)
     restarted = ranks.any(was_restarted())
     config, command = asked or ranks.from_first(lambda: read_command(argv, restarted))

@@ -57,9 +57,13 @@ LAUNCHER = "MNM_LAUNCHER"
 """Environment variable of a rank that `launch` started: the process that did."""
 
 
-def is_orphan() -> bool:
-    """Whether the launcher of this rank is gone already."""
-    return os.environ.get(LAUNCHER, str(os.getppid())) != str(os.getppid())
+def stay_with_launcher() -> bool:
+    """From now on this rank ends when its launcher does, else it would wait for the others; False if that is gone."""
+    from envs.door import end_with_parent
+
+    end_with_parent()
+    parent = str(os.getppid())
+    return os.environ.get(LAUNCHER, parent) == parent
 
 
 def launch(count: int, argv: Sequence[str]) -> int:

@@ -191,9 +191,8 @@ class Collector:
         rollout.core_state = detach_state(self.state.core)
         rollout.previous_action[0], rollout.previous_reward[0] = self.state.action, self.state.reward
         ended = [(t, final) for t in range(steps) if (final := self._row(t)) is not None]
-        self.state = self.state._replace(
-            reward=self.state.reward.clone()
-        )  # no view of rows to be overwritten
+        # The last reward is a view of a row that the next rollout overwrites.
+        self.state = self.state._replace(reward=self.state.reward.clone())
         # One more evaluation for next_value of the last row; it must not advance the carried state.
         with region("act"):
             last = self._act(steps)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import json
 import os
 import signal
 import subprocess
@@ -80,6 +81,11 @@ def require_clean_tree() -> None:
             f"results name the commit they come from, and tracked files differ from {commit.removesuffix(DIRTY)}: "
             "commit them first (git status shows them)"
         )
+
+
+def commit_of(run: Path) -> str:
+    """The commit that a run was trained at."""
+    return str(json.loads((run / "config.json").read_text()).get("commit", "unknown"))
 
 
 def is_committed(run: Path, commit: str) -> bool:

@@ -90,6 +90,8 @@ class Contestant:
 def measure(config: PixelsConfig) -> list[dict[str, Any]]:
     """Rows of the table."""
     trees = [ROOT, *([Path(config.against).resolve()] if config.against else [])]
+    if not (trees[-1] / "agents").is_dir():
+        raise UserError(f"--against {config.against} is no worktree of this toolkit: it has no agents/")
     best: dict[tuple[Path, str], float] = {}
     with ExitStack() as stack:
         running = {}

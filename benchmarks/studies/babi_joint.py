@@ -24,7 +24,15 @@ from agents.curves import save_figure
 from agents.files import atomic_file, read_csv, write_csv
 from agents.metrics import format_number, read_metrics
 from agents.options import option, parse, run_command
-from benchmarks.common import RESULTS_DIR, ROOT, RUNS_DIR, is_committed, require_clean_tree, run_in_pieces
+from benchmarks.common import (
+    RESULTS_DIR,
+    ROOT,
+    RUNS_DIR,
+    commit_of,
+    is_committed,
+    require_clean_tree,
+    run_in_pieces,
+)
 from benchmarks.studies.babi_by_task import BabiRunsConfig
 from tasks.babi.scores import FAILED_ABOVE, TASK_NAMES
 from tasks.babi.task import GENERATED
@@ -65,7 +73,7 @@ def command(config: JointConfig, path: Path) -> list[str]:
 
 def collect(config: JointConfig, path: Path) -> None:
     """Errors per task and the curve of the run at `path` as CSV files."""
-    commit = json.loads((path / "config.json").read_text()).get("commit", "unknown")
+    commit = commit_of(path)
     if not is_committed(path, commit):
         return
     metrics = read_metrics(path / "metrics.csv")

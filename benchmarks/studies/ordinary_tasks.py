@@ -22,7 +22,7 @@ from typing import Any
 from agents.files import read_csv, renew_csv
 from agents.metrics import read_metrics
 from agents.options import option, parse, run_command, suggestion
-from benchmarks.common import RESULTS_DIR, ROOT, RUNS_DIR, is_committed, require_clean_tree
+from benchmarks.common import RESULTS_DIR, ROOT, RUNS_DIR, commit_of, is_committed, require_clean_tree
 from benchmarks.report.speed_page import put_table
 from envs.errors import UserError
 
@@ -82,7 +82,6 @@ class Run:
     @property
     def path(self) -> Path:
         """Where the run is kept."""
-
         return RUNS / f"{self.task}-{self.core}-s{self.seed}"
 
     @property
@@ -121,11 +120,6 @@ class Run:
         }  # fmt: skip
 
 
-def commit_of(path: Path) -> str:
-    """The commit that a run was trained at."""
-    return str(json.loads((path / "config.json").read_text()).get("commit", "unknown"))
-
-
 def table(rows: Sequence[dict[str, str]]) -> str:
     """One line per task and core, with the held-out figure of every seed."""
     lines = [
@@ -156,9 +150,17 @@ def main(argv: Sequence[str]) -> int:
         if name not in TASKS:
             raise UserError(f"unknown task {name!r}{suggestion(name, TASKS)}; known: {', '.join(TASKS)}")
     wanted = config.cores.split(",") if config.cores else list(CORES)
+    for core in wanted:
+        if core not in CORES:
+            raise UserError(f"unknown core {core!r}{suggestion(core, CORES)}; here: {', '.join(CORES)}")
+    seeds = config.seeds.split(",")
+    if not all(seed.isdecimal() for seed in seeds):
+        raise UserError(
+            f"--seeds takes whole numbers separated by commas, such as 0,1,2; got {config.seeds!r}"
+        )
     if named:
         require_clean_tree()
-    for seed in [int(seed) for seed in config.seeds.split(",")]:
+    for seed in map(int, seeds):
         for name in named:
             for core in [core for core in TASKS[name].cores if core in wanted]:
                 run = Run(name, core, seed)

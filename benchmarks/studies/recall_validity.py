@@ -33,15 +33,17 @@ from rich.console import Console
 from agents.config import TrainConfig
 from agents.evaluation import load_agent
 from agents.files import read_csv, renew_csv, write_text
-from agents.options import option, parse, run_command
+from agents.options import option, parse, run_command, suggestion
 from agents.trainer import Trainer
-from benchmarks.common import RESULTS_DIR, RUNS_DIR, require_clean_tree
+from benchmarks.common import RESULTS_DIR, RUNS_DIR, commit_of, require_clean_tree
+from envs.errors import UserError
 from recall.validate.checks import Limits
 from recall.validate.validity import check_recall
 
 RUNS = RUNS_DIR / "recall-validity"
 RESULTS = RESULTS_DIR / "recall_validity.csv"
 WRITING = ("mnm-p", "mnm-g")
+CORES = ("lstm", "gru", *WRITING)
 CONTROLLERS = ("memory-only", "lstm", "feedforward")
 """Of the cores that write. All others carry a state, and nothing else."""
 STATE = "state"
@@ -67,7 +69,7 @@ class RecallValidityConfig:
 
     seeds: int = option(3, "training seeds per row")
     episodes: int = option(200, "held-out episodes per report")
-    cores: str = option("lstm,gru,mnm-p,mnm-g", "cores to train and check, separated by commas")
+    cores: str = option(",".join(CORES), "cores to train and check, separated by commas")
     controllers: str = option(",".join(CONTROLLERS), "controllers of mnm-p and mnm-g, separated by commas")
     trained_only: bool = option(False, "train nothing; check the runs that exist", switch=True)
     summary: bool = option(False, "print the table from the committed CSV and stop", switch=True)
@@ -188,7 +190,7 @@ def row_of(run: Run, report: dict[str, Any]) -> dict[str, Any]:
     ):
         if name in values:
             row[f"flips by {form}"] = round(values[name]["flips"], 3) if "flips" in values[name] else ""
-    row["commit"] = json.loads((run.path / "config.json").read_text()).get("commit", "")
+    row["commit"] = commit_of(run.path)
     row |= {f"check {name}": outcome for name, outcome in outcomes.items()}
     row["valid"] = report["valid"]
     return row
@@ -233,6 +235,10 @@ def main(argv: Sequence[str]) -> int:
     """Run the command; returns the exit code."""
     config = parse(RecallValidityConfig(), argv, description=__doc__ or "")
     torch.set_num_threads(1)
+    for given, known in ((config.cores, CORES), (config.controllers, CONTROLLERS)):
+        for name in given.split(","):
+            if name not in known:
+                raise UserError(f"unknown {name!r}{suggestion(name, known)}; here: {', '.join(known)}")
     if not config.summary:
         require_clean_tree()
         runs = all_runs(config.seeds, config.cores.split(","), config.controllers.split(","))

@@ -26,7 +26,7 @@ import numpy as np
 from agents.files import renew_csv
 from agents.metrics import format_number, read_metrics
 from agents.options import option, parse, run_command, suggestion
-from benchmarks.common import RESULTS_DIR, ROOT, RUNS_DIR, is_committed, require_clean_tree
+from benchmarks.common import RESULTS_DIR, ROOT, RUNS_DIR, commit_of, is_committed, require_clean_tree
 from benchmarks.report.seed_statistics import first_reach
 from benchmarks.studies.studies import STUDIES, Study
 from envs.errors import UserError
@@ -77,11 +77,6 @@ class Run:
     def evaluation(self, policy: str) -> Path:
         """Where its evaluation is kept."""
         return self.path / f"evaluation-{policy}.json"
-
-    def commit(self) -> str:
-        """The commit it was trained at."""
-        stored: dict[str, str] = json.loads((self.path / "config.json").read_text())
-        return stored.get("commit", "unknown")
 
     def is_done(self) -> bool:
         """Whether it was trained to its end and evaluated."""
@@ -153,7 +148,7 @@ def row_of(run: Run) -> dict[str, Any]:
         row[f"return_{policy}"] = _rounded(found.get("return_mean"))
         row[f"length_{policy}"] = _rounded(found.get("length_mean"))
         row[f"episodes_{policy}"] = found.get("episodes", "")
-    row["commit"] = run.commit()
+    row["commit"] = commit_of(run.path)
     row["options"] = shlex.join(run.study.command(run.core, run.seed))
     return row
 
@@ -184,7 +179,9 @@ def collect(study: Study, seeds: int) -> None:
     """
     runs = [Run(study, core, seed) for core in study.cores for seed in range(seeds)]
     begun = [
-        run for run in runs if (run.path / "metrics.csv").exists() and is_committed(run.path, run.commit())
+        run
+        for run in runs
+        if (run.path / "metrics.csv").exists() and is_committed(run.path, commit_of(run.path))
     ]
     rows = [row_of(run) for run in begun]
     curves = [row for run in begun for row in curve_of(run)]

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from agents.compare import comparison, first_difference, in_words, rows_of, table
+from agents.compare import comparison, in_words, rows_of, table
 from agents.evaluation import EpisodeResult, LoadedAgent, action_rng, report
 from agents.files import write_json
 from agents.play import Env, Policy
@@ -168,7 +168,7 @@ def parting(sides: tuple[Side, Side], episodes: Sequence[Episode], first_number:
     differs = [t for t, (a, b) in enumerate(zip(*actions, strict=False)) if not np.array_equal(a, b)]
     return {
         "sides": [first_number, first_number + 1],
-        "first": first_difference(*actions),
+        "first": differs[0] if differs else None,
         "differs": differs,
     }
 
