@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from forked import Command, run
+from forked import Command, heard_signals, run
 
 TOLD = """
 import os, signal, sys
@@ -40,8 +40,9 @@ def test_a_command_finds_what_a_fresh_interpreter_finds(how: str, tmp_path: Path
         words = [str(tmp_path / "told.py")] if how == "a script" else ["-m", "told"]
     words += ["--option", "a value"]
     fresh = subprocess.run(
-        [sys.executable, *words], env=environment, cwd=tmp_path, capture_output=True, text=True
-    )
+        [sys.executable, *words], env=environment, cwd=tmp_path, capture_output=True, text=True,
+        preexec_fn=heard_signals,
+    )  # fmt: skip
     forked = run(*words, env=environment, cwd=tmp_path)
     assert json.loads(forked.stdout) == json.loads(fresh.stdout)
     assert (forked.returncode, forked.stderr) == (fresh.returncode, fresh.stderr) == (0, "")

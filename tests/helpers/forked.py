@@ -188,12 +188,18 @@ def _report(status_of: dict[int, int]) -> None:
             stream.write(str(os.waitstatus_to_exitcode(status)))
 
 
+def heard_signals() -> None:
+    """Signals end a command as at a terminal, also where the tests run under nohup or in the background."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
 def become(request: dict[str, Any], requests: socket.socket) -> None:
     """Run the command of a request as `python words...` does; first say that it is ready for signals."""
     import torch
 
-    for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    heard_signals()
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if request["session"]:
         os.setsid()
