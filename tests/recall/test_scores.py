@@ -177,12 +177,15 @@ def test_tape_and_scores_survive_a_file(tmp_path):
     assert recalls_of(type(tape).load(tmp_path / "tape.npz"), 5) == recalls_of(tape, 5)
 
 
-def test_a_whole_episode_takes_well_under_a_second():
+def test_a_whole_episode_costs_tens_of_batched_products():
     tape, _ = random_tape(steps=200, size=128, dtype=np.float32)
-    lasted = []
+    inputs, weight = np.ones((200, 200, 128), np.float32), np.ones((128, 128), np.float32)
+    ratios = []
     for _ in range(3):
         start_s = time.thread_time()
+        np.tanh(inputs @ weight)
+        product_s = time.thread_time() - start_s
         recalls_of(tape, 5)
-        lasted.append(time.thread_time() - start_s)
-    # 0.2 to 0.7 s on one core here; the time of this thread alone, so that a busy machine does not fail it.
-    assert min(lasted) < 1.0
+        ratios.append((time.thread_time() - start_s) / product_s - 1)
+    # About 20 where this was written (0.7 s). A ratio, so that it holds on a slower machine too.
+    assert min(ratios) < 60
