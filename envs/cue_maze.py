@@ -107,6 +107,12 @@ class CueMaze(gymnasium.Env[Any, Any]):
         draw_square(image, self.cell, ORANGE, tile, inset=0.25)
         return image
 
+    def observation_words(self) -> str:
+        """What is seen now, for the recalls."""
+        if self.steps == self.cue_step:
+            return "the sign says up" if self.cue == UP else "the sign says down"
+        return "fork" if self.cell == self.fork else "room" if self.cell[1] <= ROOM else "corridor"
+
     def _walls(self) -> NDArray[np.bool_]:
         """The map with what has closed behind the agent."""
         if self.cell[1] <= ROOM:

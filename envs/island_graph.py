@@ -281,6 +281,10 @@ class IslandGraph(gymnasium.Env[Any, Any]):
         ways = [(int(a), int(self.graph[a, by]), int(by)) for a, by in np.argwhere(self.graph != NO_WAY)]
         return draw_islands(self.rules.islands, ways, self.position, self.target)
 
+    def observation_words(self) -> str:
+        """Where the agent is now, for the recalls; islands are counted from 1."""
+        return f"on island {self.position + 1}, bound for {self.target + 1}"
+
     def distances(self) -> NDArray[np.int64]:
         """[S] steps of the shortest walk from every island to the target."""
         far = np.full(

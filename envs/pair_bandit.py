@@ -224,6 +224,15 @@ class PairBandit(gymnasium.Env[Any, Any]):
             before = (self._glyph(self.steps - 1), int(self.right[self.steps - 1]), self.last_action)
         return draw_doors(self.rules.doors, before, now)
 
+    def observation_words(self) -> str:
+        """What is told now of the room before, for the recalls; doors are counted from 1."""
+        if not self.steps:
+            return "the first room"
+        right = int(self.right[self.steps - 1])
+        if self.rules.feedback == "told" or self.last_action == right:
+            return f"door {right + 1} was right"
+        return f"door {self.last_action + 1} was wrong"
+
     def _needed_steps(self) -> tuple[int, ...]:
         start = self.steps - self.steps % (self.rules.rounds * self.rules.contexts)
         visits = start + np.flatnonzero(self.signs[start : self.steps] == self.signs[self.steps])

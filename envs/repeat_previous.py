@@ -84,6 +84,10 @@ class RepeatPrevious(gymnasium.Env[Any, Any]):
             )
         return image
 
+    def observation_words(self) -> str:
+        """What is seen now, for the recalls."""
+        return f"symbol {self.symbols[self.steps]}"
+
     def _observe(self) -> NDArray[np.float32]:
         observation = np.zeros(SYMBOLS, dtype=np.float32)
         observation[self.symbols[self.steps]] = 1.0

@@ -109,6 +109,12 @@ class TMaze(gymnasium.Env[Any, Any]):
         draw_square(image, (2, 1 + self.position), ORANGE, tile)
         return image
 
+    def observation_words(self) -> str:
+        """What is seen now, for the recalls."""
+        if self.cue != FORWARD and (self.always_visible or self.position == self.cue_cell):
+            return "the cue says up" if self.cue == UP else "the cue says down"
+        return "junction" if self.position == self.length else "corridor"
+
     def _observe(self) -> tuple[NDArray[np.float32], dict[str, Any]]:
         observation = np.zeros(4, dtype=np.float32)
         if self.position == self.length:

@@ -341,6 +341,15 @@ class TreasureMaze(gymnasium.Env[Any, Any]):
             self.rules.maze.walls, divmod(self.cell, side), self.view_cells, objects, wanted
         )
 
+    def observation_words(self) -> str:
+        """What is in view now, for the recalls; objects are counted from 1."""
+        seen = [
+            number for number, steps in enumerate(self.in_view, start=1) if steps and steps[-1] == self.steps
+        ]
+        if not seen:
+            return "no object in view"
+        return f"object{'s' if len(seen) > 1 else ''} {', '.join(map(str, seen))} in view"
+
     @property
     def view_cells(self) -> list[Cell]:
         """The (row, column) cells that the agent sees, without those beyond the ring."""

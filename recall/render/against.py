@@ -60,6 +60,7 @@ def render_against(
     *,
     policy: Policy = "greedy",
     score: str | None = None,
+    window: int | None = None,
     top_k: int = 5,
     rng_of: Callable[[int], np.random.Generator] | None = None,
     table: Sequence[Sequence[str]] = (),
@@ -91,7 +92,7 @@ def render_against(
                 for side, env in zip(sides, envs, strict=True)
             ]
             pairs.append(parting(sides, episodes, 2 * number))
-            _add(page, sides, episodes, names, stages)
+            _add(page, sides, episodes, names, stages, window)
     finally:
         for env in envs:
             env.close()
@@ -117,6 +118,7 @@ def compare_and_show(
     policy: Policy,
     seed: int,
     score: str | None,
+    window: int | None,
     top_k: int,
 ) -> None:
     """Say who earned more in the episodes of evaluation seed `seed`, and put the first `shown` on a page."""
@@ -144,6 +146,7 @@ def compare_and_show(
             path,
             policy=policy,
             score=score,
+            window=window,
             top_k=top_k,
             rng_of=lambda episode: action_rng(seed, episode),
             table=lines,
@@ -179,6 +182,7 @@ def _add(
     episodes: Sequence[Episode],
     names: Sequence[str],
     progress: Callable[[int, int], None],
+    window: int | None,
 ) -> None:
     """Put both episodes on the page, with one scale for the bars of both."""
     known = [measures_of(side.model, episode.tape) for side, episode in zip(sides, episodes, strict=True)]
@@ -190,6 +194,7 @@ def _add(
             scores_of(
                 side.model, episode.tape, measures, names,
                 lambda at, of, before=before, share=share: progress(before + share * at // of, steps),  # type: ignore[misc]
+                window=window,
             )
         )  # fmt: skip
         done += share

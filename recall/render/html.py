@@ -144,6 +144,9 @@ class ViewerPage:
             "steps": tape.steps,
             "terminated": episode.terminated,
             "actions": list(episode.actions),
+            "words": []
+            if episode.scenes is None
+            else [episode.scenes.small(t).words for t in range(tape.steps)],
             "columns": {
                 name: _floats(column) for name, column in _columns(episode, measures, scores).items()
             },

@@ -124,6 +124,7 @@ def tiles_of(episode: Episode, t: int, recalls: StepRecalls, rows: Rows | None =
                 supports=recalls.supports[rank],
                 reward=float(tape.previous_reward[s]),
                 cell=scene.agent,
+                words=scene.words,
             )
         )
     return tiles
@@ -206,6 +207,7 @@ def render_recalls(
     core: str | None = None,
     thresholds: Thresholds | None = None,
     rngs: Sequence[np.random.Generator] | None = None,
+    window: int | None = None,
 ) -> dict[str, Any]:
     """Play one episode per seed, once, and write every file of `outputs`; returns what evaluate.py prints.
 
@@ -213,6 +215,7 @@ def render_recalls(
     here). `rngs`, one per seed, drive the sampled policy, so that an evaluation's own episodes can be shown.
     `score` ranks the recalls of the animation and is the one that the page opens with; the page offers all that are
     cheap. By default it is R2, the address for a hard memory, or R5 for a core that only carries a state.
+    `window` is how many steps back scores of whole steps look.
     """
     seeds = list(seeds)
     core = core or type(model.core).__name__
@@ -250,6 +253,7 @@ def render_recalls(
                         {score} | set(cheap_scores(kind_of(episode.tape)) if page is not None else ()),
                         told(progress, f"replaying episode {number} of {len(seeds)}"),
                         {} if more_scores is None else more_scores(episode.tape),
+                        window,
                     )
                     recalls = recalls_of(episode.tape, top_k, matrices[score], measures)
                 if movie is not None:

@@ -7,6 +7,7 @@ hollow (opposes), both far from the two markers.
 
 from __future__ import annotations
 
+import math
 from functools import cache, lru_cache
 
 import numpy as np
@@ -104,6 +105,21 @@ def text_at(
     letters, right, down = _lettering(text, size, anchor)
     if letters is not None:
         draw.bitmap((place[0] + right, place[1] + down), letters, fill=colour)
+
+
+def text_width(text: str, size: int) -> int:
+    """Pixels that a line of text takes."""
+    return math.ceil(ImageDraw.Draw(_NOWHERE).textlength(text, font(size)))
+
+
+@lru_cache(maxsize=4096)
+def shortened(text: str, size: int, width: int) -> str:
+    """The text, with dots for its end where a line of `width` pixels is too short for it."""
+    if text_width(text, size) <= width:
+        return text
+    while text and text_width(f"{text}...", size) > width:
+        text = text[:-1].rstrip()
+    return f"{text}..."
 
 
 @lru_cache(maxsize=4096)

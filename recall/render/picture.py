@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw
 from envs.errors import UserError
 from recall.names import MOST_TILES
 from recall.render import palette
-from recall.render.palette import Colour, text_at
+from recall.render.palette import Colour, shortened, text_at, text_width
 from recall.render.scene import MAP_SIZE, THUMBNAIL_SIZE, Cell, Picture, Scene
 from recall.scores.recalls import CLEARLY, INTERACT, NO_SINGLE, NOT_USED, UNAFFECTED, StepRecalls, Thresholds
 from recall.scores.registry import SCORES
@@ -35,6 +35,12 @@ SMALLEST_LINKED = 12
 """Pixels: side of a cell to which a line may lead."""
 PLACE_MARK = 15
 """Pixels: side of the rank that is drawn on the map."""
+
+WORDS_SIZE = 16
+TOLD = ("", INTERACT)
+"""Where what is recalled is said in words: where writes interact, amounts are doubtful, and not which step it is."""
+QUIET = {NO_SINGLE: f"{NO_SINGLE}: several together"}
+"""What is said elsewhere, where the reason alone does not say it."""
 
 Box = tuple[int, int, int, int]
 
@@ -77,6 +83,8 @@ class Tile:
     """(row, column) where the agent stood then, if the environment can tell."""
     had_effect: bool = True
     """False for a slot of a hard memory that only came close to being read."""
+    words: str = ""
+    """What was seen then, if anything can say."""
 
 
 def signed(number: float, digits: int = 2) -> str:
@@ -88,6 +96,18 @@ def signed(number: float, digits: int = 2) -> str:
 def score_text(score: float) -> str:
     """A score in four or five characters: 0.46, 0.046, 5e-06."""
     return f"{score:.0e}" if 0 < score < 0.0005 else f"{score:.{2 if score >= 0.1 else 3}f}"
+
+
+def remembers(tile: Tile, width: int) -> str:
+    """What a recall is, in a line of `width` pixels: which step, what was seen in it, and how long ago."""
+    begins, ends = (
+        f"remembers step {tile.step}",
+        f", seen {'1 step' if tile.age == 1 else f'{tile.age} steps'} ago",
+    )
+    if not tile.words:
+        return begins + ends
+    room = width - text_width(f"{begins}: {ends}", WORDS_SIZE)
+    return f"{begins}: {shortened(tile.words, WORDS_SIZE, room)}{ends}"
 
 
 class Painter:
@@ -131,17 +151,14 @@ class Painter:
         self._paint_header(draw, facts)
         doubt = recalls.doubt(self.thresholds)
         shown = [tile for tile in tiles[: self.top_k] if tile is not None]
-        if recalls.of_steps:
-            self._paint_words(draw, doubt, shown)
-        else:
-            self._paint_doubt(draw, doubt)
+        self._paint_words(draw, doubt, shown)
         for row, tile in enumerate(tiles[: self.top_k]):
             if tile is not None:
                 doubtful = bool(doubt) or not tile.had_effect
                 # Where writes interact, amounts do not add up; what was seen then stays what is recalled.
                 pale = doubtful and (doubt != INTERACT or not tile.had_effect)
                 self._paint_tile(image, draw, row, tile, scale, doubtful, pale)
-        if recalls.of_steps and not doubt:
+        if doubt in TOLD:
             self._paint_link(draw, scene, tiles[: self.top_k])
         self._paint_places(draw, scene, shown)
         self._paint_footer(draw, facts, recalls, scale)
@@ -167,11 +184,8 @@ class Painter:
             self._draw_legend(draw, has_view)
         text_at(draw, (self.panel_left, HEADER - 2), f"What it recalls: top {self.top_k}", 20)
         then = "seen then, position then" if has_view else "the frame then"
-        line = f"{then}, and how much that write matters now"
-        if self.score is SCORES["address"]:
-            line = f"{then}, and whether that slot is read now"
-        if not self.score.of_steps:  # these say it in words that change, see `_paint_words`
-            text_at(draw, (self.panel_left, HEADER + 25), line, 14, palette.FAINT_INK)
+        now = "whether it is read now" if self.score is SCORES["address"] else "its effect now"
+        text_at(draw, (self.width - MARGIN, HEADER + 4), f"{then}, {now}", 13, palette.FAINT_INK, "ra")
         for row in range(self.top_k):
             draw.rectangle(self.tile_box(row), fill=palette.PAPER, outline=palette.EDGE)
         return image
@@ -212,22 +226,17 @@ class Painter:
         for place, (name, text) in enumerate([("memory core", facts.core), ("seed", str(facts.seed))]):
             _slot(draw, (self.panel_left + place * PANEL_WIDTH // 2, 8), name, text)
 
-    def _paint_doubt(self, draw: ImageDraw.ImageDraw, doubt: str) -> None:
-        if not doubt:
-            return
-        left, top, right = self.panel_left + PANEL_WIDTH - 172, HEADER - 5, self.panel_left + PANEL_WIDTH - 1
-        draw.rectangle((left, top, right, top + 25), fill=palette.NOTICE)
-        text_at(draw, ((left + right) // 2, top + 12), doubt, 16, palette.PAPER, "mm")
-
     def _paint_words(self, draw: ImageDraw.ImageDraw, doubt: str, tiles: Sequence[Tile]) -> None:
         """What is recalled, in words; quiet where nothing is."""
         best = next((tile for tile in tiles if tile.rank == 0), None)
-        words = {UNAFFECTED: f"{UNAFFECTED} by what came before", NO_SINGLE: f"{NO_SINGLE}: several together"}
-        if not doubt and best is not None:
-            steps = "1 step" if best.age == 1 else f"{best.age} steps"
-            text_at(draw, (self.panel_left, HEADER + 23), f"acts on step {best.step}, seen {steps} ago", 16)
+        place, ink = (self.panel_left, HEADER + 23), palette.INK
+        if doubt in TOLD and best is not None:
+            line = remembers(best, PANEL_WIDTH)
         else:
-            text_at(draw, (self.panel_left, HEADER + 23), words.get(doubt, ""), 16, palette.FAINT_INK)
+            line, ink = QUIET.get(doubt, doubt), palette.FAINT_INK
+            if doubt == UNAFFECTED:
+                line += " by what came before" if self.score.of_steps else " by what is read"
+        text_at(draw, place, line, WORDS_SIZE, ink)
 
     def _paint_link(self, draw: ImageDraw.ImageDraw, scene: Scene, tiles: Sequence[Tile | None]) -> None:
         """A line from the best recall to the cell where the agent stood then."""
@@ -238,7 +247,9 @@ class Painter:
         (left, top), cell = self.map_corner(scene), scene.cell_size
         x, y = left + tile.cell[1] * cell, top + tile.cell[0] * cell
         box = self.tile_box(row)
-        draw.line((x + cell, y + cell // 2, box[0], (box[1] + box[3]) // 2), fill=palette.SUPPORTS, width=2)
+        draw.line(
+            (x + cell, y + cell // 2, box[0] - 1, (box[1] + box[3]) // 2), fill=palette.SUPPORTS, width=2
+        )
         draw.rectangle((x, y, x + cell - 1, y + cell - 1), outline=palette.SUPPORTS, width=3)
 
     def _paint_tile(
@@ -275,7 +286,10 @@ class Painter:
         text_at(draw, (right - 10, top + 9), tile.note, 15, ink, "ra")
         self._paint_bar(draw, (text_left, top + 36, right - 62, top + 51), tile, scale, grey)
         text_at(draw, (right - 10, top + 35), score_text(tile.score), 16, ink, "ra")
-        then = f"step {tile.step}" + (f", reward {signed(tile.reward)}" if tile.reward else "")
+        then = f"step {tile.step}" + (f": {tile.words}" if tile.words else "")
+        then = shortened(
+            then + (f", reward {signed(tile.reward)}" if tile.reward else ""), 15, right - 6 - text_left
+        )
         text_at(draw, (text_left, top + 60), then, 15, palette.FAINT_INK)
 
     def _paint_places(self, draw: ImageDraw.ImageDraw, scene: Scene, tiles: Sequence[Tile]) -> None:

@@ -11,7 +11,7 @@ Cells are (row, column) everywhere.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import gymnasium
@@ -22,6 +22,7 @@ from PIL import Image, ImageDraw
 from envs.door import Door
 from envs.errors import UserError
 from recall.render import palette
+from recall.render.in_words import observation_words
 from recall.render.observation import draw_observation
 
 MAP_SIZE = 506
@@ -54,6 +55,8 @@ class Scene:
     """Pixels per cell of `picture`; 0 if it is not a grid."""
     has_markers: bool
     """Whether the agent is orange and the goal red in these pictures."""
+    words: str = ""
+    """What the agent saw, in a few words; empty where nothing can say."""
 
 
 class Grid(NamedTuple):
@@ -72,10 +75,12 @@ def scene_of(env: gymnasium.Env[Any, Any]) -> Scene:
     """The scene that `env`, wrapped or not, shows now."""
     inner = env.unwrapped
     if all(hasattr(inner, name) for name in ("walls", "agent_position", "goal_position")):
-        return _maze_scene(inner)
-    if all(hasattr(inner, name) for name in ("grid", "agent_pos", "agent_dir", "gen_obs_grid")):
-        return _minigrid_scene(inner)
-    return _frame_scene(env)
+        scene = _maze_scene(inner)
+    elif all(hasattr(inner, name) for name in ("grid", "agent_pos", "agent_dir", "gen_obs_grid")):
+        scene = _minigrid_scene(inner)
+    else:
+        scene = _frame_scene(env)
+    return replace(scene, words=observation_words(env))
 
 
 def action_name(env: gymnasium.Env[Any, Any], action: int) -> str:

@@ -79,11 +79,11 @@ def test_each_shows_what_it_recalls_there(viewer: Viewer, two_agents: Path) -> N
     viewer.page.select_option("#episode", str(parting(two_agents)))
     viewer.page.fill("#scrubber", str(LENGTH))
     viewer.at(LENGTH)
-    assert viewer.page.inner_text("#words").startswith("acts on step ")
+    assert viewer.page.inner_text("#words").startswith("remembers step ")
     assert viewer.page.inner_text("#doubt-2") == "action unaffected"
     assert viewer.page.locator("#tiles .tile.linked").count() == 1
     assert viewer.page.locator("#tiles-2 .tile.linked").count() == 0
-    then = int(viewer.page.inner_text("#words").split()[3].rstrip(","))
+    then = int(viewer.page.inner_text("#words").split()[2].rstrip(",:"))
     viewer.page.locator("#tiles .tile.linked").click()
     viewer.at(then)
 

@@ -71,6 +71,7 @@ def test_columns_and_words_are_those_of_the_tape(tmp_path):
     assert data["thresholds"] == {"use_share": 0.05, "residual": 0.3, "policy": 0.02}
     entry = data["episodes"][0]
     assert (entry["seed"], entry["steps"], entry["actions"]) == (3, 40, list(played.actions))
+    assert entry["words"] == [played.scenes.small(t).words for t in range(40)]
     column = {name: numbers(text) for name, text in entry["columns"].items()}
     np.testing.assert_array_equal(column["value"], tape.value)
     np.testing.assert_array_equal(column["reward"], tape.reward)

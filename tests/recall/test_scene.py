@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from recall_reference import Photo, ReferenceAgent, frames_of, maze
@@ -10,7 +12,8 @@ from envs import make_single
 from envs.errors import UserError
 from recall.render import palette
 from recall.render.outputs import render_recall_gif
-from recall.render.picture import MARGIN
+from recall.render.palette import text_width
+from recall.render.picture import MARGIN, WORDS_SIZE, Tile, remembers
 from recall.render.scene import MAP_SIZE, THUMBNAIL_SIZE, action_name, scene_of
 
 
@@ -121,3 +124,43 @@ def test_an_environment_that_cannot_draw_is_named():
 
     with pytest.raises(UserError, match="Blind cannot be drawn: it has no render mode rgb_array"):
         scene_of(Blind())
+
+
+def test_words_name_the_nearest_thing_in_view():
+    env = make_single("MiniGrid-MemoryS7-v0", render_mode="rgb_array")
+    env.reset(seed=2)
+    inner = env.unwrapped
+    shown = inner.grid.get(1, inner.height // 2 - 1)
+    inner.agent_pos, inner.agent_dir = (1, inner.height // 2), 3  # right below it, looking up
+    assert scene_of(env).words == f"{shown.color} {shown.type} ahead"
+    inner.agent_dir = 0  # looking along the hallway, with the object at its left
+    assert scene_of(env).words == f"{shown.color} {shown.type} on the left"
+    inner.grid.set(1, inner.height // 2 - 1, None)
+    assert shown.type not in scene_of(env).words
+
+
+def test_an_environment_says_what_it_shows():
+    env = make_single("mnm/TMaze-v0", {"length": 4}, render_mode="rgb_array")
+    _, info = env.reset(seed=0)
+    said = []
+    for _ in range(5):
+        said.append(scene_of(env).words)
+        _, _, _, _, info = env.step(0)
+    cue = "the cue says up" if info["cue"] == 1 else "the cue says down"
+    assert [step for step, words in enumerate(said) if words == cue] == [info["cue_step"]]
+    assert said[-1] == "junction"
+    env.unwrapped.observation_words = lambda: 3
+    with pytest.raises(UserError, match="must return a str, not int"):
+        scene_of(env)
+
+
+def test_what_is_remembered_fits_its_line():
+    picture = np.zeros((4, 4, 3), np.uint8)
+    tile = Tile(0, picture, None, 12, 31, "", 1.0, True, 0.0)
+    assert remembers(tile, 400) == "remembers step 12, seen 31 steps ago"
+    told = replace(tile, words="red key on the left")
+    assert remembers(told, 436) == "remembers step 12: red key on the left, seen 31 steps ago"
+    short = remembers(replace(tile, words="a very long sentence " * 5), 436)
+    assert short.startswith("remembers step 12: a very")
+    assert short.endswith("..., seen 31 steps ago")
+    assert text_width(short, WORDS_SIZE) <= 436

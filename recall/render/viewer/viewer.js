@@ -97,13 +97,13 @@ function whatThen(s) {
 }
 // The best recall of step t where it may be believed, else null.
 function trusted(t) {
-  if (!state.score || data.doubts[view.scores[state.score].doubt[t]]) return null;
+  const doubt = state.score ? data.doubts[view.scores[state.score].doubt[t]] : "";
+  if (!state.score || (doubt && doubt !== data.doubts[2])) return null; // where writes interact, only amounts are doubtful
   return recallsAt(t).find((recall) => recall && recall.rank === 0 && recall.counts) || null;
 }
 function recallWords(t, s) {
   const what = view.words && view.words[s] ? `: ${view.words[s]}` : "";
-  const ago = `${t - s === 1 ? "1 step" : `${t - s} steps`} ago`;
-  return ofSteps() ? `acts on step ${stepName(s)}${what}, seen ${ago}` : `reads step ${stepName(s)}${what}, written ${ago}`;
+  return `remembers step ${stepName(s)}${what}, seen ${t - s === 1 ? "1 step" : `${t - s} steps`} ago`;
 }
 // The score of (t, s): exact where it is listed, else from the matrix, which has 255 levels up to `scale`.
 function scoreOf(name, t, s) {
