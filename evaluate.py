@@ -110,6 +110,9 @@ class EvaluateConfig:
         + ", ".join(SCORE_NAMES),
         metavar="NAME",
     )
+    window: int | None = option(
+        None, "how many steps back the scores of whole steps look; None: to the beginning of the episode"
+    )
     top_k: int = option(5, "recalls shown at every step")
 
     def __post_init__(self) -> None:
@@ -117,6 +120,8 @@ class EvaluateConfig:
         for name in ("episodes", "num_envs", "gif_episodes", "top_k", "max_episode_steps"):
             if getattr(self, name) < 1:
                 raise UserError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(self, name)}")
+        if self.window is not None and self.window < 1:
+            raise UserError(f"--window must be at least 1, got {self.window}")
         if self.seed < 0:
             raise UserError(f"--seed must be 0 or more, got {self.seed}")
         if self.top_k > MOST_TILES:
@@ -212,6 +217,7 @@ def render(agent: LoadedAgent, config: EvaluateConfig, console: Console) -> None
             Outputs(config.gif, config.html, config.tape, config.similarity),
             policy=config.policy,
             score=config.score,
+            window=config.window,
             top_k=config.top_k,
             fps=config.gif_fps,
             title=f"{train.core} in {train.env}",
@@ -252,6 +258,7 @@ def compare(
         policy=config.policy,
         seed=config.seed,
         score=config.score,
+        window=config.window,
         top_k=config.top_k,
     )
 

@@ -39,11 +39,12 @@ def scores_of(
     names: Collection[str],
     progress: Callable[[int, int], None] = lambda done, total: None,
     given: Mapping[str, ScoreMatrix | Any] | None = None,
+    window: int | None = None,
 ) -> dict[str, ScoreMatrix]:
     """The named scores in the order of `SCORES`, and those `given` by the caller, each a matrix [T, T]."""
     given = given or {}
     known = measures if isinstance(measures, Measures) else None
-    found = score_matrices(tape, sorted(set(names) - set(given)), known, model, progress)
+    found = score_matrices(tape, sorted(set(names) - set(given)), known, model, progress, window)
     for name, matrix in given.items():
         found[name] = as_matrix(name, matrix, tape.steps)
     return {name: found[name] for name in SCORES if name in found}

@@ -147,7 +147,7 @@ def key_matrix(tape: Tape) -> ScoreMatrix:
 def step_matrix(name: str, sources: Sources, reference: Reference) -> ScoreMatrix:
     """R5 of the whole episode, by replaying the agent."""
     model, tape = sources.model, sources.tape
-    found = step_effect(model, tape, reference=reference, progress=sources.progress)
+    found = step_effect(model, tape, None, reference, sources.progress, sources.window)
     return ScoreMatrix(name, found.divergence, forgotten=all_forgotten(model, tape))
 
 
@@ -177,6 +177,8 @@ class Sources:
     """`measure(tape)`, if already at hand."""
     progress: Progress = lambda done, total: None
     """Told of what takes long."""
+    window: int | None = None
+    """How many steps back scores of whole steps look; None: to the beginning of the episode."""
 
     @property
     def measured(self) -> Measures:
@@ -297,6 +299,7 @@ def score_matrices(
     measures: Measures | None = None,
     model: Any = None,
     progress: Progress = lambda done, total: None,
+    window: int | None = None,
 ) -> dict[str, ScoreMatrix]:
     """The named scores of an episode, in the order of `SCORES`; by default all that the tape alone gives cheaply."""
     kind = kind_of(tape)
@@ -307,7 +310,7 @@ def score_matrices(
             raise UserError(f"the score {name!r} replays the agent: the tape alone does not give it")
     if measures is None and {"removal", "symmetrised"} & set(names):
         measures = measure(tape)
-    sources = Sources(tape, model, measures, progress)
+    sources = Sources(tape, model, measures, progress, window)
     return {name: score.matrix(sources) for name, score in SCORES.items() if name in names}
 
 

@@ -19,7 +19,7 @@ Legend: T steps, R rows (row 0 is the run, the others part from it), P parameter
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -63,20 +63,26 @@ def step_effect(
     last: int | None = None,
     reference: Reference = None,
     progress: Progress = lambda done, total: None,
+    window: int | None = None,
 ) -> StepEffect:
-    """R5 of steps 0..last (default: all) of an episode that started at its first step."""
+    """R5 of steps 0..last (default: all) of an episode that started at its first step.
+
+    With a `window` W only the pairs s >= t - W are replayed, all others stay 0: T W steps in place of T^2 / 2.
+    """
     if tape.start_step:
         raise UserError("step removal needs a tape that starts with its episode")
     steps = tape.steps if last is None else last + 1
     found = StepEffect(np.zeros((steps, steps)), np.zeros((steps, steps)))
     kind, start = _start(model)
     count = block_size(model.initial_state(1).core)
-    total = sum(steps - first for first in range(0, steps, count))
-    done = 0
-    for first in range(0, steps, count):
+    reach = steps if window is None else window
+    ends = {first: min(steps, first + count + reach) for first in range(0, steps, count)}
+    total, done = sum(end - first for first, end in ends.items()), 0
+    for first, end in ends.items():
         block = _Block(model, tape, kind, start, min(count, steps - first), reference, found)
-        for t in range(first, steps):
+        for t in range(first, end):
             block.step(t, parts=t < first + count)
+            block.leave_out([s for s in block.removed if s <= t - reach])
             if t + 1 == first + count:
                 start = block.copies.run()
             if t + 1 >= first + count and not block.removed:
@@ -235,10 +241,13 @@ class _Block:
             if len(rows) == 0:
                 return
             rows = rows[(part[rows] == part[:1]).reshape(len(rows), -1).all(1)]
-        same = set(rows.tolist())
-        if not same:
+        self.leave_out([self.removed[row - 1] for row in rows.tolist()])
+
+    def leave_out(self, steps: Collection[int]) -> None:
+        """Forget the copies that did not take in these steps."""
+        if not steps:
             return
-        kept = [row for row in range(1 + len(self.removed)) if row not in same]
+        kept = [0, *(row for row, s in enumerate(self.removed, start=1) if s not in steps)]
         self.removed = [self.removed[row - 1] for row in kept[1:]]
         self.copies.keep(kept)
 

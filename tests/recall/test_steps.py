@@ -145,6 +145,20 @@ def test_replays_in_blocks_equal_replays_in_one(played: Any, monkeypatch: pytest
     assert reports[-1][0] == reports[-1][1]
 
 
+@pytest.mark.parametrize("together", [3, 100])
+def test_a_window_gives_the_same_scores_of_the_pairs_in_it(
+    played: Any, together: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, model, tape = played
+    whole, reports = step_effect(model, tape), []
+    monkeypatch.setattr("recall.scores.steps.block_size", lambda core: together)
+    near = step_effect(model, tape, progress=lambda done, total: reports.append((done, total)), window=4)
+    t, s = np.indices(whole.divergence.shape)
+    for ours, theirs in zip(near, whole, strict=True):
+        np.testing.assert_allclose(ours, np.where(t - s <= 4, theirs, 0.0), rtol=0, atol=1e-10)
+    assert reports[-1][0] == reports[-1][1]
+
+
 def test_an_agent_without_memory_scores_exactly_0() -> None:
     agent = agent_of("none")
     tape = tape_of(agent)
