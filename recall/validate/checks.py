@@ -133,17 +133,34 @@ class ValidityReport:
         console.print(f"Verdict: {self.verdict}", style="bold", highlight=False)
 
 
+def _shown(row: RankingResult) -> str:
+    """hit@1 at the decisions of which the panel is not grey, and how many those are."""
+    if row.shown is None or row.hit_1_shown is None:
+        return ""
+    return f"{row.hit_1_shown.mean:.2f} in {row.shown:.0%}"
+
+
 def _ranking_table(rankings: list[RankingResult]) -> Table:
     table = Table(
         title="Which ranking finds the planted cue? (95% bootstrap intervals)", title_justify="left"
     )
-    for column in ("ranking", "hit@1", "hit@5", "MRR", "within 1", "within 2", "hit@1 by cue", "seconds"):
+    for column in (
+        "ranking",
+        "hit@1",
+        "hit@5",
+        "where not grey",
+        "MRR",
+        "within 1",
+        "within 2",
+        "hit@1 by cue",
+        "seconds",
+    ):
         table.add_column(column)
     for row in rankings:
         by_cue = " ".join(f"{cue}: {value:.2f}" for cue, value in row.by_cue.items())
         table.add_row(
-            row.name, str(row.hit_1), str(row.hit_5), str(row.mrr), f"{row.near_1:.2f}", f"{row.near_2:.2f}",
-            by_cue, f"{row.seconds:.2f}" if row.seconds else "-",
+            row.name, str(row.hit_1), str(row.hit_5), _shown(row), str(row.mrr),
+            f"{row.near_1:.2f}", f"{row.near_2:.2f}", by_cue, f"{row.seconds:.2f}" if row.seconds else "-",
         )  # fmt: skip
     return table
 

@@ -19,11 +19,13 @@ from agents.evaluation import bootstrap_interval
 from agents.play import Actor
 from recall.record.tape import Tape
 from recall.scores.from_tape import rank
+from recall.scores.recalls import Thresholds
 from recall.scores.registry import SCORES, Kind, Sources
 from recall.validate.planted import PlayedEpisode
 
 Float = NDArray[np.float64]
 R2, R4 = SCORES["removal"].title, SCORES["decision"].title
+OF_POLICY = [score.title for score in SCORES.values() if score.of_policy]
 BASELINES = ("random", "recency", "oldest first", "best fixed lag", "write strength", "beta")
 BLIND_BASELINES = BASELINES[:4]
 """Baselines that do not look at the memory at all."""
@@ -64,6 +66,10 @@ class RankingResult:
     """hit@1 for every value of the cue."""
     seconds: float
     """Time for the scores of all episodes, at their decision steps; 0 for baselines."""
+    shown: float | None = None
+    """For scores of the policy: share of the decisions at which a panel would not be grey, since some step matters."""
+    hit_1_shown: Interval | None = None
+    """hit@1 among those decisions."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -71,12 +77,16 @@ class RankingResult:
             name: [getattr(self, name).mean, getattr(self, name).low, getattr(self, name).high]
             for name in ("hit_1", "hit_5", "mrr")
         }
+        if self.hit_1_shown is not None:
+            shown = self.hit_1_shown
+            intervals["hit_1_shown"] = [shown.mean, shown.low, shown.high]
         return {
             "name": self.name,
             **intervals,
             "near_1": self.near_1,
             "near_2": self.near_2,
             "hit_1_by_cue": {str(cue): value for cue, value in self.by_cue.items()},
+            "shown": self.shown,
             "seconds": self.seconds,
         }
 
@@ -135,6 +145,9 @@ def judge(
     missed = np.array([min(abs(order[0] - step) for step in e.needed) for order, e in pairs])
     cues = np.array([e.cue for e in episodes])
     hits = places == 1
+    shown = None
+    if name in OF_POLICY:
+        shown = np.array([row.max() >= Thresholds().divergence for row in scores])
     return RankingResult(
         name,
         bootstrap(hits.astype(np.float64)),
@@ -144,4 +157,6 @@ def judge(
         float((missed <= 2).mean()),
         {int(cue): float(hits[cues == cue].mean()) for cue in np.unique(cues)},
         seconds,
+        None if shown is None else float(shown.mean()),
+        None if shown is None or not shown.any() else bootstrap(hits[shown].astype(np.float64)),
     )

@@ -218,6 +218,18 @@ def test_hit_rates_are_counted_as_they_are_defined(played):
     assert bootstrap([1.0, 1.0]).low == 1.0
 
 
+def test_decisions_at_which_the_panel_is_grey_are_told_apart(played):
+    few = played[:4]
+    rows = [np.full(e.decision, 0.0) for e in few]
+    for row, e in zip(rows[:2], few[:2], strict=True):  # the others stay below what could move a probability
+        row[e.cue_step] = 1.0
+    result = judge("R5 step removal", rows, few)
+    assert (result.shown, result.hit_1_shown.mean) == (0.5, 1.0)
+    assert judge("R5 step removal", rows[2:], few[2:]).hit_1_shown is None
+    assert judge("R2 removal", rows, few).shown is None, "it says nothing of the policy"
+    assert result.to_json()["hit_1_shown"] == [1.0, 1.0, 1.0]
+
+
 def test_report_prints_and_is_json():
     report = report_on("one write")
     out = io.StringIO()
