@@ -5,11 +5,14 @@
 
 `FusedMNMCore` has the parameters, the checkpoints and, up to rounding, the numbers of `MNMCore`, which stays
 the oracle. What does not depend on the recurrence is outside: re-ordering the slow weights and the output
-layer are ordinary autograd. There is no second derivative; use `implementation="plain"` for one.
+layer are ordinary autograd. Without read feedback so are the controller, one kernel call for the segment, and the
+interaction layer, one product: the function is then the scan of the memory alone. There is no second derivative; use
+`implementation="plain"` for one.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -21,6 +24,7 @@ from memory.core import CoreOutput, Intervention, MemoryCore
 from memory.mnm.cpp_backend.bindings import CompiledBackward, CompiledForward, ForwardWeights, kernel_for
 from memory.mnm.cpp_backend.build import KernelUnavailable, find_kernel, require_kernel
 from memory.mnm.cpp_backend.step import Stage, compiled_step
+from memory.mnm.input_window import normalized
 from memory.mnm.neural import LocalRule
 from memory.mnm.reference import MNMCore, MNMState
 from memory.mnm.tape import OutputGradients, SlowWeights, Spec, Tape
@@ -28,6 +32,7 @@ from memory.mnm.torch_backend.backward import BackwardPass
 from memory.mnm.torch_backend.forward import ForwardPass
 from memory.mnm.torch_backend.step import acting_step
 from memory.options import MNMOptions
+from memory.recurrent.segments import KernelWeights, gru_segment, lstm_segment
 
 CACHE_BYTES = 12 * 2**20
 """What W and G of a batch may take together on a CPU; larger batches are split."""
@@ -48,8 +53,11 @@ def forward_pass(
     kernel = kernel_for(xs) if spec.compiled else None
     if kernel is None:
         return ForwardPass(spec, slow, xs, offset, start, cell, is_first)
-    gates = linear(xs, slow.cell_x, slow.cell_b)
     weights = ForwardWeights.pack(kernel, slow)
+    if spec.is_open:
+        gates, offset = xs.new_empty(*xs.shape[:2], 0), xs
+    else:
+        gates = linear(xs, slow.cell_x, slow.cell_b)
     return CompiledForward(kernel, spec, weights, gates, offset, start, cell, is_first)
 
 
@@ -64,7 +72,7 @@ def backward_pass(
 
 
 class Segment(torch.autograd.Function):
-    """T steps of controller and memory.
+    """T steps of controller and memory, or in an open loop of the memory alone.
 
     (spec, is_first, keep, xs, p or None, start, cell, D^1..D^3, slow weights) ->
     (meta loss, write error, [h ; v] of all steps, [h ; v] and c after the last, D^1..D^3 after the last)
@@ -90,7 +98,9 @@ class Segment(torch.autograd.Function):
         ctx.mark_non_differentiable(write_error)
         if keep:
             ctx.lease = segment.lease
-            ctx.save_for_backward(is_first, xs, *slow, *tape.pack())
+            # Of the sums of an open loop the walk back only asks the shape.
+            seen = xs.new_zeros(()).expand(xs.shape) if spec.is_open else xs
+            ctx.save_for_backward(is_first, seen, *slow, *tape.pack())
         return meta_loss, write_error, tape.hv, tape.hv[-1].clone(), tape.cells[-1].clone(), *tape.delta
 
     @staticmethod
@@ -116,6 +126,8 @@ class FusedMNMCore(MNMCore):
 
     compiled: bool = True
     """Whether the compiled kernel is used where it can be."""
+    closed: bool = False
+    """Whether the controller runs in the time loop even without read feedback: the slower form, to compare with."""
     stage: Stage | None = None
     """What the compiled acting step prepared."""
     passed: tuple[int, ...] | None = None
@@ -125,33 +137,86 @@ class FusedMNMCore(MNMCore):
         self, xs: Tensor, state: MNMState, is_first: Tensor, noise: Tensor | None = None
     ) -> tuple[CoreOutput, MNMState]:
         """T steps in one autograd function; equals `MNMCore.unroll` up to rounding."""
-        slow, keep = self.slow_weights(), torch.is_grad_enabled()
-        if keep:
+        if torch.is_grad_enabled():
             self._note_pass()
+        offset, recent = None, state.recent
+        if self.window is not None:
+            offset, recent = self.window.segment(xs, recent, is_first, self.order)
+        form = self._closed_loop if self.read_feedback or self.closed else self._open_loop
+        hv, meta_loss, write_error, final = form(xs, offset, state._replace(recent=recent), is_first)
+        return CoreOutput(self.output(self.seen(hv)), meta_loss, write_error), final
+
+    def _closed_loop(
+        self, xs: Tensor, offset: Tensor | None, state: MNMState, is_first: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, MNMState]:
+        """[h ; v] [T, B, n + d], the losses, and the state after the last step."""
         h = state.h if self.spec.is_recurrent else xs.new_zeros(xs.shape[1], self.output_size)
         start = torch.cat([h, state.value_read], dim=-1)
         # The GRU mixes its own h into the next one, as the LSTM does with c.
         carried = state.h if self.controller == "gru" else state.c
-        parts, offset, recent = self._parts(xs), None, state.recent
-        if self.window is not None:
-            offset, recent = self.window.segment(xs, recent, is_first, self.order)
-        pieces = zip(
-            *(x.chunk(parts, dim=1) for x in (is_first, xs)),
-            offset.chunk(parts, dim=1) if offset is not None else (None,) * parts,
-            *(x.chunk(parts) for x in (start, carried, *state.delta)),
-            strict=True,
-        )
-        results = [Segment.apply(self.spec, first, keep, *piece, *slow) for first, *piece in pieces]
-        axes = (1, 1, 1, 0, 0, 0, 0, 0)
-        meta_loss, write_error, hv, last, c, d1, d2, d3 = (
-            x[0] if parts == 1 else torch.cat(x, dim=axis)
-            for x, axis in zip(zip(*results, strict=True), axes, strict=True)
+        inputs = xs, offset, start, carried
+        meta_loss, write_error, hv, last, c, d1, d2, d3 = self._segment(
+            self.spec, self.slow_weights(), is_first, *inputs, state
         )
         h, value_read = last.split([self.output_size, self.memory_size], dim=-1)
         h, c = (h if self.spec.is_recurrent else state.h), (c if self.controller == "lstm" else state.c)
-        final = MNMState(h, c, value_read, d1, d2, d3, recent)
-        features = self.output(self.seen(hv))
-        return CoreOutput(features, meta_loss, write_error), final
+        return hv, meta_loss, write_error, MNMState(h, c, value_read, d1, d2, d3, state.recent)
+
+    def _open_loop(
+        self, xs: Tensor, offset: Tensor | None, state: MNMState, is_first: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, MNMState]:
+        """The same without read feedback: controller and interaction layer at once, then the scan of the memory."""
+        hidden, h, c = self._control_segment(xs, state, is_first)
+        seen = hidden if self.window is None else normalized(hidden)
+        sums = linear(seen, *self._interaction_weights())
+        if offset is not None:
+            sums.add_(offset)
+        inputs = sums, None, state.value_read, state.c[:, :0]
+        meta_loss, write_error, values, value_read, _, d1, d2, d3 = self._segment(
+            self.spec.memory_alone, self.slow_weights(memory_alone=True), is_first, *inputs, state
+        )
+        hv = torch.cat([hidden, values], dim=-1)
+        return hv, meta_loss, write_error, MNMState(h, c, value_read, d1, d2, d3, state.recent)
+
+    def _control_segment(
+        self, xs: Tensor, state: MNMState, is_first: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """h_t of all steps [T, B, n] in one call, and the controller's state after the last."""
+        cell, train = self.cell, torch.is_grad_enabled()
+        if isinstance(cell, nn.Linear):
+            return torch.tanh(cell(xs)), state.h, state.c
+        assert isinstance(cell, nn.LSTMCell | nn.GRUCell)
+        weights = KernelWeights(cell.weight_ih, cell.weight_hh, cell.bias_ih, cell.bias_hh)
+        if isinstance(cell, nn.LSTMCell):
+            return lstm_segment(xs, state.h, state.c, is_first, weights, train)
+        hidden = gru_segment(xs, state.h, is_first, weights, train)
+        return hidden, hidden[-1], state.c
+
+    def _segment(
+        self,
+        spec: Spec,
+        slow: SlowWeights,
+        is_first: Tensor,
+        xs: Tensor,
+        offset: Tensor | None,
+        start: Tensor,
+        cell: Tensor,
+        state: MNMState,
+    ) -> tuple[Tensor, ...]:
+        """`Segment`, in as many pieces as the cache asks for."""
+        parts, keep = self._parts(xs), torch.is_grad_enabled()
+        pieces = zip(
+            *(x.chunk(parts, dim=1) for x in (is_first, xs)),
+            offset.chunk(parts, dim=1) if offset is not None else (None,) * parts,
+            *(x.chunk(parts) for x in (start, cell, *state.delta)),
+            strict=True,
+        )
+        results = [Segment.apply(spec, first, keep, *piece, *slow) for first, *piece in pieces]
+        axes = (1, 1, 1, 0, 0, 0, 0, 0)
+        return tuple(
+            x[0] if parts == 1 else torch.cat(x, dim=axis)
+            for x, axis in zip(zip(*results, strict=True), axes, strict=True)
+        )
 
     def _parts(self, xs: Tensor) -> int:
         """Pieces of the batch that are walked one after the other, so that W and G stay in the cache."""
@@ -224,8 +289,26 @@ class FusedMNMCore(MNMCore):
         linear_maps = [x for layer in layers for x in (layer.weight, layer.bias)]
         return (*self.memory.initial_weights, *controller, *linear_maps)
 
-    def slow_weights(self) -> SlowWeights:
+    def slow_weights(self, memory_alone: bool = False) -> SlowWeights:
         """The parameters in the order of `SlowWeights`, by operations that autograd undoes."""
+        rule, nothing = self.memory.rule, self.rate.bias.new_empty(0)
+        empty = nothing[:, None]
+        targets = (empty, nothing)
+        if isinstance(rule, LocalRule):
+            targets = (rule.predict_targets.weight, rule.predict_targets.bias)
+        return SlowWeights._make(
+            (
+                *self.memory.initial_weights,
+                *((empty, empty, nothing) if memory_alone else self._controller_weights()),
+                *((empty, nothing) if memory_alone else self._interaction_weights()),
+                self.rate.weight,
+                self.rate.bias,
+                *targets,
+            )
+        )
+
+    def _controller_weights(self) -> Sequence[Tensor]:
+        """From the input and from [h ; v], and the bias, rows in the order of `SlowWeights`."""
         controller = self.cell
         if isinstance(controller, nn.LSTMCell):
             w_x, w_v = self._by_origin(controller.weight_ih)
@@ -234,30 +317,16 @@ class FusedMNMCore(MNMCore):
                 torch.cat([controller.weight_hh, w_v], dim=1),
                 controller.bias_ih + controller.bias_hh,
             )
-            cell = [torch.cat([i, f, o, g]) for i, f, g, o in (part.chunk(4) for part in whole)]
-        elif isinstance(controller, nn.GRUCell):
-            cell = self._gru_rows(controller)
-        else:
-            assert isinstance(controller, nn.Linear)
-            cell = [*self._by_origin(controller.weight), controller.bias]
-        interaction = [
-            self._interaction_rows(x) for x in (self.interaction.weight, self.interaction.bias[:, None])
-        ]
-        rule, nothing = self.memory.rule, self.rate.bias.new_empty(0)
-        targets = (nothing[:, None], nothing)
-        if isinstance(rule, LocalRule):
-            targets = (rule.predict_targets.weight, rule.predict_targets.bias)
-        return SlowWeights._make(
-            (
-                *self.memory.initial_weights,
-                *cell,
-                interaction[0],
-                interaction[1].squeeze(1),
-                self.rate.weight,
-                self.rate.bias,
-                *targets,
-            )
-        )
+            return [torch.cat([i, f, o, g]) for i, f, g, o in (part.chunk(4) for part in whole)]
+        if isinstance(controller, nn.GRUCell):
+            return self._gru_rows(controller)
+        assert isinstance(controller, nn.Linear)
+        return [*self._by_origin(controller.weight), controller.bias]
+
+    def _interaction_weights(self) -> tuple[Tensor, Tensor]:
+        """Weights [K, n] and bias [K] of the interaction layer, rows in the order of `SlowWeights`."""
+        weight, bias = self.interaction.weight, self.interaction.bias[:, None]
+        return self._interaction_rows(weight), self._interaction_rows(bias).squeeze(1)
 
     @property
     def order(self) -> Tensor:

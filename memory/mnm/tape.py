@@ -7,6 +7,10 @@ The order of rows is chosen so that no step of the recurrence has to copy: the L
 sigmoids in one stretch) and the interaction vector as [k^r, k^w, v^w, beta'] (read keys and write keys adjoin,
 because the read and the meta loss pass through the memory together). The GRU's candidate tanh(p + r a) has two
 rows, a from h alone and p from all else: its gates are [r, z, a, p].
+
+In an open loop the controller does not see what is read. It and the interaction layer then run before the time loop,
+and what comes in, as xs, is the sum of the interaction layer before its tanh, [T, B, K]: n = 0, [h ; v] is v, and the
+loop is the memory's alone.
 """
 
 from __future__ import annotations
@@ -14,7 +18,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -30,7 +34,8 @@ class Spec(NamedTuple):
     size: int
     hidden: int
     controller_size: int
-    controller: Controller
+    controller: Controller | Literal["outside"]
+    """`outside` in an open loop, where it has run before."""
     is_local: bool
     """The write rule: local (MNM-p) or gradient (MNM-g)."""
     compiled: bool = False
@@ -44,9 +49,19 @@ class Spec(NamedTuple):
         return 0 if self.is_recurrent else self.controller_size
 
     @property
+    def is_open(self) -> bool:
+        """Whether xs are the sums of the interaction layer, and the loop is the memory's alone."""
+        return self.controller == "outside"
+
+    @property
     def is_recurrent(self) -> bool:
         """Whether the controller has a state: the LSTM's h and c, the GRU's h, which takes the place of c."""
-        return self.controller != "feedforward"
+        return self.controller in ("lstm", "gru")
+
+    @property
+    def memory_alone(self) -> Spec:
+        """The same memory in an open loop."""
+        return self._replace(controller="outside", controller_size=0, normalizes=False)
 
     @property
     def sigmoids(self) -> int:
@@ -70,7 +85,10 @@ class Spec(NamedTuple):
 
 
 class SlowWeights(NamedTuple):
-    """All that the outer loop trains, the output layer aside, in the order of the module's docstring."""
+    """All that the outer loop trains, the output layer aside, in the order of the module's docstring.
+
+    In an open loop the controller's and the interaction layer's are empty.
+    """
 
     phi0_1: Tensor
     phi0_2: Tensor
@@ -315,13 +333,31 @@ class WeightGradients:
         self.offset_gradient: Tensor | None = None
         if spec.normalizes:
             self.offset_gradient = xs.new_empty(steps, self.batch, len(slow.interaction_b))
-        self.dinteraction = lease.empty(length, self.batch, len(slow.interaction_b))
+        if not spec.is_open:
+            self.dinteraction = lease.empty(length, self.batch, len(slow.interaction_b))
         self.drate = lease.empty(length, self.batch, len(slow.rate_b))
         # Like the BFPF's output: the three layers side by side.
         self.dtargets = lease.empty(length, self.batch, spec.heads, 3 if spec.is_local else 0, spec.size)
 
+    def interaction_from(self, start: int) -> Tensor:
+        """Rows [.., B, K] for what steps start, start + 1, .. of a stretch leave at the interaction layer."""
+        return self.xs_gradient[start:] if self.spec.is_open else self.dinteraction
+
     def add_stretch(self, start: int, stop: int) -> None:
         """Weight and input gradients of steps start..stop-1."""
+        if not self.spec.is_open:
+            self._add_controller(start, stop)
+        tape, sums, length = self.tape, self.sums, stop - start
+        drate = self.drate[:length].flatten(0, 1)
+        sums.rate_w.addmm_(drate.t(), tape.rate_in[start:stop].flatten(0, 1))
+        sums.rate_b.add_(drate.sum(0))
+        if self.spec.is_local:
+            dtargets = self.dtargets[:length].flatten(0, 2).flatten(1, 2)
+            add_weight_gradient(sums.target_w, dtargets, tape.target_value[start:stop].flatten(0, 2))
+            sums.target_b.add_(dtargets.sum(0))
+
+    def _add_controller(self, start: int, stop: int) -> None:
+        """Those of the controller and of the interaction layer."""
         n, tape, sums, length = self.spec.controller_size, self.tape, self.sums, stop - start
         dgates = self.dgates[:length].flatten(0, 1)
         previous = tape.hv[start - 1 : stop - 1]
@@ -339,10 +375,3 @@ class WeightGradients:
             self.offset_gradient[start:stop] = self.dinteraction[:length]
         add_weight_gradient(sums.interaction_w, dinteraction, seen)
         sums.interaction_b.add_(dinteraction.sum(0))
-        drate = self.drate[:length].flatten(0, 1)
-        sums.rate_w.addmm_(drate.t(), tape.rate_in[start:stop].flatten(0, 1))
-        sums.rate_b.add_(drate.sum(0))
-        if self.spec.is_local:
-            dtargets = self.dtargets[:length].flatten(0, 2).flatten(1, 2)
-            add_weight_gradient(sums.target_w, dtargets, tape.target_value[start:stop].flatten(0, 2))
-            sums.target_b.add_(dtargets.sum(0))

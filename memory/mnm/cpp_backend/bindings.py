@@ -32,7 +32,7 @@ from memory.mnm.tape import (
 )
 
 TYPES = {torch.float32: "float", torch.float64: "double"}
-CONTROLLERS = ("feedforward", "lstm", "gru")
+CONTROLLERS = ("feedforward", "lstm", "gru", "outside")
 """Numbered as in kernel/segment.h."""
 BLOCK_BYTES = 2**19
 """What W and G of the examples that a thread walks together may take of its cache."""
@@ -215,7 +215,7 @@ def slots(is_first: Tensor) -> Tensor:
 class CompiledForward:
     """Stands for `ForwardPass`; takes the input's part of the gates, [T, B, G], where that takes the input.
 
-    `gates` and `offset` are read when it runs.
+    `gates` and `offset` are read when it runs. In an open loop `offset` holds the sums of the interaction layer.
     """
 
     def __init__(
@@ -332,12 +332,13 @@ class CompiledBackward:
             address(self.hv_above),
             addresses(self.delta_above),
             *map(address, (self.weights, self.gradient, self.da_write, self.dhv, self.dc)),
-            *map(address, (deltas.dgates, deltas.dinteraction, deltas.drate, deltas.dtargets)),
+            *map(address, (deltas.dgates, None, deltas.drate, deltas.dtargets)),
             addresses(self.dphi0),
             addresses(self.ddelta),
         )
         for start in range((self.steps - 1) // STRETCH * STRETCH, -1, -STRETCH):
             arguments.t0, arguments.t1 = start, min(start + STRETCH, self.steps)
+            arguments.dinteraction = address(deltas.interaction_from(start))
             self.kernel.call("backward", arguments)
             deltas.add_stretch(arguments.t0, arguments.t1)
         for total, kept, left, above in zip(

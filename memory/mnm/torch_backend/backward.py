@@ -86,7 +86,6 @@ class BackwardPass:
             self.spec, self.slow, self.tape, self.xs, self.is_first, lease
         )
         self.sums, self.dgates, self.drate = deltas.sums, deltas.dgates, deltas.drate
-        self.dinteraction = deltas.dinteraction
         self.dtargets_t = deltas.dtargets.permute(0, 3, 1, 2, 4).unbind(0)
         self.dtarget_rows_t = deltas.dtargets.flatten(1, 2).flatten(2, 3).unbind(0)
         self.cell_r, self.interaction_w = self.slow.cell_r.t(), self.slow.interaction_w.t()
@@ -156,7 +155,10 @@ class BackwardPass:
             self._interact(t, at)
             self._control(t, at)
             if at == 0:
-                self.weight_gradients.add_stretch(t, min(t + STRETCH, self.steps))
+                stop = min(t + STRETCH, self.steps)
+                if self.spec.is_open:
+                    self._rates(t, stop)
+                self.weight_gradients.add_stretch(t, stop)
         for g, da, z in zip(self.gradient.layers, self.da_write, self.z_t, strict=True):
             add_outer(g, da, z[0])
         for total, g in zip(self.sums.phi0, self.gradient.layers, strict=True):
@@ -241,22 +243,35 @@ class BackwardPass:
         self.resets.leave(t, self.weights.layers)
 
     def _interact(self, t: int, at: int) -> None:
-        """Keys, target value and rate -> dh."""
+        """Keys, target value and rate -> dh; in an open loop the rate waits for the end of the stretch."""
         heads, size = self.spec.heads, self.spec.size
         wide = heads * size
-        out = self.dinteraction[at]
+        out = self.weight_gradients.interaction_from(t - at)[at]
         self.dq_keys[:, heads:].add_(self.dz.layers[0])
         keys = out[:, : 2 * wide].unflatten(1, (2 * heads, size))
         tanh_backward(self.dq_keys, self.q_t[0][t + 1], grad_input=keys)
         targets = out[:, 2 * wide : 3 * wide].unflatten(1, (heads, size))
         tanh_backward(self.dv_target, self.target_t[t], grad_input=targets)
+        if self.spec.is_open:
+            self.drate[at] = self.dbeta
+            return
         drate = sigmoid_backward(self.dbeta, self.beta_t[t], grad_input=self.drate[at])
         tanh_backward(drate @ self.slow.rate_w, self.rate_in_t[t], grad_input=out[:, 3 * wide :])
         dseen = linear(out, self.interaction_w)
         self.dh.add_(layer_norm_backward(dseen, self.hidden_t[t]) if self.spec.normalizes else dseen)
 
+    def _rates(self, start: int, stop: int) -> None:
+        """The part of `_interact` that an open loop leaves out, for steps start..stop-1."""
+        tape, drate = self.tape, self.drate[: stop - start]
+        sigmoid_backward(drate, tape.beta[start:stop], grad_input=drate)
+        out = self.weight_gradients.interaction_from(start)[: stop - start, :, -self.spec.size :]
+        tanh_backward(drate @ self.slow.rate_w, tape.rate_in[start:stop], grad_input=out)
+
     def _control(self, t: int, at: int) -> None:
         """dh, dc -> the gates, and from them [h ; v] of the step before."""
+        if self.spec.is_open:
+            self.dhv.copy_(self.dhv_t[t - 1] if t > 0 else self.zeros)
+            return
         dgates, first = self.dgates[at], self.is_first[t][:, None]
         reset = self.resets.at(t)
         if self.spec.is_recurrent:

@@ -45,18 +45,22 @@ class ForwardPass:
         is_first: Tensor,
     ) -> None:
         steps, batch = xs.shape[:2]
-        self.spec, self.slow, self.is_first, self.offset = spec, slow, is_first, offset
+        self.spec, self.slow, self.is_first, self.offset, self.xs = spec, slow, is_first, offset, xs
         self.resets = Resets(is_first)
         self.lease, self.scratch = Lease(xs), Lease(xs)
-        self._prepare_weights(xs)
+        if spec.is_open:
+            self.gates = xs.new_empty(steps, batch, 0)
+        else:
+            self._prepare_controller(xs)
+        self._prepare_weights()
         self.tape = empty_tape(spec, self.lease, start, cell, self.gates, len(slow.rate_w))
         self.inputs, self.errors = Layered(self.tape.inputs), Layered(self.tape.errors)
         self.value_before = self.scratch.empty(steps if spec.is_local else 1, batch, spec.heads, spec.size)
         self._prepare_scratch(xs, batch)
         self._prepare_views()
 
-    def _prepare_weights(self, xs: Tensor) -> None:
-        """Slow weights as the step wants them: transposed, and doubled where a tanh follows."""
+    def _prepare_controller(self, xs: Tensor) -> None:
+        """Weights up to the interaction layer, doubled where a tanh follows, and the input's part of the gates."""
         spec, slow = self.spec, self.slow
         n, (x, r, b) = spec.controller_size, (slow.cell_x, slow.cell_r, slow.cell_b)
         double = x.new_ones(len(b))
@@ -67,6 +71,10 @@ class ForwardPass:
         self.cell_r = double[:, None] * r
         self.interaction_w = 2.0 * slow.interaction_w
         self.interaction_b = 2.0 * slow.interaction_b
+
+    def _prepare_weights(self) -> None:
+        """The memory's slow weights as the step wants them."""
+        spec, slow = self.spec, self.slow
         self.rate_w = slow.rate_w.t()
         if spec.is_local:
             self.target_w = -spec.scale * slow.target_w
@@ -117,11 +125,14 @@ class ForwardPass:
         phi0 = self.slow.phi0
         for weight, initial, change in zip(self.weights.layers, phi0, delta, strict=True):
             torch.add(initial, change, out=weight)
+        if self.spec.is_open:
+            self._interact_everywhere()
         for t in range(len(self.is_first)):
             if self.resets.at(t):
                 self.resets.enter(t, self.weights.layers, phi0, keep)
-            self._control(t)
-            self._interact(t)
+            if not self.spec.is_open:
+                self._control(t)
+                self._interact(t)
             self._write(t)
             self._read(t)
         final = tuple(weight - initial for weight, initial in zip(self.weights.layers, phi0, strict=True))
@@ -161,18 +172,36 @@ class ForwardPass:
         self.h_t[t].copy_(self.c_t[t + 1])
 
     def _interact(self, t: int) -> None:
-        """h_t -> keys, target value and rate, each written to where it is used."""
-        heads, size = self.spec.heads, self.spec.size
+        """h_t -> keys, target value and rate."""
         h_t = self.h_t[t] if self.offset is None else layer_norm(self.h_t[t], (self.spec.controller_size,))
         vector = linear(h_t, self.interaction_w, self.interaction_b)
         if self.offset is not None:
             vector.add_(self.offset[t], alpha=2.0)
-        rows = vector.sigmoid_().view(-1, 3 * heads + 1, size)
-        torch.add(MINUS_ONE, rows[:, : 2 * heads], alpha=2.0, out=self.q_t[0][t + 1])
-        torch.add(MINUS_ONE, rows[:, heads : 2 * heads], alpha=2.0, out=self.z_t[0][t])
-        torch.add(MINUS_ONE, rows[:, 2 * heads : 3 * heads], alpha=2.0, out=self.target_t[t])
-        rate_in = torch.add(MINUS_ONE, rows[:, 3 * heads], alpha=2.0, out=self.rate_in_t[t])
-        torch.addmm(self.slow.rate_b, rate_in, self.rate_w, out=self.beta_t[t]).sigmoid_()
+        self._place(
+            vector, self.q_t[0][t + 1], self.z_t[0][t], self.target_t[t], self.rate_in_t[t], self.beta_t[t]
+        )
+
+    def _interact_everywhere(self) -> None:
+        """Keys, target values, rates and the predictions of MNM-p of all steps, in an open loop."""
+        heads, tape = self.spec.heads, self.tape
+        keys, written = self.inputs.layers[0][1:, :, : 2 * heads], self.inputs.layers[0][:-1, :, 2 * heads :]
+        self._place(2.0 * self.xs, keys, written, tape.target_value, tape.rate_in, tape.beta)
+        if self.spec.is_local:
+            predicted = linear(tape.target_value.flatten(1, 2), self.target_w, self.target_b)
+            self.predicted_t = predicted.unbind(0)
+
+    def _place(
+        self, doubled: Tensor, keys: Tensor, written: Tensor, target: Tensor, rate_in: Tensor, beta: Tensor
+    ) -> None:
+        """tanh of half of [.., B, K], each part written to where it is used; destroys `doubled`."""
+        heads = self.spec.heads
+        rows = doubled.sigmoid_().unflatten(-1, (3 * heads + 1, self.spec.size))
+        torch.add(MINUS_ONE, rows[..., : 2 * heads, :], alpha=2.0, out=keys)
+        torch.add(MINUS_ONE, rows[..., heads : 2 * heads, :], alpha=2.0, out=written)
+        torch.add(MINUS_ONE, rows[..., 2 * heads : 3 * heads, :], alpha=2.0, out=target)
+        torch.add(MINUS_ONE, rows[..., 3 * heads, :], alpha=2.0, out=rate_in)
+        logits, rates = rate_in.flatten(0, -2), beta.flatten(0, -2)
+        torch.addmm(self.slow.rate_b, logits, self.rate_w, out=rates).sigmoid_()
 
     def _write(self, t: int) -> None:
         """W <- W - U^T Z with U = beta E, the errors E by the write rule."""
@@ -192,7 +221,10 @@ class ForwardPass:
     def _local_errors(self, t: int) -> None:
         """E_l = s (z^l - B_l v^w - c_l)."""
         scale, heads, size = self.spec.scale, self.spec.heads, self.spec.size
-        predicted = linear(self.target_rows_t[t], self.target_w, self.target_b)
+        if self.spec.is_open:
+            predicted = self.predicted_t[t]
+        else:
+            predicted = linear(self.target_rows_t[t], self.target_w, self.target_b)
         predicted = predicted.view(-1, heads, 3, size).permute(2, 0, 1, 3)
         torch.add(predicted[:2], self.z_lower_t[t], alpha=scale, out=self.e_lower_t[t])
         torch.add(predicted[2:], self.before_t[t], alpha=scale, out=self.e_last_t[t])

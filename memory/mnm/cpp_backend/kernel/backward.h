@@ -342,6 +342,7 @@ template <class T> class Backward {
             }
             rate(t, i, out + 3 * keys);
         }
+        if (s_.kind == OUTSIDE) return;
         product<T>(
             rows_, delta_row(args_.dinteraction, t, 0, width), width, static_cast<T*>(args_.interaction_w), width,
             s_.controller, dh_, padded<T>(s_.controller));
@@ -385,11 +386,13 @@ template <class T> class Backward {
     // dh, dc -> the gates, and from them [h ; v] of the step before
     void control(int64_t t) {
         const int64_t hv = s_.hv(), fed = hv - s_.kept(), pitch = padded<T>(fed);
-        for (int64_t i = 0; i < rows_; ++i)
+        const bool closed = s_.kind != OUTSIDE;
+        for (int64_t i = 0; closed && i < rows_; ++i)
             s_.kind == LSTM ? lstm(t, i) : s_.kind == GRU ? gru(t, i) : feedforward(t, i);
-        product<T>(
-            rows_, delta_row(args_.dgates, t, 0, s_.gates), s_.gates, static_cast<T*>(args_.cell_r), s_.gates, fed,
-            dprevious_, pitch);
+        if (closed)
+            product<T>(
+                rows_, delta_row(args_.dgates, t, 0, s_.gates), s_.gates, static_cast<T*>(args_.cell_r), s_.gates, fed,
+                dprevious_, pitch);
         for (int64_t i = 0; i < rows_; ++i) {
             const int64_t b = begin_ + i;
             T* dhv = static_cast<T*>(args_.dhv) + b * hv;
@@ -398,7 +401,7 @@ template <class T> class Backward {
                 std::copy_n(above + ((t - 1) * s_.batch + b) * hv, hv, dhv);
             else
                 std::fill(dhv, dhv + hv, T(0));
-            if (v_.is_first(t, b)) continue;
+            if (!closed || v_.is_first(t, b)) continue;
             each<T>(fed, [&](int64_t j, auto count) {
                 T* to = dhv + s_.kept() + j;
                 store(to, load(to, count) + load(dprevious_ + i * pitch + j, count), count);

@@ -15,7 +15,7 @@ struct ForwardArgs {
     Tape tape;
     void *cell_r, *interaction_w, *target_w;  // panels [K, N]: [n + d or d, G], [n, (3H + 1) d], [d, 3d]
     void *interaction_b, *rate_w, *rate_b, *target_b;
-    void* offset;   // [T, B, (3H + 1) d], the input's part of the interaction layer, or null
+    void* offset;   // [T, B, (3H + 1) d], the input's part of the interaction layer, or null; all of it if OUTSIDE
     void* phi0[3];  // panels [in, out]
     void* delta[3];  // D before the first step, [B, in, out]
     void *meta_loss, *write_error;  // [T, B]
@@ -42,7 +42,7 @@ template <class T> class Forward {
         for (int64_t t = 0; t < s_.steps; ++t) {
             for (int64_t i = 0; i < rows_; ++i)
                 if (v_.is_first(t, begin_ + i)) reset(t, i);
-            control(t);
+            if (s_.kind != OUTSIDE) control(t);
             interact(t);
             for (int64_t i = 0; i < rows_; ++i)
                 s_.is_local ? local_write(t, i) : gradient_write(t, i);
@@ -166,18 +166,21 @@ template <class T> class Forward {
     void interact(int64_t t) {
         const int64_t d = s_.size, keys = s_.heads * d, wide = padded<T>(s_.interaction());
         const int64_t n = s_.controller;
+        const bool given = s_.kind == OUTSIDE;
         for (int64_t i = 0; s_.normalizes && i < rows_; ++i)
             normalize<T>(n, v_.hv(t, begin_ + i), normalized_ + i * n);
-        product<T>(
-            rows_, s_.normalizes ? normalized_ : v_.hv(t, begin_), s_.normalizes ? n : s_.hv(),
-            static_cast<T*>(args_.interaction_w), n, s_.interaction(), interaction_, wide);
+        if (!given)
+            product<T>(
+                rows_, s_.normalizes ? normalized_ : v_.hv(t, begin_), s_.normalizes ? n : s_.hv(),
+                static_cast<T*>(args_.interaction_w), n, s_.interaction(), interaction_, wide);
         const T *bias = static_cast<T*>(args_.interaction_b), *offsets = static_cast<T*>(args_.offset);
         for (int64_t i = 0; i < rows_; ++i) {
             const int64_t b = begin_ + i;
             T* x = interaction_ + i * wide;
             const T* offset = offsets ? offsets + (t * s_.batch + b) * s_.interaction() : nullptr;
             each<T>(s_.interaction(), [&](int64_t j, auto count) {
-                Vec<T> total = load(x + j, count) + load(bias + j, count);
+                Vec<T> total{};
+                if (!given) total = load(x + j, count) + load(bias + j, count);
                 if (offset) total += load(offset + j, count);
                 store(x + j, tanh(total), count);
             });

@@ -2,7 +2,8 @@
 //
 // The structs are mirrored field by field in memory/mnm/cpp_backend/bindings.py. All tensors are contiguous unless a stride is
 // given; "panels" is the layout of matrix.h. Letters: T time, B batch, H heads, d key and value size, u hidden
-// width of the memory, n controller size, G gates (4n, or n with the feed-forward controller).
+// width of the memory, n controller size, G gates (4n, or n with the feed-forward controller). With the controller
+// OUTSIDE, before the time loop, n = G = 0, [h ; v] is v, and the sums of the interaction layer come in.
 
 #pragma once
 
@@ -16,7 +17,7 @@
 
 namespace mnm {
 
-enum Controller : int64_t { FEEDFORWARD, LSTM, GRU };
+enum Controller : int64_t { FEEDFORWARD, LSTM, GRU, OUTSIDE };
 
 struct Sizes {
     int64_t steps, batch, heads, size, hidden, controller, gates, rates, kind, is_local, normalizes, threads, block;
