@@ -21,6 +21,19 @@ VARIANTS = {
         name="mnm-p", memory_size=3, heads=1, controller="gru", read_feedback=False
     ),
     "p without read feedback": CoreConfig(name="mnm-p", memory_size=4, heads=2, read_feedback=False),
+    "g without read feedback, rate per layer": CoreConfig(
+        name="mnm-g", memory_size=4, memory_hidden=7, heads=3, read_feedback=False, update_rate="per-layer"
+    ),
+    "g GRU without read feedback sees two inputs": CoreConfig(
+        name="mnm-g",
+        memory_size=4,
+        memory_hidden=5,
+        heads=2,
+        controller="gru",
+        read_feedback=False,
+        interaction_window=2,
+        initial_weights="fixed",
+    ),
     "g, the memory alone": CoreConfig(
         name="mnm-g", memory_size=4, heads=1, controller="feedforward", read_feedback=False
     ),
