@@ -61,6 +61,19 @@ def test_ppo_ratio_is_one_on_the_first_minibatch(core: str, dialect: str) -> Non
         assert metrics["approx_kl"] > 0.0  # later minibatches did move: the test is not about a dead policy
 
 
+@pytest.mark.parametrize("controller", ["lstm", "gru", "feedforward"])
+def test_ppo_ratio_is_one_without_read_feedback(controller: str) -> None:
+    """Acting takes steps; learning runs the controller over the segment at once."""
+    for double, tolerance in ((False, 1e-5), (True, 1e-12)):
+        env = make_vec("mnm/GridMaze9-v0", 4, 0, env_kwargs={"max_steps": 7})
+        options = {"core": "mnm-p", "controller": controller, "read_feedback": False, "interaction_window": 2}
+        collector, learner = build(env, double, **options)
+        collector.collect()
+        metrics = learner.update(collector.collect(), progress=0.0)
+        assert metrics["ratio_error_first"] < tolerance
+        assert metrics["approx_kl"] > 0.0
+
+
 def test_the_ratio_test_notices_a_wrong_state() -> None:
     """If the stored state entering the rollout were lost, the ratio could not be 1."""
     collector, learner = build(scripted(AutoresetMode.SAME_STEP, 4), core="lstm")

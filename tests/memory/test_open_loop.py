@@ -197,3 +197,23 @@ def test_a_second_derivative_is_refused_with_a_remedy(implementation: str) -> No
     loss = core.unroll(xs, core.initial_state(3), torch.zeros(2, 3, dtype=torch.bool))[0].features.sum()
     with pytest.raises(RuntimeError, match=r'no second derivative.*implementation="plain"'):
         torch.autograd.grad(loss, [xs], create_graph=True)
+
+
+@pytest.mark.parametrize("controller", ["lstm", "gru", "feedforward"])
+def test_nan_stays_in_its_own_example_and_ends_where_an_episode_opens_a_segment(
+    controller: Any, implementation: Any
+) -> None:
+    """A reset inside the segment is a saturated gate, and 0 times NaN is NaN, as with the cores lstm and gru."""
+    config = CoreConfig("mnm-p", hidden_size=6, memory_size=4, controller=controller, read_feedback=False)
+    core = make_core(dataclasses.replace(config, implementation=implementation), X)
+    xs, is_first = torch.randn(4, 3, X), torch.zeros(4, 3, dtype=torch.bool)
+    clean, _ = core.unroll(xs, core.initial_state(3), is_first)
+    spoilt_xs = xs.clone()
+    spoilt_xs[1, 1] = float("nan")
+    spoilt, state = core.unroll(spoilt_xs, core.initial_state(3), is_first)
+    assert spoilt.features[1:, 1].isnan().all()
+    assert torch.equal(spoilt.features[:, [0, 2]], clean.features[:, [0, 2]])
+    is_first[0, 1] = True
+    after, final = core.unroll(xs, state, is_first)
+    assert torch.equal(after.features[:, 1], clean.features[:, 1])
+    assert not any(x.isnan().any() for x in final)
