@@ -2,11 +2,16 @@
 
     python -m benchmarks.speed.memory_speed                the table, benchmarks/results/memory_speed.csv and .png
     python -m benchmarks.speed.memory_speed --rounds 12    more rounds, for a busy machine
+    python -m benchmarks.speed.memory_speed --open-loop    cores without read feedback, memory_open_loop.csv and docs
+    python -m benchmarks.speed.memory_speed --open-loop --quick    one round; writes nothing
 
 The implementations run in ONE process on one thread, in turn, and the best round of each counts. Without a C++
 compiler the compiled one is left out. Time is CPU time of the process, so that a neighbour's share of the
 machine is not counted; only the ratios are results. A frame is one time step of one sample. Memory is every
 byte that autograd keeps for a backward, once.
+
+--open-loop compares the two forms of a core without read feedback: `step by step`, controller, interaction layer and
+memory inside the time loop, and `segment`, where only the scan of the memory is (memory/mnm/fast.py).
 """
 
 from __future__ import annotations
@@ -16,7 +21,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -25,11 +30,12 @@ from agents.files import read_csv, write_csv
 from agents.options import option, parse, run_command
 from agents.run_dir import cpu_model
 from benchmarks.common import RESULTS_DIR, machine_columns, require_clean_tree
-from benchmarks.report.speed_page import plot_bars
-from memory import CoreConfig, MemoryCore, make_core
+from benchmarks.report.speed_page import plot_bars, put_table
+from memory import CoreConfig, FusedMNMCore, MemoryCore, make_core
 from memory.mnm.cpp_backend.build import KernelUnavailable, find_kernel
 
 RESULTS = RESULTS_DIR / "memory_speed.csv"
+OPEN_LOOP = RESULTS_DIR / "memory_open_loop.csv"
 SHAPES = (
     (64, 4, 64, 64), (64, 1, 64, 64), (128, 1, 64, 64),
     (64, 1, 16, 64),  # a minibatch as the presets train on
@@ -37,9 +43,14 @@ SHAPES = (
 )  # fmt: skip
 """(d, H, batch, T): the shapes of the bars, then width, heads, batch and length one at a time."""
 INPUT, HIDDEN = 128, 128
+OPEN_SHAPE = (64, 1, 64, 64)
+OPEN_CORES = (("mnm-p", "lstm"), ("mnm-p", "gru"), ("mnm-p", "feedforward"), ("mnm-g", "lstm"))
+"""(rule, controller) of --open-loop."""
 ACTING_STEPS = 16
 COLOURS = {"plain": "#7f7f7f", "fused": "#56b4e9", "compiled": "#d55e00"}
 IMPLEMENTATIONS = tuple(COLOURS)
+
+Key = TypeVar("Key")
 
 
 @dataclass(frozen=True)
@@ -48,6 +59,10 @@ class SpeedConfig:
 
     rounds: int = option(4, "rounds of every measurement; the best one counts")
     reset_rate: float = option(0.01, "probability that a row opens an episode")
+    open_loop: bool = option(
+        False, "measure cores without read feedback: one call per segment against step by step", switch=True
+    )
+    quick: bool = option(False, "with --open-loop: one round, nothing is written", switch=True)
     summary: bool = option(False, "measure nothing: draw the committed CSV again", switch=True)
 
 
@@ -108,7 +123,7 @@ def seconds(run: Callable[[], Any]) -> float:
     return time.process_time() - start
 
 
-def alternate(runs: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
+def alternate(runs: dict[Key, Callable[[], Any]], rounds: int) -> dict[Key, float]:
     """Best CPU seconds of each, the runs taking turns."""
     for run in runs.values():
         run()
@@ -164,6 +179,92 @@ def measure(
             found = dataclasses.replace(found, peak_share=share)
         rows.append(found)
     return rows
+
+
+def open_cores(rule: str, controller: str, implementation: str) -> dict[str, MemoryCore]:
+    """A core without read feedback in both forms."""
+    torch.manual_seed(0)
+    size, heads, _, _ = OPEN_SHAPE
+    config = CoreConfig(
+        name=rule,
+        hidden_size=HIDDEN,
+        memory_size=size,
+        heads=heads,
+        read_feedback=False,
+        controller=controller,  # type: ignore[arg-type]
+        implementation=implementation,  # type: ignore[arg-type]
+    )
+    cores = {}
+    for name in ("step by step", "segment"):
+        core = make_core(config, INPUT)
+        assert isinstance(core, FusedMNMCore)
+        core.closed = name == "step by step"
+        cores[name] = core
+    cores["segment"].load_state_dict(cores["step by step"].state_dict())
+    return dict(cores)
+
+
+def measure_open_loop(config: SpeedConfig) -> list[dict[str, Any]]:
+    """Rows of --open-loop; all ways of one core take turns."""
+    size, heads, batch, length = OPEN_SHAPE
+    xs, is_first = torch.randn(length, batch, INPUT), torch.rand(length, batch) < config.reset_rate
+    kinds: dict[str, tuple[int, Callable[[MemoryCore], None]]] = {
+        "act": (ACTING_STEPS, lambda core: act(core, xs)),
+        "unroll": (length, lambda core: forward(core, xs, is_first)),
+        "unroll + backward": (length, lambda core: forward_backward(core, xs, is_first)),
+    }
+    chosen = ["fused"] if isinstance(find_kernel(), KernelUnavailable) else ["fused", "compiled"]
+    rows = []
+    for rule, controller in OPEN_CORES:
+        cores = {x: open_cores(rule, controller, x) for x in chosen}
+        for what, (steps, run) in kinds.items():
+            runs: dict[tuple[str, str], Callable[[], Any]] = {
+                (x, form): partial(run, core) for x in chosen for form, core in cores[x].items()
+            }
+            best = alternate(runs, 1 if config.quick else config.rounds)
+            for implementation in chosen:
+                rate = {
+                    form: steps * batch / best[implementation, form] for form in ("step by step", "segment")
+                }
+                rows.append(
+                    {
+                        "rule": rule, "controller": controller, "d": size, "heads": heads, "batch": batch,
+                        "steps": length, "implementation": implementation, "what": what,
+                        "step_by_step": round(rate["step by step"]), "segment": round(rate["segment"]),
+                        "ratio": round(rate["segment"] / rate["step by step"], 2), **machine_columns(),
+                    }
+                )  # fmt: skip
+    return rows
+
+
+def open_loop_table(rows: Sequence[dict[str, Any]]) -> str:
+    """The rows in Markdown, with their conditions above them."""
+    first = rows[0]
+    lines = [
+        f"Frames/s without read feedback, d = {first['d']}, H = {first['heads']}, B = {first['batch']}, "
+        f"T = {first['steps']}, input and controller {HIDDEN}, one thread; {first['date']}, {first['cpu']}, "
+        f"torch {first['torch']}, commit {first['commit']}",
+        "",
+        "| core | controller | what | implementation | step by step | segment | ratio |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        lines.append(
+            f"| {row['rule']} | {row['controller']} | {row['what']} | {row['implementation']} | "
+            f"{int(row['step_by_step']):,} | {int(row['segment']):,} | {row['ratio']} |"
+        )
+    return "\n".join(lines)
+
+
+def run_open_loop(config: SpeedConfig) -> None:
+    """--open-loop."""
+    rows: list[dict[str, Any]] = list(read_csv(OPEN_LOOP)) if config.summary else measure_open_loop(config)
+    print(open_loop_table(rows))
+    if config.quick:
+        return
+    if not config.summary:
+        write_csv(OPEN_LOOP, rows)
+    put_table("memory_open_loop", open_loop_table(rows))
 
 
 def kept_bytes(core: MemoryCore, steps: int, batch: int) -> int:
@@ -232,11 +333,15 @@ def draw() -> None:
 
 def main(argv: Sequence[str]) -> int:
     config = parse(SpeedConfig(), argv, __doc__ or "")
-    if config.summary:
+    if config.summary and not config.open_loop:
         draw()
         return 0
-    require_clean_tree()
+    if not (config.summary or (config.open_loop and config.quick)):
+        require_clean_tree()
     torch.set_num_threads(1)
+    if config.open_loop:
+        run_open_loop(config)
+        return 0
     peak = gemm_peak(config.rounds)
     rows = []
     for rule in ("mnm-p", "mnm-g"):

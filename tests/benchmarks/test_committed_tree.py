@@ -54,6 +54,7 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], list[str]]] = {
     "end_to_end": (end_to_end.main, []),
     "env_backends": (env_backends.main, []),
     "memory_speed": (memory_speed.main, []),
+    "memory_speed, open loop": (memory_speed.main, ["--open-loop"]),
     "multi_process": (multi_process.main, []),
     "recall_cost": (recall_cost.main, []),
     "recurrent_speed": (recurrent_speed.main, []),
