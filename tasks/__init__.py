@@ -3,10 +3,12 @@
 from functools import partial
 from typing import Any
 
-from tasks.babi.task import BabiConfig, BabiTask
-from tasks.curve_fit import CurveFit, CurveFitConfig
-from tasks.prototypes import Prototypes, PrototypesConfig
-from tasks.symbol_task import SymbolConfig, SymbolSequences
+from tasks.babi.config import BabiConfig
+from tasks.babi.task import BabiTask
+from tasks.config import CurveFitConfig, PrototypesConfig, SymbolConfig
+from tasks.curve_fit import CurveFit
+from tasks.prototypes import Prototypes
+from tasks.symbol_task import SymbolSequences
 from tasks.symbols import associative_recall, copy, dictionary
 from tasks.task import TaskEntry
 

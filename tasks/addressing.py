@@ -1,46 +1,26 @@
-"""Common parts of the hard-addressing tasks: options, the loss of a sampled read, its logged metrics."""
+"""Common parts of the hard-addressing tasks: the loss of a sampled read, its temperature, its logged metrics."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-from agents.options import check_at_least, option
 from envs.errors import UserError
 from memory.hard.estimators import Choice, EstimatorName, expected_loss, score_function
 from memory.hard.straight_through import Annealing
+from tasks.config import AddressOptions
 
 
-@dataclass(frozen=True)
-class AddressOptions:
-    """How the address network gets its gradient."""
+def annealing(options: AddressOptions) -> Annealing:
+    """The temperature over the training."""
+    return Annealing(options.tau_start, options.tau_end)
 
-    estimator: Literal["st", "gumbel-rao", "reinmax", "reinforce", "exact"] = option(
-        "st", "estimator of the gradient through the choice; exact enumerates all cells"
-    )
-    gumbel_samples: int = option(8, "gumbel-rao: noise samples per choice")
-    tau_start: float = option(2.0, "temperature at the start")
-    tau_end: float = option(
-        0.3, "temperature at the end, approached geometrically; equal to the first: fixed"
-    )
 
-    def __post_init__(self) -> None:
-        check_at_least(self, 1, "gumbel_samples")
-        for name in ("tau_start", "tau_end"):
-            if not 0.0 < getattr(self, name) < float("inf"):
-                raise UserError(f"--{name.replace('_', '-')} must be above 0, got {getattr(self, name)}")
-
-    def annealing(self) -> Annealing:
-        """The temperature over the training."""
-        return Annealing(self.tau_start, self.tau_end)
-
-    def sampler(self) -> EstimatorName:
-        """The estimator that the bank itself uses; enumeration reads like `st` where a sample is shown."""
-        return "st" if self.estimator == "exact" else self.estimator
+def sampler(options: AddressOptions) -> EstimatorName:
+    """The estimator that the bank itself uses; enumeration reads like `st` where a sample is shown."""
+    return "st" if options.estimator == "exact" else options.estimator
 
 
 def read_loss(

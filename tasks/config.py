@@ -1,4 +1,8 @@
-"""The options that every supervised task shares, in one frozen dataclass that is also its command line."""
+"""Options of the supervised tasks: dataclasses whose fields become a command line and config.json.
+
+They stand apart from the tasks so that a command line is read, and refused, before PyTorch is loaded. Those of
+bAbI are in `tasks.babi.config`.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +10,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
+from agents.core_options import CoreOptions
 from agents.options import check_at_least, check_numbers, option
 from envs.errors import UserError
+
+SHAPE_COUNT = 8
+"""How many shapes `tasks.shapes` draws."""
 
 
 @dataclass(frozen=True)
 class TaskConfig:
     """The effective configuration of a run; a task adds its own options by deriving from this ONCE.
 
-    A task with a memory core derives from `TaskConfig` and `agents.core_options.CoreOptions`.
+    A task with a memory core derives from `TaskConfig` and `agents.core_options.CoreOptions`, one with hard addresses
+    from `TaskConfig` and `AddressOptions`.
     """
 
     task: str = option("", "task to train")
@@ -59,3 +68,92 @@ class TaskConfig:
         core = getattr(self, "core", None)
         name = "-".join(part for part in (self.task, core, f"s{self.seed}") if part)
         return Path("runs") / name.replace(":", "-")
+
+
+@dataclass(frozen=True)
+class AddressOptions:
+    """How the address network gets its gradient."""
+
+    estimator: Literal["st", "gumbel-rao", "reinmax", "reinforce", "exact"] = option(
+        "st", "estimator of the gradient through the choice; exact enumerates all cells"
+    )
+    gumbel_samples: int = option(8, "gumbel-rao: noise samples per choice")
+    tau_start: float = option(2.0, "temperature at the start")
+    tau_end: float = option(
+        0.3, "temperature at the end, approached geometrically; equal to the first: fixed"
+    )
+
+    def __post_init__(self) -> None:
+        check_at_least(self, 1, "gumbel_samples")
+        for name in ("tau_start", "tau_end"):
+            if not 0.0 < getattr(self, name) < float("inf"):
+                raise UserError(f"--{name.replace('_', '-')} must be above 0, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class CurveFitConfig(TaskConfig, AddressOptions):
+    """Options of the curve fit."""
+
+    cells: int = option(5, "numbers in the bank, evenly spaced on [0, 1]")
+    learn_bank: bool = option(False, "also train the numbers")
+    noise: float = option(0.01, "standard deviation of the noise on y")
+    hidden_size: int = option(64, "units per hidden layer")
+    layers: int = option(3, "hidden layers, each linear, batch norm, ReLU")
+
+    def __post_init__(self) -> None:
+        TaskConfig.__post_init__(self)
+        AddressOptions.__post_init__(self)
+        check_at_least(self, 1, "cells", "hidden_size", "layers")
+        check_at_least(self, 0, "noise")
+        check_at_least(self, 2, "batch_size")
+
+
+@dataclass(frozen=True)
+class PrototypesConfig(TaskConfig, AddressOptions):
+    """Options of the prototype comparison."""
+
+    read: Literal["hard", "soft"] = option("hard", "one prototype, or (for comparison) a softmax mixture")
+    shapes: int = option(SHAPE_COUNT, "prototypes in the bank")
+    defects: int = option(3, "maximum number of inverted 3 x 3 squares in a user image")
+    noise: float = option(0.1, "standard deviation of the noise on every pixel")
+    hidden_size: int = option(64, "units per hidden layer")
+    layers: int = option(2, "hidden layers, each linear, batch norm, ReLU")
+    test_examples: int = option(4_096, "user images in the test set")
+
+    def __post_init__(self) -> None:
+        TaskConfig.__post_init__(self)
+        AddressOptions.__post_init__(self)
+        check_at_least(self, 1, "hidden_size", "layers", "test_examples")
+        check_at_least(self, 0, "noise", "defects")
+        check_at_least(self, 2, "batch_size", "shapes")
+        if self.shapes > SHAPE_COUNT:
+            raise UserError(f"--shapes must be at most {SHAPE_COUNT}, got {self.shapes}")
+
+
+@dataclass(frozen=True)
+class SymbolConfig(TaskConfig, CoreOptions):
+    """Options of dictionary inference, copy and associative recall."""
+
+    symbols: int = option(26, "size of the alphabet")
+    min_items: int = option(4, "minimum number of items (dictionary: pairs) of a training sequence")
+    max_items: int = option(4, "maximum number of items of a training sequence")
+    min_item_length: int = option(1, "minimum number of symbols of an item in training")
+    max_item_length: int = option(1, "maximum number of symbols of an item in training")
+    embedding_size: int = option(64, "size of a symbol embedding")
+    valid_examples: int = option(256, "validation sequences per trained size")
+    test_examples: int = option(1_000, "test sequences per size")
+
+    def __post_init__(self) -> None:
+        TaskConfig.__post_init__(self)
+        CoreOptions.__post_init__(self)
+        check_at_least(self, 2, "symbols")
+        check_at_least(
+            self, 1, "min_items", "min_item_length", "embedding_size", "valid_examples", "test_examples"
+        )
+        if self.task == "associative-recall":
+            check_at_least(self, 2, "min_items")
+        for name in ("items", "item_length"):
+            low, high = getattr(self, f"min_{name}"), getattr(self, f"max_{name}")
+            if low > high:
+                flag = name.replace("_", "-")
+                raise UserError(f"--min-{flag} {low} is larger than --max-{flag} {high}")

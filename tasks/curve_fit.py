@@ -9,7 +9,6 @@ default anneals from 2 to 0.3, which also finds the cell that is rarely right (d
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,10 +17,9 @@ from torch import Tensor, nn
 
 from agents.distributed import make_generator
 from agents.files import write_csv
-from agents.options import check_at_least, option
 from memory.hard.bank import BankRead, MemoryBank
-from tasks.addressing import AddressOptions, finite_logits, read_figures, read_loss, squared_errors
-from tasks.config import TaskConfig
+from tasks.addressing import annealing, finite_logits, read_figures, read_loss, sampler, squared_errors
+from tasks.config import CurveFitConfig
 from tasks.curve import Fit, best_cell, grid, noisy_quadratic, optimal_cells, optimal_error, uniform_cells
 from tasks.curve_figures import plot_data, plot_fit, plot_samples
 
@@ -32,24 +30,6 @@ FIGURE_RANGE = 1.25
 """Figure 3 goes beyond the trained range, to show what the fit does there."""
 SWAP_FACTOR = 2.0
 """The swap test reads a bank of doubled numbers, which must give the doubled curve."""
-
-
-@dataclass(frozen=True)
-class CurveFitConfig(TaskConfig, AddressOptions):
-    """Options of the curve fit."""
-
-    cells: int = option(5, "numbers in the bank, evenly spaced on [0, 1]")
-    learn_bank: bool = option(False, "also train the numbers")
-    noise: float = option(0.01, "standard deviation of the noise on y")
-    hidden_size: int = option(64, "units per hidden layer")
-    layers: int = option(3, "hidden layers, each linear, batch norm, ReLU")
-
-    def __post_init__(self) -> None:
-        TaskConfig.__post_init__(self)
-        AddressOptions.__post_init__(self)
-        check_at_least(self, 1, "cells", "hidden_size", "layers")
-        check_at_least(self, 0, "noise")
-        check_at_least(self, 2, "batch_size")
 
 
 class CurveBatch(NamedTuple):
@@ -69,7 +49,7 @@ class CurveModel(nn.Module):
     def __init__(self, config: CurveFitConfig) -> None:
         super().__init__()
         self.bank = MemoryBank(
-            uniform_cells(config.cells), config.learn_bank, config.sampler(), config.gumbel_samples
+            uniform_cells(config.cells), config.learn_bank, sampler(config), config.gumbel_samples
         )
         blocks: list[nn.Module] = []
         width = 1
@@ -105,7 +85,7 @@ class CurveFit:
 
     def loss(self, batch: CurveBatch, progress: float) -> tuple[Tensor, dict[str, Tensor | float]]:
         """Mean squared error of the sampled cells (with `exact`: its expectation over the choice)."""
-        temperature = self.config.annealing().at(progress)
+        temperature = annealing(self.config).at(progress)
         logits = finite_logits(self.model.logits(batch.x))
         read: BankRead = self.model.bank(logits, temperature, batch.noise)
         errors = squared_errors(read.value, batch.y)

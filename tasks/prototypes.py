@@ -12,21 +12,18 @@ to read, and that one should be read at all, is never told. After training the b
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from agents.distributed import make_generator
 from agents.files import write_csv
-from agents.options import check_at_least, option
-from envs.errors import UserError
 from memory.hard.bank import MemoryBank
 from memory.hard.estimators import Choice, choose_best
-from tasks.addressing import AddressOptions, finite_logits, read_figures, read_loss, squared_errors
-from tasks.config import TaskConfig
+from tasks.addressing import annealing, finite_logits, read_figures, read_loss, sampler, squared_errors
+from tasks.config import PrototypesConfig
 from tasks.prototype_figures import Answers, Example, plot_addresses, plot_examples, plot_replacement
 from tasks.shapes import SHAPES, SIDE, SPARE, UserImages, difference, draw, prototypes, user_images
 
@@ -34,28 +31,6 @@ VALID_STREAM, TEST_STREAM = 2, 3
 VALID_EXAMPLES = 1_024
 REPLACED = 0
 """The prototype that is replaced by a new image after training."""
-
-
-@dataclass(frozen=True)
-class PrototypesConfig(TaskConfig, AddressOptions):
-    """Options of the prototype comparison."""
-
-    read: Literal["hard", "soft"] = option("hard", "one prototype, or (for comparison) a softmax mixture")
-    shapes: int = option(len(SHAPES), "prototypes in the bank")
-    defects: int = option(3, "maximum number of inverted 3 x 3 squares in a user image")
-    noise: float = option(0.1, "standard deviation of the noise on every pixel")
-    hidden_size: int = option(64, "units per hidden layer")
-    layers: int = option(2, "hidden layers, each linear, batch norm, ReLU")
-    test_examples: int = option(4_096, "user images in the test set")
-
-    def __post_init__(self) -> None:
-        TaskConfig.__post_init__(self)
-        AddressOptions.__post_init__(self)
-        check_at_least(self, 1, "hidden_size", "layers", "test_examples")
-        check_at_least(self, 0, "noise", "defects")
-        check_at_least(self, 2, "batch_size", "shapes")
-        if self.shapes > len(SHAPES):
-            raise UserError(f"--shapes must be at most {len(SHAPES)}, got {self.shapes}")
 
 
 class PrototypesBatch(NamedTuple):
@@ -88,7 +63,7 @@ class PrototypesModel(nn.Module):
         super().__init__()
         self.read = config.read
         self.bank = MemoryBank(
-            prototypes(config.shapes), estimator=config.sampler(), samples=config.gumbel_samples
+            prototypes(config.shapes), estimator=sampler(config), samples=config.gumbel_samples
         )
         blocks: list[nn.Module] = [nn.Flatten()]
         width = SIDE * SIDE
@@ -137,7 +112,7 @@ class Prototypes:
 
     def loss(self, batch: PrototypesBatch, progress: float) -> tuple[Tensor, dict[str, Tensor | float]]:
         """Mean squared error of the answers; a soft read samples nothing, so no estimator has a part in it."""
-        temperature = self.config.annealing().at(progress)
+        temperature = annealing(self.config).at(progress)
         images = batch.users.images
         read: PrototypesRead = self.model(images, temperature, batch.noise)
         errors = squared_errors(read.answer, batch.targets)

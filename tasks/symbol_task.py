@@ -7,20 +7,16 @@ a larger range, up to twice the trained sizes.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from agents.core_options import CoreOptions
 from agents.distributed import make_generator
 from agents.files import write_csv
-from agents.options import check_at_least, option
-from envs.errors import UserError
 from tasks.accuracy_figure import plot_accuracy
-from tasks.config import TaskConfig
+from tasks.config import SymbolConfig
 from tasks.sequence_model import SequenceBatch, SequenceModel, sequence_loss
 from tasks.symbols import Alphabet, Sizes, SymbolTask
 
@@ -33,49 +29,22 @@ CHUNK = 256
 """Most sequences that are evaluated at once."""
 
 
-@dataclass(frozen=True)
-class SymbolConfig(TaskConfig, CoreOptions):
-    """Options of dictionary inference, copy and associative recall."""
+def trained_sizes(config: SymbolConfig) -> list[Sizes]:
+    """Every size of the training."""
+    return [
+        Sizes(items, length)
+        for items in range(config.min_items, config.max_items + 1)
+        for length in range(config.min_item_length, config.max_item_length + 1)
+    ]
 
-    symbols: int = option(26, "size of the alphabet")
-    min_items: int = option(4, "minimum number of items (dictionary: pairs) of a training sequence")
-    max_items: int = option(4, "maximum number of items of a training sequence")
-    min_item_length: int = option(1, "minimum number of symbols of an item in training")
-    max_item_length: int = option(1, "maximum number of symbols of an item in training")
-    embedding_size: int = option(64, "size of a symbol embedding")
-    valid_examples: int = option(256, "validation sequences per trained size")
-    test_examples: int = option(1_000, "test sequences per size")
 
-    def __post_init__(self) -> None:
-        TaskConfig.__post_init__(self)
-        CoreOptions.__post_init__(self)
-        check_at_least(self, 2, "symbols")
-        check_at_least(
-            self, 1, "min_items", "min_item_length", "embedding_size", "valid_examples", "test_examples"
-        )
-        if self.task == "associative-recall":
-            check_at_least(self, 2, "min_items")
-        for name in ("items", "item_length"):
-            low, high = getattr(self, f"min_{name}"), getattr(self, f"max_{name}")
-            if low > high:
-                flag = name.replace("_", "-")
-                raise UserError(f"--min-{flag} {low} is larger than --max-{flag} {high}")
-
-    def trained(self) -> list[Sizes]:
-        """Every size of the training."""
-        return [
-            Sizes(items, length)
-            for items in range(self.min_items, self.max_items + 1)
-            for length in range(self.min_item_length, self.max_item_length + 1)
-        ]
-
-    def tested(self) -> list[Sizes]:
-        """Every size of the test: from the smallest trained to twice the largest trained."""
-        return [
-            Sizes(items, length)
-            for items in range(self.min_items, 2 * self.max_items + 1)
-            for length in range(self.min_item_length, 2 * self.max_item_length + 1)
-        ]
+def tested_sizes(config: SymbolConfig) -> list[Sizes]:
+    """Every size of the test: from the smallest trained to twice the largest trained."""
+    return [
+        Sizes(items, length)
+        for items in range(config.min_items, 2 * config.max_items + 1)
+        for length in range(config.min_item_length, 2 * config.max_item_length + 1)
+    ]
 
 
 class SymbolSequences:
@@ -88,7 +57,7 @@ class SymbolSequences:
         self.model = SequenceModel(
             codes, codes, config.embedding_size, config.core_config(), EMBEDDING_STD
         ).to(device)
-        self.sizes = config.trained()
+        self.sizes = trained_sizes(config)
         stream = make_generator(config.seed, VALID_STREAM, torch.device("cpu"))
         self.valid = [
             batch for sizes in self.sizes for batch in self._batches(sizes, config.valid_examples, stream)
@@ -114,7 +83,7 @@ class SymbolSequences:
     def finish(self, directory: Path) -> dict[str, Any]:
         """Accuracy over the tested sizes: accuracy.csv, accuracy.png and the figures in brief."""
         stream = make_generator(self.config.seed, TEST_STREAM, torch.device("cpu"))
-        rows = [self._accuracy(sizes, stream) for sizes in self.config.tested()]
+        rows = [self._accuracy(sizes, stream) for sizes in tested_sizes(self.config)]
         write_csv(directory / "accuracy.csv", rows)
         plot_accuracy(rows, directory / "accuracy.png", f"{self.config.task}, {self.config.core}")
         inside = [row["symbol_accuracy"] for row in rows if row["trained"]]

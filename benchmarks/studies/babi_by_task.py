@@ -23,8 +23,8 @@ from agents.metrics import read_metrics
 from agents.options import option, parse, run_command
 from benchmarks.common import RESULTS_DIR, RUNS_DIR, is_committed, require_clean_tree, run_in_pieces
 from envs.errors import UserError
+from tasks.babi.config import GENERATED, parse_tasks
 from tasks.babi.scores import TASK_NAMES
-from tasks.babi.task import GENERATED, parse_tasks
 
 RUNS = RUNS_DIR / "babi-table"
 RESULTS = RESULTS_DIR / "babi.csv"

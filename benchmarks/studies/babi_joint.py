@@ -34,8 +34,8 @@ from benchmarks.common import (
     run_in_pieces,
 )
 from benchmarks.studies.babi_by_task import BabiRunsConfig
+from tasks.babi.config import GENERATED
 from tasks.babi.scores import FAILED_ABOVE, TASK_NAMES
-from tasks.babi.task import GENERATED
 
 RUNS = RUNS_DIR / "babi-joint"
 RESULTS = RESULTS_DIR / "babi_joint.csv"

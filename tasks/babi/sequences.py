@@ -18,11 +18,10 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from tasks.babi.config import WINDOW
 from tasks.babi.reader import BLANK, Question, Story
 from tasks.sequence_model import SequenceBatch
 
-WINDOW = 350
-"""Tokens that are kept before a question, at least."""
 OVERHANG = 150
 """By how much a piece may be longer, so that questions share it."""
 PADDING = "<padding>"

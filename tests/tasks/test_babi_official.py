@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tasks.babi.config import WINDOW
 from tasks.babi.reader import BLANK, SPLITS, Story, read_split
-from tasks.babi.sequences import OVERHANG, WINDOW, cut
+from tasks.babi.sequences import OVERHANG, cut
 
 ARCHIVE = Path(__file__).resolve().parents[3] / "shared" / "data" / "babi" / "babi-en-valid-10k.tar.xz"
 

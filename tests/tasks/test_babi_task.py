@@ -15,11 +15,12 @@ from torch import Tensor, nn
 import train_task
 from memory import CoreConfig
 from recall.render.similarity import rebinding_score
+from tasks.babi.config import BabiConfig
 from tasks.babi.generate import generate
 from tasks.babi.reader import read_text
 from tasks.babi.scores import Errors, error_table
 from tasks.babi.sequences import Vocabulary
-from tasks.babi.task import BabiConfig, BabiTask
+from tasks.babi.task import BabiTask
 from tasks.babi.writes import DEMONSTRATION, maps_of_story, story_to_show
 from tasks.sequence_model import SequenceBatch, SequenceModel, SequenceOutput
 

@@ -18,6 +18,7 @@ from agents.metrics import read_metrics
 from memory.hard.estimators import ESTIMATORS
 from tasks import TASKS
 from tasks.addressing import squared_errors
+from tasks.config import CurveFitConfig
 from tasks.curve import (
     best_cell,
     grid,
@@ -27,7 +28,7 @@ from tasks.curve import (
     switch_points,
     uniform_cells,
 )
-from tasks.curve_fit import CurveFit, CurveFitConfig
+from tasks.curve_fit import CurveFit
 from tasks.trainer import TaskTrainer, build_task
 
 CPU = torch.device("cpu")

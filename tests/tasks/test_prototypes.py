@@ -16,7 +16,8 @@ from torch import Tensor, nn
 import train_task
 from memory.hard.estimators import ESTIMATORS
 from tasks import TASKS
-from tasks.prototypes import Prototypes, PrototypesBatch, PrototypesConfig
+from tasks.config import SHAPE_COUNT, PrototypesConfig
+from tasks.prototypes import Prototypes, PrototypesBatch
 from tasks.shapes import DEFECT, SHAPES, SIDE, SPARE, UserImages, difference, draw, prototypes, user_images
 from tasks.trainer import build_task
 
@@ -67,7 +68,7 @@ def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_shapes_are_ink_on_paper_and_far_apart() -> None:
     images = torch.stack([*prototypes(len(SHAPES)), draw(SPARE)])
-    assert images.shape == (len(SHAPES) + 1, SIDE, SIDE)
+    assert images.shape == (SHAPE_COUNT + 1, SIDE, SIDE)
     assert set(images.unique().tolist()) == {0.0, 1.0}
     apart = difference(images.unsqueeze(1), images) + 10.0 * torch.eye(len(images))
     # Three defects change at most 27 pixels; the nearest two shapes differ in more.
