@@ -14,20 +14,19 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from rich.console import Console
+from typing import TYPE_CHECKING, Any
 
 from agents.files import check_writable, write_json
 from agents.hints import resume_command
 from agents.options import given, option, parse_parts, run_command, suggestion
-from agents.progress import StopSignal, make_console, print_table
 from agents.run_dir import RunDirectory, check_resume
 from envs.errors import Diverged, Stopped, UserError
 from tasks import TASKS
 from tasks.config import TaskConfig
 from tasks.task import TaskEntry
-from tasks.trainer import TaskTrainer
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 @dataclass(frozen=True)
@@ -82,6 +81,8 @@ def read_command(argv: Sequence[str]) -> tuple[TaskConfig, Command]:
 
 def show(console: Console, result: dict[str, Any]) -> None:
     """Print the figures of a result, without the lists and tables that result.json holds."""
+    from agents.progress import print_table
+
     figures = {
         name: f"{value:.4g}" if isinstance(value, float) else value
         for name, value in result.items()
@@ -91,8 +92,11 @@ def show(console: Console, result: dict[str, Any]) -> None:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run the command; returns the exit code."""
+    """Run the command; returns the exit code. What is wrong with the options is said before PyTorch is loaded."""
     config, command = read_command(argv)
+    from agents.progress import StopSignal, make_console
+    from tasks.trainer import TaskTrainer
+
     console = make_console()
     trainer = TaskTrainer(config, command.resume, console)
     stop = StopSignal(console.print)

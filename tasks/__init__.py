@@ -1,16 +1,25 @@
-"""Supervised tasks: what can be trained with `train_task.py`, each a name, its options and its builder."""
+"""Supervised tasks: what can be trained with `train_task.py`, each a name, its options and the place of its builder.
 
-from functools import partial
-from typing import Any
+No task is imported here, so that a command line is read, and refused, before PyTorch is loaded.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 from tasks.babi.config import BabiConfig
-from tasks.babi.task import BabiTask
 from tasks.config import CurveFitConfig, PrototypesConfig, SymbolConfig
-from tasks.curve_fit import CurveFit
-from tasks.prototypes import Prototypes
-from tasks.symbol_task import SymbolSequences
-from tasks.symbols import associative_recall, copy, dictionary
 from tasks.task import TaskEntry
+
+if TYPE_CHECKING:
+    from tasks.babi.task import BabiTask
+    from tasks.curve_fit import CurveFit
+    from tasks.prototypes import Prototypes
+    from tasks.symbol_task import SymbolSequences
+    from tasks.task import Builder
+
+    BUILDERS: tuple[Builder, ...] = (CurveFit, Prototypes, SymbolSequences, BabiTask)
+    """What the places below name, so that a type checker sees that each builds a task."""
 
 SYMBOLS: dict[str, Any] = {
     "steps": 6_000,
@@ -33,29 +42,29 @@ TASKS: dict[str, TaskEntry] = {
         CurveFitConfig(
             task="curve-fit", steps=600, batch_size=512, learning_rate=1e-2, anneal=True, log_every=50
         ),
-        CurveFit,
+        "tasks.curve_fit:CurveFit",
     ),
     "prototypes": TaskEntry(
         "compare an image with one prototype, read from a bank of images at a hard address",
         PrototypesConfig(
             task="prototypes", steps=1_500, batch_size=128, learning_rate=1e-2, anneal=True, log_every=100
         ),
-        Prototypes,
+        "tasks.prototypes:Prototypes",
     ),
     "dictionary": TaskEntry(
         "infer a mapping of symbols from examples, apply it to a query",
         SymbolConfig(task="dictionary", min_items=1, max_items=4, **SYMBOLS),
-        partial(SymbolSequences, generate=dictionary),
+        "tasks.symbol_task:SymbolSequences",
     ),
     "copy": TaskEntry(
         "repeat a sequence of symbols",
         SymbolConfig(task="copy", min_items=1, max_items=10, **SYMBOLS),
-        partial(SymbolSequences, generate=copy),
+        "tasks.symbol_task:SymbolSequences",
     ),
     "associative-recall": TaskEntry(
         "name the item that came after the queried one",
         SymbolConfig(task="associative-recall", min_items=2, max_items=4, max_item_length=2, **SYMBOLS),
-        partial(SymbolSequences, generate=associative_recall),
+        "tasks.symbol_task:SymbolSequences",
     ),
     "babi": TaskEntry(
         "answer questions about stories that are read word by word",
@@ -71,6 +80,6 @@ TASKS: dict[str, TaskEntry] = {
             interaction_gain=3.0,
             log_every=250,
         ),
-        BabiTask,
+        "tasks.babi.task:BabiTask",
     ),
 }

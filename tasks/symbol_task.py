@@ -18,7 +18,7 @@ from agents.files import write_csv
 from tasks.accuracy_figure import plot_accuracy
 from tasks.config import SymbolConfig
 from tasks.sequence_model import SequenceBatch, SequenceModel, sequence_loss
-from tasks.symbols import Alphabet, Sizes, SymbolTask
+from tasks.symbols import SYMBOL_TASKS, Alphabet, Sizes
 
 VALID_STREAM, TEST_STREAM = 2, 3
 """Random streams of the sequences for choosing and for testing; both are apart from the training's."""
@@ -48,10 +48,10 @@ def tested_sizes(config: SymbolConfig) -> list[Sizes]:
 
 
 class SymbolSequences:
-    """One of the three tasks; `generate` makes its sequences."""
+    """The one of the three tasks that the configuration names."""
 
-    def __init__(self, config: SymbolConfig, device: torch.device, generate: SymbolTask) -> None:
-        self.config, self.device, self.generate = config, device, generate
+    def __init__(self, config: SymbolConfig, device: torch.device) -> None:
+        self.config, self.device, self.generate = config, device, SYMBOL_TASKS[config.task]
         self.alphabet = Alphabet(config.symbols)
         codes = self.alphabet.codes
         self.model = SequenceModel(

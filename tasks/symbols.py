@@ -120,6 +120,14 @@ def associative_recall(
     return _with_answers(alphabet, [support, question], shown[row, position + 1])
 
 
+SYMBOL_TASKS: dict[str, SymbolTask] = {
+    "dictionary": dictionary,
+    "copy": copy,
+    "associative-recall": associative_recall,
+}
+"""Name -> what makes the sequences of the task."""
+
+
 def _question(alphabet: Alphabet, query: Tensor) -> Tensor:
     """PREDICT, the query [B, l], PAIR."""
     batch = query.shape[0]

@@ -7,15 +7,17 @@ the noise of an estimator into the batch), so that a resumed run continues bit f
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
-
-import torch
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from tasks.config import TaskConfig
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
 
 
 class Task(Protocol):
@@ -44,6 +46,10 @@ class Task(Protocol):
         """
 
 
+Builder: TypeAlias = "Callable[[Any, torch.device], Task]"
+"""(configuration, device) -> task. Weights may be drawn from PyTorch's global stream: the loop seeds it."""
+
+
 @dataclass(frozen=True)
 class TaskEntry:
     """A line of the list of tasks."""
@@ -52,5 +58,11 @@ class TaskEntry:
     """What is learned, in one line of --help."""
     defaults: TaskConfig
     """The task's options with its own defaults; the class of this instance is the class of its configuration."""
-    build: Callable[[Any, torch.device], Task]
-    """(configuration, device) -> task. Weights may be drawn from PyTorch's global stream: the loop seeds it."""
+    place: str
+    """module:name of its `Builder`, such as the class of the task."""
+
+    def build(self, config: TaskConfig, device: torch.device) -> Task:
+        """The task of a configuration of the class of `defaults`."""
+        module, _, name = self.place.partition(":")
+        make: Builder = getattr(importlib.import_module(module), name)
+        return make(config, device)

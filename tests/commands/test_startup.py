@@ -15,6 +15,7 @@ import memory
 from memory import CORES
 from recall.names import SCORE_NAMES
 from recall.scores.registry import SCORES
+from tasks import TASKS
 
 ROOT = Path(__file__).resolve().parents[2]
 HEAVY = ("torch", "gymnasium", "minigrid", "matplotlib", "numpy", "tensorboard", "rich", "PIL")
@@ -52,6 +53,16 @@ def fresh(program: str, *argv: str) -> str:
         ("evaluate --help", 0),
         ("evaluate runs/maze --score removel", 2),
         ("evaluate runs/maze --top-k 99", 2),
+        ("train_task --help", 0),
+        ("train_task dictionary --help", 0),
+        ("train_task prototypes --help", 0),
+        ("train_task dictionnary", 2),
+        ("train_task dictionary --larning-rate 1", 2),
+        ("train_task copy --core lstn", 2),
+        ("train_task curve-fit --tau-end 0", 2),
+        ("train_task babi --tasks 3", 2),
+        ("train_task --steps 1", 2),
+        ("train_task --resume --run-dir /nowhere", 2),
     ],
 )
 def test_what_ends_early_loads_little(argv: str, code: int) -> None:
@@ -71,6 +82,12 @@ def test_names_that_are_loaded_when_asked_for_are_those_that_type_checkers_see(p
 @pytest.mark.parametrize("name", CORES)
 def test_every_core_stands_where_the_registry_says(name: str) -> None:
     module, _, builder = CORES[name].place.partition(":")
+    assert callable(getattr(importlib.import_module(module), builder))
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_every_task_stands_where_the_list_of_tasks_says(name: str) -> None:
+    module, _, builder = TASKS[name].place.partition(":")
     assert callable(getattr(importlib.import_module(module), builder))
 
 

@@ -5,13 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tasks.symbols import Alphabet, Sizes, SymbolTask, associative_recall, copy, dictionary
+from tasks import TASKS
+from tasks.config import SymbolConfig
+from tasks.symbols import SYMBOL_TASKS, Alphabet, Sizes, associative_recall, dictionary
 
-GENERATORS: dict[str, SymbolTask] = {
-    "dictionary": dictionary,
-    "copy": copy,
-    "associative-recall": associative_recall,
-}
 SIZES = [Sizes(2, 1), Sizes(4, 1), Sizes(3, 2), Sizes(8, 3)]
 
 
@@ -77,21 +74,21 @@ def stream(seed: int = 0) -> torch.Generator:
 
 
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
-@pytest.mark.parametrize("name", GENERATORS)
+@pytest.mark.parametrize("name", SYMBOL_TASKS)
 def test_every_answer_follows_from_the_tokens(name: str, sizes: Sizes) -> None:
     alphabet = Alphabet(26)
-    batch = GENERATORS[name](alphabet, sizes, 200, stream())
+    batch = SYMBOL_TASKS[name](alphabet, sizes, 200, stream())
     for tokens, targets, answer in zip(batch.tokens.T.tolist(), batch.targets.T, batch.answer.T, strict=True):
         assert SOLVERS[name](tokens, alphabet, sizes) == targets[answer].tolist()
 
 
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
-@pytest.mark.parametrize("name", GENERATORS)
+@pytest.mark.parametrize("name", SYMBOL_TASKS)
 def test_the_model_reads_a_blank_where_it_answers_and_targets_stand_nowhere_else(
     name: str, sizes: Sizes
 ) -> None:
     alphabet = Alphabet(26)
-    batch = GENERATORS[name](alphabet, sizes, 100, stream())
+    batch = SYMBOL_TASKS[name](alphabet, sizes, 100, stream())
     assert (batch.tokens[batch.answer] == alphabet.blank).all()
     assert (batch.tokens[~batch.answer] != alphabet.blank).all()
     assert (batch.targets[~batch.answer] == 0).all()
@@ -123,10 +120,10 @@ def test_the_answer_to_a_dictionary_query_cannot_be_guessed_from_the_query() -> 
     assert (places - places[0]).abs().max() < 0.02, "some place of the support is asked for more often"
 
 
-@pytest.mark.parametrize("name", GENERATORS)
+@pytest.mark.parametrize("name", SYMBOL_TASKS)
 def test_equal_streams_give_equal_sequences(name: str) -> None:
     first, second, other = (
-        GENERATORS[name](Alphabet(26), Sizes(3, 2), 8, stream(seed)).tokens for seed in (1, 1, 2)
+        SYMBOL_TASKS[name](Alphabet(26), Sizes(3, 2), 8, stream(seed)).tokens for seed in (1, 1, 2)
     )
     assert torch.equal(first, second)
     assert not torch.equal(first, other)
@@ -138,3 +135,7 @@ def test_associative_recall_of_crowded_sequences_still_has_a_clear_question() ->
     batch = associative_recall(alphabet, sizes, 50, stream())
     for tokens, targets in zip(batch.tokens.T.tolist(), batch.targets.T, strict=True):
         assert solve_associative_recall(tokens, alphabet, sizes) == [int(targets[-1])]
+
+
+def test_every_task_on_symbols_has_its_sequences() -> None:
+    assert [n for n, entry in TASKS.items() if isinstance(entry.defaults, SymbolConfig)] == list(SYMBOL_TASKS)
