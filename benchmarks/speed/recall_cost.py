@@ -159,7 +159,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     for row in rows:
         size = row["d"] if row["core"] not in ("none", "lstm", "gru") else ""
         if row.get("slower") not in (None, ""):
-            found, bar = f"+{float(row['slower']):.1%}", f"+{float(row['bar']):.0%}"
+            found, bar = f"{float(row['slower']):+.1%}", f"+{float(row['bar']):.0%}"
         else:
             found = f"{float(row['all_steps_s']):.2f} s"
             bar = f"{float(row['bar']):g} s" if row.get("bar") else ""
