@@ -14,6 +14,9 @@ from torch import Tensor
 
 from agents.distributed import ALONE, Ranks
 
+MOST_LOG_RATIO = 20.0
+"""exp of it is 5e8: far outside of every clipping range, and its gradient still a number."""
+
 
 class NewPolicy(NamedTuple):
     """What the current parameters say about the rows of a rollout."""
@@ -87,7 +90,7 @@ def ppo_loss(new: NewPolicy, targets: Targets, clip: float, value_clip: float | 
 
     `value_clip` is PPO's value clipping range: the larger of the clipped and unclipped errors counts.
     """
-    ratio = torch.exp(new.log_prob - targets.log_prob)
+    ratio = log_ratio(new, targets).exp()
     clipped = ratio.clamp(1.0 - clip, 1.0 + clip)
     policy = -torch.minimum(ratio * targets.advantage, clipped * targets.advantage)
     value = 0.5 * (targets.returns - new.value).square()
@@ -97,13 +100,20 @@ def ppo_loss(new: NewPolicy, targets: Targets, clip: float, value_clip: float | 
     return _terms(policy, value, new, targets, clip)
 
 
+def log_ratio(new: NewPolicy, targets: Targets) -> Tensor:
+    """log rho, held where exp is finite.
+
+    A Gaussian whose mean moves by a dozen deviations within an update gives more than the 88 at which float32
+    overflows, and one such action would end the run. Held, it has no gradient, and all others keep theirs.
+    """
+    return (new.log_prob - targets.log_prob).clamp(-MOST_LOG_RATIO, MOST_LOG_RATIO)
+
+
 def _terms(policy: Tensor, value: Tensor, new: NewPolicy, targets: Targets, clip: float | None) -> LossTerms:
     with torch.no_grad():
-        log_ratio = new.log_prob - targets.log_prob
-        approx_kl = masked_mean(torch.expm1(log_ratio) - log_ratio, targets.valid)
-        outside = (
-            torch.zeros_like(log_ratio) if clip is None else ((log_ratio.exp() - 1.0).abs() > clip) * 1.0
-        )
+        logs = log_ratio(new, targets)
+        approx_kl = masked_mean(torch.expm1(logs) - logs, targets.valid)
+        outside = torch.zeros_like(logs) if clip is None else ((logs.exp() - 1.0).abs() > clip) * 1.0
         clip_fraction = masked_mean(outside, targets.valid)
     return LossTerms(
         policy=masked_mean(policy, targets.valid),

@@ -80,3 +80,20 @@ def test_ppo_at_ratio_one_has_the_gradient_of_a2c() -> None:
     (ppo,) = torch.autograd.grad(ppo_loss(new, targets, clip=0.2).policy, [new.log_prob])
     (a2c,) = torch.autograd.grad(a2c_loss(new, targets).policy, [new.log_prob])
     torch.testing.assert_close(ppo, a2c)
+
+
+def test_a_ratio_that_would_overflow_leaves_loss_and_gradients_finite() -> None:
+    """A log ratio of 200 is beyond the 88 of float32; what it shares a minibatch with keeps its gradient."""
+    for far in (200.0, -200.0, 1e30):
+        log_prob = torch.tensor([[far, 0.1]], requires_grad=True)
+        zeros = torch.zeros(1, 2)
+        new = NewPolicy(log_prob, zeros, zeros, zeros)
+        targets = Targets(
+            zeros, zeros, torch.tensor([[-1.0, 1.0]]), zeros, torch.ones(1, 2, dtype=torch.bool)
+        )
+        terms = ppo_loss(new, targets, clip=0.2)
+        terms.policy.backward()
+        assert all(torch.isfinite(term) for term in terms)
+        assert log_prob.grad is not None
+        assert log_prob.grad[0, 0] == 0
+        assert log_prob.grad[0, 1].item() == pytest.approx(-0.5 * math.exp(0.1))
