@@ -4,8 +4,9 @@
     python -m benchmarks.studies.ordinary_tasks --tasks CartPole --cores none --seeds 0
     python -m benchmarks.studies.ordinary_tasks --tasks none                   only writes the table again
 
-A run is trained by `train_rl.py`, then plays held-out episodes with the greedy policy of its last checkpoint. Runs are
-kept under runs/ordinary; a row per run goes to benchmarks/results/ordinary_tasks.csv as soon as it is there.
+A run is trained by `train_rl.py`, then plays held-out episodes with the greedy policy of its last checkpoint, and once
+more with the sampled one: a greedy agent can turn in circles where one that draws its actions does not. Runs are kept
+under runs/ordinary; a row per run goes to benchmarks/results/ordinary_tasks.csv as soon as it is there.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ RUNS = RUNS_DIR / "ordinary"
 RESULTS = RESULTS_DIR / "ordinary_tasks.csv"
 PAGE = ROOT / "docs" / "defaults.md"
 EPISODES = 50
+POLICIES = ("greedy", "sample")
 MEMORIES = ("lstm", "mnm-p")
 CORES = ("none", *MEMORIES)
 
@@ -96,26 +98,34 @@ class Run:
     def bring_to_its_end(self) -> None:
         """Train and evaluate; raises UserError if either fails."""
         train = ["train_rl.py", "--run-dir", str(self.path), "--resume-or-start", *self.options]
-        play = ["evaluate.py", str(self.path), "--episodes", str(EPISODES), "--json", str(self.evaluation)]
-        for command in (train, play):
+        play = ["evaluate.py", str(self.path), "--episodes", str(EPISODES)]
+        plays = [[*play, "--policy", policy, "--json", str(self.evaluation(policy))] for policy in POLICIES]
+        for command in (train, *plays):
             done = subprocess.run(
                 [sys.executable, *command], cwd=ROOT, capture_output=True, text=True, check=False
             )
             if done.returncode != 0:
                 raise UserError(f"{self.path.name} failed: {done.stderr.strip().splitlines()[-1:]}")
 
+    def evaluation(self, policy: str) -> Path:
+        """Where the evaluation of a policy is kept."""
+        return self.path / f"evaluation-{policy}.json"
+
     @property
-    def evaluation(self) -> Path:
-        return self.path / "evaluation.json"
+    def finished(self) -> bool:
+        """Whether nothing is left to be done."""
+        return all(self.evaluation(policy).exists() for policy in POLICIES)
 
     def row(self) -> dict[str, Any]:
         """What is kept of it."""
-        task, found = TASKS[self.task], json.loads(self.evaluation.read_text())
-        value = found["success_rate" if task.figure == "success" else "return_mean"]
+        task = TASKS[self.task]
+        found, sampled = (json.loads(self.evaluation(policy).read_text()) for policy in POLICIES)
+        figure = "success_rate" if task.figure == "success" else "return_mean"
         last = read_metrics(self.path / "metrics.csv")[-1]
         return {
             "task": self.task, "core": self.core, "seed": self.seed, "frames": found["frames"],
-            "figure": task.figure, "value": round(value, 3), "bar": task.bar, "episodes": found["episodes"],
+            "figure": task.figure, "value": round(found[figure], 3), "sampled": round(sampled[figure], 3),
+            "bar": task.bar, "episodes": found["episodes"],
             "wall_s": round(last["wall_s"]), "commit": commit_of(self.path), "options": shlex.join(self.options),
         }  # fmt: skip
 
@@ -123,20 +133,23 @@ class Run:
 def table(rows: Sequence[dict[str, str]]) -> str:
     """One line per task and core, with the held-out figure of every seed."""
     lines = [
-        "| task | frames | core | held-out, each seed | bar | options beside the defaults |",
-        "|---|---|---|---|---|---|",
+        "| task | frames | core | figure | greedy, each seed | sampled | bar | options beside the defaults |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for name, task in TASKS.items():
         for core in task.cores:
             found = [row for row in rows if (row["task"], row["core"]) == (name, core)]
             if found:
                 digits = 2 if task.figure == "success" else 1
-                values = ", ".join(
-                    f"{float(row['value']):.{digits}f}" for row in sorted(found, key=lambda r: int(r["seed"]))
+                found.sort(key=lambda row: int(row["seed"]))
+                values, sampled = (
+                    ", ".join(f"{float(row[policy]):.{digits}f}" for row in found)
+                    for policy in ("value", "sampled")
                 )
                 shown = f"`{shlex.join(task.options)}`" if task.options else ""
                 lines.append(
-                    f"| {name} | {task.frames:,} | {core} | {task.figure} {values} | {task.bar:g} | {shown} |"
+                    f"| {name} | {task.frames:,} | {core} | {task.figure} | {values} | {sampled} | {task.bar:g} "
+                    f"| {shown} |"
                 )
     commits = ", ".join(sorted({row["commit"] for row in rows}))
     return "\n".join([*lines, "", f"Commit {commits}; {EPISODES} held-out episodes each."])
@@ -164,7 +177,7 @@ def main(argv: Sequence[str]) -> int:
         for name in named:
             for core in [core for core in TASKS[name].cores if core in wanted]:
                 run = Run(name, core, seed)
-                if not run.evaluation.exists():
+                if not run.finished:
                     run.bring_to_its_end()
                 if is_committed(run.path, commit_of(run.path)):
                     row = run.row()

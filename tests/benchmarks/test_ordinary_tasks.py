@@ -24,10 +24,17 @@ def test_every_run_is_a_command_with_the_defaults() -> None:
 
 def test_a_line_holds_every_seed_of_a_task_and_core() -> None:
     rows = [
-        {"task": "CartPole", "core": "lstm", "seed": seed, "value": value, "commit": "abc"}
-        for seed, value in (("1", "499.5"), ("0", "500"))
+        {
+            "task": "CartPole",
+            "core": "lstm",
+            "seed": seed,
+            "value": value,
+            "sampled": sampled,
+            "commit": "abc",
+        }
+        for seed, value, sampled in (("1", "499.5", "470"), ("0", "500", "480"))
     ]
-    assert "| CartPole | 150,000 | lstm | return 500.0, 499.5 | 475 |  |" in table(rows)
+    assert "| CartPole | 150,000 | lstm | return | 500.0, 499.5 | 480.0, 470.0 | 475 |  |" in table(rows)
 
 
 def test_the_page_shows_what_the_csv_says() -> None:
