@@ -325,10 +325,16 @@ class VectorHead(nn.Linear):
 
 
 class PreviousVector(nn.Linear):
-    """A linear map of the previous choices (one-hot) and real numbers (in units of their Box); a vector for none."""
+    """A linear map of the previous choices (one-hot) and real numbers (in units of their Box); a vector for none.
+
+    Real numbers come as the environment took them, clipped to the bounds, or where there is no bound compressed to
+    sign(x) log(1 + |x|). As they were drawn they would feed back on themselves: a policy that answers an action with
+    a larger one would grow exponentially within an episode.
+    """
 
     shift: Tensor
     scale: Tensor
+    bounded: Tensor
 
     def __init__(self, actions: VectorActions, size: int) -> None:
         super().__init__(actions.logits + len(actions.real_at), size)
@@ -336,6 +342,7 @@ class PreviousVector(nn.Linear):
         self.components = actions
         self.register_buffer("shift", actions.middle, persistent=False)
         self.register_buffer("scale", actions.half, persistent=False)
+        self.register_buffer("bounded", actions.bounded, persistent=False)
 
     def forward(self, action: Tensor, is_first: Tensor) -> Tensor:  # type: ignore[override]
         chosen, real = self.components.split(action.to(self.weight.dtype))
@@ -343,7 +350,9 @@ class PreviousVector(nn.Linear):
         one_hot = self.weight.new_zeros(*action.shape[:-1], self.components.logits)
         at = places[:, 0] + chosen if len(places) else chosen
         one_hot = one_hot.scatter(-1, at, 1.0)
-        encoded = super().forward(torch.cat([one_hot, (real - self.shift) / self.scale], dim=-1))
+        units = (real - self.shift) / self.scale
+        taken = torch.where(self.bounded, units.clamp(-1.0, 1.0), units.sign() * units.abs().log1p())
+        encoded = super().forward(torch.cat([one_hot, taken], dim=-1))
         return torch.where(is_first.unsqueeze(-1), self.none, encoded)
 
 
@@ -352,16 +361,18 @@ class VectorActions(Actions):
 
     dtype = torch.float32
 
-    def __init__(
-        self, counts: Sequence[int], middle: Sequence[float] = (), half: Sequence[float] = ()
-    ) -> None:
-        """`counts` [W] choices of each component, 0 for a real number; `middle` and `half` [D] of real numbers."""
+    def __init__(self, counts: Sequence[int], bounds: Sequence[tuple[float, float] | None] = ()) -> None:
+        """`counts` [W] choices of each component, 0 for a real number; `bounds` [D] of real numbers, None: none."""
         self.counts: tuple[int, ...] = tuple(counts)
         self.choice_at = [place for place, count in enumerate(counts) if count]
         self.real_at = [place for place, count in enumerate(counts) if not count]
         self.logits = sum(counts)
-        self.middle = torch.tensor(list(middle) or [0.0] * len(self.real_at))
-        self.half = torch.tensor(list(half) or [1.0] * len(self.real_at))
+        limits = list(bounds) or [None] * len(self.real_at)
+        self.bounded = torch.tensor([limit is not None for limit in limits], dtype=torch.bool)
+        self.middle = torch.tensor(
+            [0.0 if limit is None else (limit[0] + limit[1]) / 2.0 for limit in limits]
+        )
+        self.half = torch.tensor([1.0 if limit is None else (limit[1] - limit[0]) / 2.0 for limit in limits])
         self.shape = (len(counts),)
         self.parameters = self.logits + 2 * len(self.real_at)
         self.noise_shape = (self.logits + len(self.real_at),)
@@ -418,8 +429,7 @@ def actions_for(space: spaces.Space[Any]) -> Actions:
     if isinstance(space, spaces.Discrete):
         return DiscreteActions(space)
     counts: list[int] = []
-    middle: list[float] = []
-    half: list[float] = []
+    bounds: list[tuple[float, float] | None] = []
     for part in space.spaces if isinstance(space, spaces.Tuple) else (space,):
         if isinstance(part, spaces.Discrete):
             counts.append(int(part.n))
@@ -431,11 +441,10 @@ def actions_for(space: spaces.Space[Any]) -> Actions:
             for low, high in zip(part.low.reshape(-1).tolist(), part.high.reshape(-1).tolist(), strict=True):
                 bounded = -LARGEST_BOUND <= low < high <= LARGEST_BOUND
                 counts.append(0)
-                middle.append((low + high) / 2.0 if bounded else 0.0)
-                half.append((high - low) / 2.0 if bounded else 1.0)
+                bounds.append((low, high) if bounded else None)
         else:
             raise UserError(
                 f"the action space {space} is not supported; agents act in Discrete, MultiDiscrete, MultiBinary and "
                 "Box spaces, or in a Tuple of them"
             )
-    return VectorActions(counts, middle, half)
+    return VectorActions(counts, bounds)

@@ -175,6 +175,19 @@ def test_the_previous_vector_counts_but_not_in_a_first_step(name: str) -> None:
     assert not torch.equal(encoder(here, later), encoder(here, first))
 
 
+def test_the_previous_vector_is_what_the_environment_took() -> None:
+    """Beyond its bounds an action counts as the bound, so that no policy can answer it with a larger one for ever."""
+    later = torch.tensor([False])
+    encoder = actions_for(spaces.Box(-2.0, 4.0, (1,))).encoder(3)
+    at_bound = encoder(torch.tensor([[4.0]]), later)
+    assert torch.equal(encoder(torch.tensor([[1e16]]), later), at_bound)
+    assert not torch.equal(encoder(torch.tensor([[3.0]]), later), at_bound)
+    torch.testing.assert_close(at_bound[0], encoder.weight[:, 0] + encoder.bias)
+    unbounded = actions_for(spaces.Box(-np.inf, np.inf, (1,))).encoder(3)
+    far = unbounded(torch.tensor([[-1e16]]), later)
+    torch.testing.assert_close(far[0], -math.log(1e16) * unbounded.weight[:, 0] + unbounded.bias)
+
+
 def test_labels_are_short() -> None:
     assert actions_for(SPACES["Box"]).describe(torch.tensor([0.314, -1.2])) == "[0.31, -1.20]"
     assert actions_for(SPACES["Tuple"]).describe([0.5, -1, 3, 1, 8]) == "[0.50, -1.00, 3, 1, 8.00]"
