@@ -100,12 +100,19 @@ class Run:
         train = ["train_rl.py", "--run-dir", str(self.path), "--resume-or-start", *self.options]
         play = ["evaluate.py", str(self.path), "--episodes", str(EPISODES)]
         plays = [[*play, "--policy", policy, "--json", str(self.evaluation(policy))] for policy in POLICIES]
-        for command in (train, *plays):
+        # A run that has reached its end is not resumed: it would name the commit of today.
+        for command in plays if self.trained else (train, *plays):
             done = subprocess.run(
                 [sys.executable, *command], cwd=ROOT, capture_output=True, text=True, check=False
             )
             if done.returncode != 0:
                 raise UserError(f"{self.path.name} failed: {done.stderr.strip().splitlines()[-1:]}")
+
+    @property
+    def trained(self) -> bool:
+        """Whether the training reached its end."""
+        metrics = self.path / "metrics.csv"
+        return metrics.exists() and read_metrics(metrics)[-1]["frames"] >= TASKS[self.task].frames
 
     def evaluation(self, policy: str) -> Path:
         """Where the evaluation of a policy is kept."""
