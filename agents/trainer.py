@@ -121,12 +121,12 @@ class Trainer:
         self._print_header()
         begun, wall_before = time.monotonic(), self.wall_s
         log_time, log_frames = begun, self.collector.frames
-        finished = self.collector.frames >= self.config.total_steps
+        finished = self.finished
         with ProgressDisplay(self.console, self.config.total_steps, "frames") as display:
             while not finished and not self.ranks.any(stop()) and self.updates != stop_after_updates:
                 metrics = self.advance()
                 self.wall_s = wall_before + time.monotonic() - begun
-                finished = self.collector.frames >= self.config.total_steps
+                finished = self.finished
                 episodes = self.collector.episodes.summary()
                 now = time.monotonic()
                 fps = (self.collector.frames - log_frames) / (now - log_time)
@@ -148,6 +148,11 @@ class Trainer:
             plot_curves(self.directory.metrics_path, self.directory.curves_path)
             self.directory.close()
         return finished
+
+    @property
+    def finished(self) -> bool:
+        """Whether all frames are played."""
+        return self.collector.frames >= self.config.total_steps
 
     def close(self) -> None:
         """Release the environments and the run directory."""
@@ -267,7 +272,8 @@ class Trainer:
         if said := self.directory.forget_after(self.updates, self.collector.frames):
             self.console.print(said, markup=False)
         self._saved_at = self.updates
-        self.directory.write_config(config)
+        if not self.finished:  # else nothing is trained by this code and these options
+            self.directory.write_config(config)
 
     def advance(self) -> dict[str, float]:
         """One rollout and one update; returns the learner's metrics."""

@@ -74,7 +74,8 @@ class TaskTrainer:
             if said := self.directory.forget_after(self.updates, self.updates):
                 self.console.print(said, markup=False)
             self._saved_at = self.updates
-            self.directory.write_config(config)
+            if not self.finished:  # else nothing is trained by this code and these options
+                self.directory.write_config(config)
 
     def run(
         self,

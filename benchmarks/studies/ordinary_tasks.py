@@ -100,19 +100,12 @@ class Run:
         train = ["train_rl.py", "--run-dir", str(self.path), "--resume-or-start", *self.options]
         play = ["evaluate.py", str(self.path), "--episodes", str(EPISODES)]
         plays = [[*play, "--policy", policy, "--json", str(self.evaluation(policy))] for policy in POLICIES]
-        # A run that has reached its end is not resumed: it would name the commit of today.
-        for command in plays if self.trained else (train, *plays):
+        for command in (train, *plays):
             done = subprocess.run(
                 [sys.executable, *command], cwd=ROOT, capture_output=True, text=True, check=False
             )
             if done.returncode != 0:
                 raise UserError(f"{self.path.name} failed: {done.stderr.strip().splitlines()[-1:]}")
-
-    @property
-    def trained(self) -> bool:
-        """Whether the training reached its end."""
-        metrics = self.path / "metrics.csv"
-        return metrics.exists() and read_metrics(metrics)[-1]["frames"] >= TASKS[self.task].frames
 
     def evaluation(self, policy: str) -> Path:
         """Where the evaluation of a policy is kept."""
@@ -140,7 +133,7 @@ class Run:
 def table(rows: Sequence[dict[str, str]]) -> str:
     """One line per task and core, with the held-out figure of every seed."""
     lines = [
-        "| task | frames | core | figure | greedy, each seed | sampled | bar | options beside the defaults |",
+        "| task | frames | core | figure | greedy, each seed | sampled | target | options beside the defaults |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for name, task in TASKS.items():

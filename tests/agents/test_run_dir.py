@@ -79,6 +79,19 @@ def test_the_command_of_a_run_from_before_an_option_continues_it(tmp_path: Path)
     assert load_checkpoint(run / "checkpoints" / "latest.pt")["updates"] == 2
 
 
+def test_a_finished_run_keeps_the_commit_that_trained_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    assert train_rl.main(argv(run, 1)) == 0
+    before = (run / "config.json").read_text()
+    monkeypatch.setattr("agents.run_dir.source_commit", lambda: "0123abc")
+    assert train_rl.main([*argv(run, 1), "--resume-or-start"]) == 0
+    assert (run / "config.json").read_text() == before
+    assert train_rl.main([*argv(run, 2), "--resume-or-start"]) == 0
+    assert json.loads((run / "config.json").read_text())["commit"] == "0123abc"
+
+
 def _hold(path: Path, ready: Any) -> None:
     lock = WriterLock(path)
     assert lock.take() is None
