@@ -122,6 +122,16 @@ class Door(gymnasium.Wrapper[dict[str, Any], Any, Any, Any]):
             frame = np.repeat(frame.reshape(*frame.shape[:2], 1), 3, axis=-1)
         return np.ascontiguousarray(frame[..., :3])
 
+    def observation_words(self) -> str:
+        """A few words on what is seen now, where the environment has some."""
+        own = getattr(self.env.unwrapped, "observation_words", None)
+        if own is None:
+            return ""
+        said = self._guarded("observation_words", own)
+        if not isinstance(said, str):
+            raise self.fault(f"observation_words returned {describe(said)}, expected a str")
+        return said
+
     def fault(self, what: str, trace: str = "") -> EnvFault:
         """The error line of something that this environment did."""
         where = f"{self.env_id}: environment {self.number}" if self.number is not None else f"{self.env_id}:"

@@ -10,7 +10,7 @@ from typing import Any
 
 import gymnasium
 
-from envs.errors import UserError
+from envs.door import Door
 
 PLAIN = ("wall", "floor", "unseen", "empty")
 LONGEST = 60
@@ -19,16 +19,9 @@ LONGEST = 60
 
 def observation_words(env: gymnasium.Env[Any, Any]) -> str:
     """A few words on what `env`, wrapped or not, shows now; empty where there are none."""
-    inner: Any = env.unwrapped
-    own = getattr(inner, "observation_words", None)
-    if own is not None:
-        said = own() if callable(own) else own
-        if not isinstance(said, str):
-            raise UserError(
-                f"observation_words() of {type(inner).__name__} must return a str, not {type(said).__name__}"
-            )
-        line = " ".join(said.split())
+    if isinstance(env, Door) and (line := " ".join(env.observation_words().split())):
         return line if len(line) <= LONGEST else f"{line[: LONGEST - 3]}..."
+    inner: Any = env.unwrapped
     if hasattr(inner, "gen_obs_grid") and hasattr(inner, "agent_view_size"):
         return _nearest_thing(inner)
     return ""

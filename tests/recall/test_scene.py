@@ -149,9 +149,13 @@ def test_an_environment_says_what_it_shows():
     cue = "the cue says up" if info["cue"] == 1 else "the cue says down"
     assert [step for step, words in enumerate(said) if words == cue] == [info["cue_step"]]
     assert said[-1] == "junction"
-    env.unwrapped.observation_words = lambda: 3
-    with pytest.raises(UserError, match="must return a str, not int"):
-        scene_of(env)
+    for says, line in (
+        (lambda: 3, "observation_words returned"),
+        (lambda: 1 / 0, "observation_words raised ZeroDivisionError: division by zero"),
+    ):
+        env.unwrapped.observation_words = says
+        with pytest.raises(UserError, match=line):
+            scene_of(env)
 
 
 def test_what_is_remembered_fits_its_line():
