@@ -91,10 +91,14 @@ def test_buffers_in_use_are_never_handed_out_again(implementation: str) -> None:
     assert_same(torch.autograd.grad(third, [xs[2]])[0], expected[2], "on recycled buffers")
 
 
-@pytest.mark.parametrize("part", ["features", "meta_loss", "h", "c", "value_read", "delta1", "delta3"])
+PARTS = ["features", "meta_loss", "h", "c", "value_read", "delta1", "delta3", "recent"]
+OPEN = ("p of several panels sees four inputs", "g without read feedback, rate per layer")
+
+
+@pytest.mark.parametrize("part", PARTS)
 def test_each_output_alone_has_the_gradient_of_plain(part: str, implementation: str) -> None:
     """Gradients that are absent from above are not taken for something else."""
-    for variant in ("p", "g wide"):
+    for variant in ("p", "g wide", *OPEN):
         fused, plain = pair(VARIANTS[variant], implementation)
         xs = torch.randn(4, 3, X, dtype=torch.float64, requires_grad=True)
         state, is_first = lived_in(plain, 3), torch.rand(4, 3) < 0.2

@@ -142,25 +142,6 @@ def test_a_batch_split_for_the_cache_equals_the_whole(
         assert_same(mine, whole[name], name)
 
 
-PARTS = ["features", "meta_loss", "h", "c", "value_read", "delta1", "delta3", "recent"]
-
-
-@pytest.mark.parametrize("part", PARTS)
-def test_each_output_alone_has_the_gradient_of_plain(part: str, implementation: str) -> None:
-    """Gradients that are absent from above are not taken for something else."""
-    for variant in ("p of several panels sees four inputs", "g without read feedback, rate per layer"):
-        core, plain = pair(VARIANTS[variant], implementation)
-        xs = torch.randn(4, 3, X, dtype=torch.float64, requires_grad=True)
-        state, is_first = lived_in(plain, 3), torch.rand(4, 3) < 0.2
-        found = []
-        for each in (core, plain):
-            output, final = each.unroll(xs, state, is_first)
-            chosen = {**output._asdict(), **final._asdict()}[part]
-            found.append(gradients(each, chosen.square().sum(), xs, state))
-        for name in found[0]:
-            assert_same(found[0][name], found[1][name], name)
-
-
 @pytest.mark.parametrize("controller", ["lstm", "gru", "feedforward"])
 def test_in_single_precision_it_equals_the_closed_loop_to_rounding(
     controller: Any, implementation: Any
