@@ -207,6 +207,7 @@ def open_cores(rule: str, controller: str, implementation: str) -> dict[str, Mem
 def measure_open_loop(config: SpeedConfig) -> list[dict[str, Any]]:
     """Rows of --open-loop; all ways of one core take turns."""
     size, heads, batch, length = OPEN_SHAPE
+    machine = machine_columns()
     xs, is_first = torch.randn(length, batch, INPUT), torch.rand(length, batch) < config.reset_rate
     kinds: dict[str, tuple[int, Callable[[MemoryCore], None]]] = {
         "act": (ACTING_STEPS, lambda core: act(core, xs)),
@@ -231,7 +232,7 @@ def measure_open_loop(config: SpeedConfig) -> list[dict[str, Any]]:
                         "rule": rule, "controller": controller, "d": size, "heads": heads, "batch": batch,
                         "steps": length, "implementation": implementation, "what": what,
                         "step_by_step": round(rate["step by step"]), "segment": round(rate["segment"]),
-                        "ratio": round(rate["segment"] / rate["step by step"], 2), **machine_columns(),
+                        "ratio": round(rate["segment"] / rate["step by step"], 2), **machine,
                     }
                 )  # fmt: skip
     return rows
