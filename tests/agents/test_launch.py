@@ -90,8 +90,6 @@ def test_ctrl_c_stops_all_ranks_with_a_checkpoint_that_continues(tmp_path: Path)
     assert process.returncode == 128 + signal.SIGINT
     assert "Traceback" not in errors
     before = read_metrics(path / "metrics.csv")
-    resume = ["train_rl.py", "--run-dir", str(path), "--resume", "--ranks", "2"]
-    frames = int(before[-1]["frames"]) + 40
-    done = run(*resume, "--total-steps", str(frames))
-    assert done.returncode == 0, done.stderr
+    frames = str(int(before[-1]["frames"]) + 40)
+    assert train_rl.main(["--run-dir", str(path), "--resume", "--total-steps", frames]) == 0
     assert same(before, read_metrics(path / "metrics.csv")[: len(before)])

