@@ -3,8 +3,10 @@
 An episode draws N distinct codes, and for each a right action, uniform and independent. Every round shows
 every code once, in a fresh random order; the right action pays 1. With two blocks the whole runs twice, with
 the same codes and newly drawn right actions. The episode terminates after blocks * rounds * contexts steps.
+With `symbols` more than `contexts` an episode draws its codes from that many: stages with a growing number of
+contexts then look alike, and lead to tasks that are too hard to begin with.
 
-The observation, in this order (C = contexts for symbol codes, 16 for random ones; A doors):
+The observation, in this order (C = symbols for symbol codes, 16 for random ones; A doors):
     C    the present code: one-hot (symbol) or +-1 (random, new in every episode); 0 after the last step
     C    the code of the step before, 0 at step 0, as all that follows
     A    the action of the step before, one-hot
@@ -49,6 +51,8 @@ class Rules:
     """told: the right action is shown afterwards; reward: only the reward is."""
     blocks: int
     """1, or 2: right actions are redrawn half way."""
+    symbols: int | None = None
+    """Symbol codes: how many there are; an episode draws N of them. None: N."""
 
     def __post_init__(self) -> None:
         limits = (("contexts", 1, 1024), ("doors", 2, 64), ("rounds", 1, 1024), ("blocks", 1, 2))
@@ -62,6 +66,16 @@ class Rules:
             if getattr(self, name) not in choices:
                 expected = " or ".join(choices)
                 raise UserError(f"{name} of the pair bandit must be {expected}, not {getattr(self, name)!r}")
+        if self.symbols is None:
+            return
+        if self.codes != "symbol":
+            raise UserError("symbols of the pair bandit needs codes symbol: random codes are drawn from all")
+        whole = isinstance(self.symbols, int) and not isinstance(self.symbols, bool)
+        if not whole or not self.contexts <= self.symbols <= 1024:
+            raise UserError(
+                f"symbols of the pair bandit must be a whole number from contexts ({self.contexts}) to 1024, "
+                f"not {self.symbols!r}"
+            )
 
     @property
     def length(self) -> int:
@@ -71,7 +85,7 @@ class Rules:
     @property
     def code_size(self) -> int:
         """Numbers of a code."""
-        return self.contexts if self.codes == "symbol" else CODE_BITS
+        return (self.symbols or self.contexts) if self.codes == "symbol" else CODE_BITS
 
     @property
     def size(self) -> int:
@@ -101,7 +115,9 @@ class Rules:
     def draw(self, rng: np.random.Generator) -> tuple[Array, Array, Array]:
         """An episode: codes [N, C], then sign [T] and right action [T] of every step."""
         if self.codes == "symbol":
-            codes = np.eye(self.contexts, dtype=np.float32)
+            codes = np.eye(self.code_size, dtype=np.float32)
+            if self.code_size > self.contexts:
+                codes = codes[rng.choice(self.code_size, size=self.contexts, replace=False)]
         else:
             numbers = rng.choice(1 << CODE_BITS, size=self.contexts, replace=False)
             codes = (((numbers[:, None] >> np.arange(CODE_BITS)) & 1) * 2 - 1).astype(np.float32)
@@ -125,9 +141,10 @@ class PairBanditVector(NativeVector):
         codes: str = "symbol",
         feedback: str = "told",
         blocks: int = 1,
+        symbols: int | None = None,
         render_mode: str | None = None,
     ) -> None:
-        self.rules = Rules(contexts, doors, rounds, codes, feedback, blocks)
+        self.rules = Rules(contexts, doors, rounds, codes, feedback, blocks, symbols)
         super().__init__(num_envs, self.rules.space, doors, render_mode)
         self.codes = np.zeros((num_envs, contexts, self.rules.code_size), dtype=np.float32)
         self.signs = np.zeros((num_envs, self.rules.length), dtype=np.int64)
@@ -187,9 +204,10 @@ class PairBandit(gymnasium.Env[Any, Any]):
         codes: str = "symbol",
         feedback: str = "told",
         blocks: int = 1,
+        symbols: int | None = None,
         render_mode: str | None = None,
     ) -> None:
-        self.rules = Rules(contexts, doors, rounds, codes, feedback, blocks)
+        self.rules = Rules(contexts, doors, rounds, codes, feedback, blocks, symbols)
         self.render_mode = render_mode
         self.observation_space = self.rules.space
         self.action_space = spaces.Discrete(doors)
@@ -243,7 +261,7 @@ class PairBandit(gymnasium.Env[Any, Any]):
         """16 bits that picture the sign of a step: a random code itself, a symbol by a fixed scramble."""
         sign = int(self.signs[step])
         if self.rules.codes == "symbol":
-            return (sign + 1) * 40503 % 65536
+            return (int(self.codes[sign].argmax()) + 1) * 40503 % 65536
         return int(((self.codes[sign] > 0) << np.arange(CODE_BITS)).sum())
 
     def _observe(self) -> NDArray[np.float32]:

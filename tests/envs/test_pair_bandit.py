@@ -16,6 +16,7 @@ SETTINGS: list[dict[str, Any]] = [
     {"contexts": 4, "rounds": 3},
     {"contexts": 5, "doors": 3, "rounds": 2, "codes": "random", "feedback": "reward", "blocks": 2},
     {"contexts": 4, "codes": "random", "blocks": 2},
+    {"contexts": 3, "symbols": 7},
 ]
 
 
@@ -66,6 +67,24 @@ def test_known_optima():
     assert Rules(4, 4, 6, "symbol", "reward", 1).optimal_return == 4 * 4.5
 
 
+def test_an_alphabet_as_large_as_the_episode_changes_nothing():
+    """The draws of an episode stay the same, so that every trained agent meets the levels it has always met."""
+    plain, named = (Rules(6, 4, 3, "symbol", "told", 1, symbols) for symbols in (None, 6))
+    for mine, theirs in zip(*(rules.draw(np.random.default_rng(3)) for rules in (plain, named)), strict=True):
+        assert np.array_equal(mine, theirs)
+
+
+def test_episodes_draw_their_symbols_from_the_alphabet():
+    rules = Rules(3, 4, 3, "symbol", "told", 1, 7)
+    seen = set()
+    for seed in range(60):
+        codes, _, _ = rules.draw(np.random.default_rng(seed))
+        assert codes.shape == (3, 7)
+        assert len({int(code.argmax()) for code in codes}) == 3
+        seen |= {int(code.argmax()) for code in codes}
+    assert seen == set(range(7))
+
+
 def test_needed_steps_hold_the_answer_for_the_present_sign():
     env = PairBandit(contexts=4, rounds=3, blocks=2)
     observation, info = env.reset(seed=0)
@@ -101,6 +120,9 @@ def test_picture_and_gymnasium_checker():
         ({"blocks": 3}, "blocks"),
         ({"codes": "words"}, "symbol or random"),
         ({"feedback": "none"}, "told or reward"),
+        ({"contexts": 8, "symbols": 7}, r"from contexts \(8\) to 1024, not 7"),
+        ({"contexts": 8, "symbols": True}, "not True"),
+        ({"codes": "random", "symbols": 20}, "needs codes symbol"),
     ],
 )
 def test_faults_are_named(kwargs, message):
