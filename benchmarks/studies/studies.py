@@ -202,13 +202,33 @@ PUBLISHED = ("--interaction-window", "0")
 """Keys, values and rate made from the controller's output alone."""
 
 
-def pair_bandit(contexts: int, total_steps: int, *options: str, name: str = "", **more: Any) -> Study:
+def pair_bandit(
+    contexts: int, total_steps: int, *options: str, symbols: int | None = None, **more: Any
+) -> Study:
     """A study of the pair bandit: bind signs to doors, the right door told after each choice."""
-    kwargs = ("--env-kwargs", f'{{"contexts": {contexts}}}')
+    name, title, kwargs = f"pair-bandit-{contexts}", f"{contexts} signs", f'{{"contexts": {contexts}}}'
+    if symbols is not None:
+        name, title = f"{name}-of-{symbols}", f"{title} of {symbols}"
+        kwargs = f'{{"contexts": {contexts}, "symbols": {symbols}}}'
     return Study(
-        name or f"pair-bandit-{contexts}", f"Pair bandit, {contexts} signs, told", "pair-bandit",
-        "mnm/PairBandit-v0", total_steps, options=(*kwargs, *options), figure="return", **more,
+        name, f"Pair bandit, {title}, told", "pair-bandit", "mnm/PairBandit-v0", total_steps,
+        options=("--env-kwargs", kwargs, *options), figure="return", **more,
     )  # fmt: skip
+
+
+def pair_bandit_stages(*stages: tuple[int, int], cores: tuple[str, ...]) -> list[Study]:
+    """A curriculum: (signs of an episode, frames) of each stage, all of one alphabet; the last one shows it whole.
+
+    Rollouts hold one episode, or two where it is short. The rate is constant but in the last stage.
+    """
+    symbols, found = stages[-1][0], list[Study]()
+    for contexts, frames in stages:
+        options = ["--rollout-steps", str(max(48, 3 * contexts))]
+        if contexts < symbols:
+            options.append("--no-anneal")
+        after = found[-1].name if found else ""
+        found.append(pair_bandit(contexts, frames, *options, symbols=symbols, cores=cores, after=after))
+    return found
 
 
 STUDIES: dict[str, Study] = {
@@ -258,7 +278,11 @@ STUDIES: dict[str, Study] = {
             per_core={"mnm-p published": PUBLISHED},
             seeds=5,
         ),
-        pair_bandit(32, 2_000_000, "--rollout-steps", "96", cores=("lstm", "mnm-p")),
+        pair_bandit(32, 2_000_000, "--rollout-steps", "96", cores=("mnm-p",)),
+        *pair_bandit_stages((8, 400_000), (16, 400_000), (32, 1_000_000), cores=("lstm", "mnm-p")),
+        *pair_bandit_stages(
+            (8, 600_000), (16, 400_000), (32, 600_000), (64, 1_200_000), cores=("lstm", "mnm-p")
+        ),
         Study(
             "memory-s7-view3",
             "MiniGrid-MemoryS7-v0, view 3, Python backend",
