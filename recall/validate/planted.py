@@ -2,7 +2,8 @@
 
 An environment with a planted cue says in its info at which step the cue was seen (`cue_step`), at which step it
 must be used (`decision_step`) and what it was (`cue`), -1 where that has not happened yet; the agent never
-sees this. `reset(options={"flip_cue": True})` gives the same episode with the other cue. An environment may instead
+sees this. `reset(options={"flip_cue": True})` gives the same episode with the other cue; the two side by side show
+every step at which the cue was in view, and where this agent decides by it (`beside`). An environment may instead
 name, at every step, the earlier steps any of which showed what is needed now (`needed_steps`): one step that has
 some is drawn as the decision. Elsewhere a probe step, drawn from the second half of the episode, takes its place.
 """
@@ -10,7 +11,7 @@ some is drawn as the decision. Elsewhere a probe step, drawn from the second hal
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -35,7 +36,7 @@ class PlayedEpisode:
     cue: int
     """Which cue; -1 where the environment has none, 0 where it names needed steps."""
     cue_step: int
-    """-1 where the environment has no cue, or the agent never saw it; the latest of several needed steps."""
+    """-1 where the environment has no cue, or the agent never saw it; the latest of several."""
     decision: int
     """Step at which the cue is to be used, or a probe step where the environment names none."""
     decides: bool
@@ -99,6 +100,31 @@ def play_planted(agent: LoadedAgent, episodes: int, seed: int, flip: bool = Fals
     for env in envs:
         env.close()
     return played
+
+
+def beside(episode: PlayedEpisode, twin: PlayedEpisode) -> tuple[PlayedEpisode, PlayedEpisode]:
+    """Both with what an episode and the same one with the other cue show only together.
+
+    The cue is in view where they see different things. The agent decides where, later, they see the same and act
+    otherwise for the first time: it may do so before or after the place that the environment names, and two that act
+    alike up to there are in the same state of the world. Where there is no such step, the environment's word stands.
+    """
+    shown: list[int] = []
+    for t in range(min(episode.tape.steps, twin.tape.steps)):
+        sights = episode.tape.observation.items()
+        same = all(np.array_equal(part[t], twin.tape.observation[name][t]) for name, part in sights)
+        if not same:
+            shown.append(t)
+        if not np.array_equal(episode.tape.action[t], twin.tape.action[t]):
+            if not (same and shown):
+                break
+            *also, latest = shown
+            first, second = (
+                replace(e, cue_step=latest, also=tuple(also), decision=t, decides=True)
+                for e in (episode, twin)
+            )
+            return first, second
+    return episode, twin
 
 
 class _Plans(TapeObserver):

@@ -2,7 +2,7 @@
 
 R5 is exact: it is the agent replayed without a step. What remains to be shown by experiment is what it means: that
 the step of the planted cue comes first when the cue is needed, with either cue; that removing it, and not another
-step of about that age, changes what the agent does and what it earns; that showing the other cue in that one step
+step of about that age, changes what the agent does and what it earns; that showing the other cue in its own steps
 makes the agent act as if the other cue had been there; and that nothing of all this holds for fresh weights, or
 where nothing has to be remembered.
 """
@@ -130,8 +130,8 @@ class StepStudy(Study):
         ]  # fmt: skip
 
     def flip_checks(self) -> list[Check]:
-        """The same episodes with the other cue, and with the other cue in that one step alone."""
-        names = ("cue flip changes the action", "cue recalled in both", "the other cue in that step alone")
+        """The same episodes with the other cue, and with the other cue in its own steps alone."""
+        names = ("cue flip changes the action", "cue recalled in both", "the other cue in its steps alone")
         pairs, none = self.flipped(names)
         if none:
             return none
@@ -151,11 +151,11 @@ class StepStudy(Study):
         return rank(r5_of(self.model, episode), episode.decision, 1)[0] in episode.needed
 
     def _acts_as(self, clean: PlayedEpisode, flipped: PlayedEpisode) -> bool:
-        """Whether the action at the decision is that of the twin once its cue is shown in the cue's step."""
+        """Whether the action at the decision is that of the twin once its cue is shown in the cue's steps."""
         observation = {}
         for name, part in clean.tape.observation.items():
             observation[name] = part.copy()
-            observation[name][clean.cue_step] = flipped.tape.observation[name][flipped.cue_step]
+            observation[name][list(clean.needed)] = flipped.tape.observation[name][list(flipped.needed)]
         policies, _ = without_steps(
             self.model, replace(clean.tape, observation=observation), clean.decision, []
         )

@@ -31,7 +31,7 @@ from recall.scores.from_tape import leave_one_write_out
 from recall.scores.registry import SCORES
 from recall.validate.checks import Limits, ValidityReport
 from recall.validate.deletion import choose_sets
-from recall.validate.planted import play_planted
+from recall.validate.planted import beside, play_planted
 from recall.validate.ranking import BASELINES, R2, R4, bootstrap, judge, write_sizes
 from recall.validate.validity import WriteStudy, check_recall
 
@@ -182,6 +182,24 @@ def test_played_episodes_know_their_plan_and_carry_their_rule(played):
     twins = play_planted(one_write_agent(), 5, 0, flip=True)
     assert [twin.cue for twin in twins] == [3 - episode.cue for episode in played[:5]]
     assert [twin.cue_step for twin in twins] == [episode.cue_step for episode in played[:5]]
+
+
+def test_twins_show_where_the_cue_was_in_view_and_where_the_agent_decides(played):
+    """Whatever the environment says of it; where they act alike to the end its word stands."""
+    twin = play_planted(one_write_agent(), 1, 0, flip=True)[0]
+    wrong = [replace(episode, cue_step=2, decision=4) for episode in (played[0], twin)]
+    for found, truth in zip(beside(*wrong), (played[0], twin), strict=True):
+        assert (found.needed, found.decision) == ((truth.cue_step,), LENGTH)
+        assert found.tape is truth.tape
+    assert beside(wrong[0], wrong[0]) == (wrong[0], wrong[0])
+
+
+def test_what_the_agent_does_while_it_sees_the_cue_is_no_decision_by_memory(played):
+    twin = play_planted(one_write_agent(), 1, 0, flip=True)[0]
+    action = twin.tape.action.copy()
+    action[twin.cue_step] += 1
+    at_once = replace(twin, tape=replace(twin.tape, action=action))
+    assert beside(played[0], at_once) == (played[0], at_once)
 
 
 def test_an_episode_seen_again_gives_the_same_tape(played):
