@@ -2,6 +2,7 @@
 
     python -m benchmarks.tools.publish runs/studies/maze-9-mnm-p-s0 --name maze-mnm-p --checkpoint best
     python -m benchmarks.tools.publish runs/s17 --name memory-s17-mnm-p --also MiniGrid-MemoryS11-v0
+    python -m benchmarks.tools.publish pretrained/maze-mnm-p --name maze-mnm-p --recalls-only     its recall check again
 
 The card's figures come from held-out levels, played here and now. `pretrained/NAME` is what evaluate.py takes.
 """
@@ -31,6 +32,7 @@ from recall.validate.validity import check_recall
 WARM_STARTED = (
     "Begun with the weights of an earlier stage, not counted here: [results](../../docs/results.md)."
 )
+RECALLS = "## Recalls"
 EVALUATION_SEED = 1
 """The levels of the card; the slow test of the published agents plays another block."""
 
@@ -49,6 +51,9 @@ class PublishConfig:
         None, "for the recall check: a run trained where the cue stays visible", metavar="DIR"
     )
     seeds: str = option("", "what the card says of the other seeds of this run", metavar="TEXT")
+    recalls_only: bool = option(
+        False, "renew the recall check on the card of a published agent, and nothing else", switch=True
+    )
 
 
 def figures(agent: LoadedAgent, env: str, episodes: int) -> list[dict[str, Any]]:
@@ -103,7 +108,7 @@ def training_command(config: TrainConfig) -> str:
 def recall_lines(agent: LoadedAgent, episodes: int, control: LoadedAgent | None) -> list[str]:
     """The recall check of the agent, as lines of its card."""
     found = check_recall(agent, episodes, control=control).to_json()
-    lines = [f"`--check-recall` on {episodes} held-out episodes: {found['verdict']}.", ""]
+    lines = [RECALLS, "", f"`--check-recall` on {episodes} held-out episodes: {found['verdict']}.", ""]
     if control is not None:
         lines += [
             "The control agent was trained with",
@@ -144,8 +149,6 @@ def card(
         "|---|---|---|---|---|---|",
         *map(_figure_line, rows),
         "",
-        "## Recalls",
-        "",
         *recall,
     ]
     return "\n".join(lines) + "\n"
@@ -174,6 +177,11 @@ def main(argv: Sequence[str]) -> int:
         None if config.control is None else load_agent(Path(config.control), "latest", torch.device("cpu"))
     )
     require_clean_tree()
+    if config.recalls_only:
+        recall, path = recall_lines(agent, config.recall_episodes, control), directory / "README.md"
+        kept = path.read_text().partition(RECALLS)[0].rstrip()
+        write_text(path, "\n".join([kept, "", *recall]) + "\n")
+        return 0
     stored = json.loads((run / "config.json").read_text())
     envs = [agent.config.env, *(env for env in config.also.split(",") if env)]
     rows = [row for env in envs for row in figures(agent, env, config.episodes)]
