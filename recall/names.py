@@ -5,7 +5,8 @@ from __future__ import annotations
 from envs.errors import UserError, nearest
 
 SCORE_NAMES = (
-    "removal", "symmetrised", "contribution", "key", "keep", "reapplied", "decision", "step", "blank", "address",
+    "removal", "symmetrised", "contribution", "key", "keep", "reapplied", "decision",
+    "step", "held", "blank", "address",
 )  # fmt: skip
 """Of every score, in the order in which they are offered; `recall/scores/registry.py` says what each of them is."""
 MOST_TILES = 20

@@ -210,7 +210,8 @@ WRITES = {
 """Columns of the table of written memories, and those of the CSV."""
 ALL_CORES = {
     "hit@1 R5": "hit@1 R5 step removal", "where not grey": "hit@1 shown R5 step removal",
-    "not grey": "shown R5 step removal", "hit@5 R5": "hit@5 R5 step removal", "hit@1 R4": "hit@1 R4 decision",
+    "not grey": "shown R5 step removal", "hit@1 held": "hit@1 R5 held observation",
+    "held, where not grey": "hit@1 shown R5 held observation", "hit@1 R4": "hit@1 R4 decision",
     "hit@1 R2": "hit@1 R2 removal", "best fixed lag": "hit@1 best fixed lag",
     "action changed: top step removed": "flips by remove top step", "random step": "flips by remove random step",
     "top 5 writes deleted": "flips by delete top", "5 random writes": "flips by delete random",

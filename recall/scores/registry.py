@@ -269,6 +269,13 @@ _ALL = (
         needs_agent=True, cheap=False, of_policy=True, of_steps=True,
     ),
     Score(
+        "held", "R5 held", "R5 held observation",
+        "change of the policy now if it had seen in that step what it saw before", NATS, EVERY,
+        lambda x: step_matrix("held", x, "held"),
+        lambda x, t: step_effect(x.model, x.tape, t, "held").divergence[t, :t],
+        needs_agent=True, cheap=False, of_policy=True, of_steps=True,
+    ),
+    Score(
         "blank", "R5 blank", "R5 blank observation",
         "change of the policy now if that observation had been all zeros", NATS, EVERY,
         lambda x: step_matrix("blank", x, "blank"),

@@ -7,6 +7,8 @@ previous rewards (teacher-forced):
     h_t = f(h_{t-1}, x_t),  t != s        h_s = h_{s-1}        R5_s(t) = KL( pi_t || pi_t^{-s} ),  s < t
 
 The variant with a `reference` takes step s in, but with another observation: x_s := (reference, a_{s-1}, r_{s-1}).
+An agent without step s has also lived a step less, and one that counts its steps acts by that; with the observation
+held, it has lived as long, and where nothing new came into view the score is exactly 0.
 
 It asks for the whole step, whatever carried it: a recurrent state, a written memory, slots. So it applies to every
 agent that has `act` and a state, and beside R4 (the write alone) it says which of the two remembers. A core with
@@ -39,8 +41,9 @@ from recall.scores.intervene import write_memory_of
 from recall.scores.reapplied import memories_in_cache
 
 Float = NDArray[np.float64]
-Reference = Literal["blank"] | int | None
-"""What is seen in place of step s: nothing but zeros, the observation of another step, or None: s is not taken in."""
+Reference = Literal["held", "blank"] | int | None
+"""What is seen in step s instead: held, what was seen in the step before once more (in the first one what comes next);
+blank, nothing but zeros; the observation of the step with this number. None: s is not taken in."""
 Progress = Callable[[int, int], None]
 """Called as progress(steps done, steps in all)."""
 MOST_ROWS = 1024
@@ -217,8 +220,9 @@ class _Block:
         if self.reference == "blank":
             seen = {name: torch.zeros_like(part) for name, part in row.obs.items()}
         else:
-            assert isinstance(self.reference, int)
-            seen = recorded_row(self.model, self.tape, self.reference, 1).obs
+            held = t - 1 if t else min(1, self.tape.steps - 1)
+            instead = self.reference if isinstance(self.reference, int) else held
+            seen = recorded_row(self.model, self.tape, instead, 1).obs
         if all(torch.equal(part, row.obs[name]) for name, part in seen.items()):
             return self.copies.run()
         other = self.kind(self.model, self.tape, before, 0)

@@ -232,7 +232,8 @@ def test_a_tile_that_was_not_read_is_grey() -> None:
 def test_other_scores_do_not_apply(score: str, tmp_path: Path) -> None:
     agent = agent_of()
     with pytest.raises(
-        UserError, match=f"score '{score}' does not apply to the core 'hard'; valid: step, blank, address"
+        UserError,
+        match=f"score '{score}' does not apply to the core 'hard'; valid: step, held, blank, address",
     ):
         render_recalls(agent.model, lambda: None, [0], Outputs(tmp_path / "a.gif"), score=score, core="hard")
     with pytest.raises(UserError, match="does not apply"):

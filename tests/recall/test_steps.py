@@ -96,41 +96,43 @@ def played(request: pytest.FixtureRequest) -> tuple[str, ActorCritic, Tape]:
 
 @torch.no_grad()
 def replay(
-    model: ActorCritic, tape: Tape, removed: int | None, steps: int, blank: bool = False
+    model: ActorCritic, tape: Tape, removed: int | None, steps: int, reference: str | None = None
 ) -> tuple[torch.Tensor, np.ndarray]:
-    """Log-probabilities and values of one replay that does not take in the step `removed`, or sees zeros there."""
+    """Log-probabilities and values of one replay that does not take in the step `removed`, or sees the reference."""
     state, log_pi, values = model.initial_state(1), [], []
     for t in range(steps):
         row = recorded_row(model, tape, t, 1)
         noise = None if tape.choices is None else torch.from_numpy(tape.choices[t])[None].double()
         obs = row.obs
-        if blank and t == removed:
+        if reference == "blank" and t == removed:
             obs = {name: torch.zeros_like(part) for name, part in obs.items()}
+        elif reference == "held" and t == removed:
+            obs = recorded_row(model, tape, t - 1 if t else 1, 1).obs
         out = model.act(obs, row.is_first, AgentState(state.core, row.action, row.reward), noise=noise)
         log_pi.append(torch.log_softmax(out.policy.parameters[0].double(), -1))
         values.append(float(out.value))
-        if t != removed or blank:
+        if t != removed or reference:
             state = out.state
     return torch.stack(log_pi), np.array(values)
 
 
-@pytest.mark.parametrize("blank", [False, True])
-def test_batched_replay_equals_one_by_one_replay(played: Any, blank: bool) -> None:
+@pytest.mark.parametrize("reference", [None, "held", "blank"])
+def test_batched_replay_equals_one_by_one_replay(played: Any, reference: Any) -> None:
     core, model, tape = played
-    effect = step_effect(model, tape, STEPS - 1, "blank" if blank else None)
+    effect = step_effect(model, tape, STEPS - 1, reference)
     run, run_values = replay(model, tape, None, STEPS)
     for s in range(STEPS):
-        other, values = replay(model, tape, s, STEPS, blank)
+        other, values = replay(model, tape, s, STEPS, reference)
         divergence = (run.exp() * (run - other)).sum(-1).numpy()
-        after = slice(s if blank else s + 1, STEPS)
+        after = slice(s if reference else s + 1, STEPS)
         np.testing.assert_allclose(effect.divergence[after, s], divergence[after], rtol=0, atol=1e-10)
         np.testing.assert_allclose(
             effect.value_change[after, s], np.abs(values - run_values)[after], rtol=0, atol=1e-10
         )
     assert not np.triu(effect.divergence, 1).any()
-    assert blank or not effect.divergence.diagonal().any()
+    assert reference or not effect.divergence.diagonal().any()
     below = np.tril(effect.divergence, -1)
-    assert (below.max() > 1e-6) == (core != "none"), "an effect of size 0 would prove nothing"
+    assert (below.max() > 1e-7) == (core != "none"), "an effect of size 0 would prove nothing"
 
 
 def test_replays_in_blocks_equal_replays_in_one(played: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -201,6 +203,18 @@ def test_another_observation_in_the_place_of_a_step() -> None:
     assert not same.all()
     assert (effect[:, same] == 0).all(), "a step seen as it was"
     assert (effect.diagonal()[~same] > 0).all()
+
+
+def test_held_where_nothing_new_came_into_view_scores_exactly_0() -> None:
+    """Removal does not: without the step the agent has also lived a step less."""
+    agent = agent_of("lstm")
+    tape = tape_of(agent)
+    obs = tape.observation["obs"].copy()
+    obs[5:9] = obs[5]
+    tape = dataclasses.replace(tape, observation={"obs": obs})
+    held, removed = (step_effect(agent.model, tape, reference=way).divergence for way in ("held", None))
+    assert (held[:, 6:9] == 0).all()
+    assert (removed[9:, 6:9] > 0).all()
 
 
 def test_a_tape_that_does_not_start_with_its_episode_is_refused() -> None:

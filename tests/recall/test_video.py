@@ -322,7 +322,8 @@ def test_mistakes_with_scores(tmp_path):
         as_matrix("key", np.full((12, 12), np.nan), 12)
     assert list(tmp_path.iterdir()) == []
     assert list(SCORES) == [
-        "removal", "symmetrised", "contribution", "key", "keep", "reapplied", "decision", "step", "blank", "address",
+        "removal", "symmetrised", "contribution", "key", "keep", "reapplied", "decision",
+        "step", "held", "blank", "address",
     ]  # fmt: skip
 
 
