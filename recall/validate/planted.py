@@ -2,8 +2,8 @@
 
 An environment with a planted cue says in its info at which step the cue was seen (`cue_step`), at which step it
 must be used (`decision_step`) and what it was (`cue`), -1 where that has not happened yet; the agent never
-sees this. `reset(options={"flip_cue": True})` gives the same episode with the other cue; the two side by side show
-every step at which the cue was in view, and where this agent decides by it (`beside`). An environment may instead
+sees this. `reset(options={"flip_cue": True})` gives the same episode with the other cue, which also tells every step
+at which the cue was in view, and where this agent acts by it (`with_decision`). An environment may instead
 name, at every step, the earlier steps any of which showed what is needed now (`needed_steps`): one step that has
 some is drawn as the decision. Elsewhere a probe step, drawn from the second half of the episode, takes its place.
 """
@@ -15,13 +15,15 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import torch
 
 from agents.evaluation import LoadedAgent
 from agents.play import Env, Moment, Opening, play
 from envs import held_out_seed, make_single
 from envs.door import Door
-from recall.record.recorder import TapeObserver, records
+from recall.record.recorder import TapeObserver, recorded_row, records
 from recall.record.tape import Tape
+from recall.scores.steps import act_again
 
 WAVE = 50
 """Episodes that are played together."""
@@ -97,34 +99,63 @@ def play_planted(agent: LoadedAgent, episodes: int, seed: int, flip: bool = Fals
     for first in range(0, episodes, WAVE):
         numbers = range(first, min(first + WAVE, episodes))
         played += _wave(agent, envs[: len(numbers)], [held_out_seed(seed, n) for n in numbers], flip)
+    played = [
+        with_decision(agent, envs[0], episode, not flip)
+        if episode.planted and not episode.repeats
+        else episode
+        for episode in played
+    ]
     for env in envs:
         env.close()
     return played
 
 
-def beside(episode: PlayedEpisode, twin: PlayedEpisode) -> tuple[PlayedEpisode, PlayedEpisode]:
-    """Both with what an episode and the same one with the other cue show only together.
+def with_decision(agent: LoadedAgent, env: Door, episode: PlayedEpisode, flip: bool) -> PlayedEpisode:
+    """The episode with what only the other cue can tell: where the cue was in view, and where this agent acts by it.
 
-    The cue is in view where they see different things. The agent decides where, later, they see the same and act
-    otherwise for the first time: it may do so before or after the place that the environment names, and two that act
-    alike up to there are in the same state of the world. Where there is no such step, the environment's word stands.
+    The environment is played again with the other cue and the same actions: it looks different where the cue is in
+    view. The agent lives through what it would have seen so, and decides at the first step from the named one on at
+    which it would have acted otherwise. If there is no such step, or no other cue, the environment's word stands.
     """
-    shown: list[int] = []
-    for t in range(min(episode.tape.steps, twin.tape.steps)):
-        sights = episode.tape.observation.items()
-        same = all(np.array_equal(part[t], twin.tape.observation[name][t]) for name, part in sights)
-        if not same:
-            shown.append(t)
-        if not np.array_equal(episode.tape.action[t], twin.tape.action[t]):
-            if not (same and shown):
-                break
-            *also, latest = shown
-            first, second = (
-                replace(e, cue_step=latest, also=tuple(also), decision=t, decides=True)
-                for e in (episode, twin)
-            )
-            return first, second
-    return episode, twin
+    seen = _with_other_cue(agent, env, episode, flip)
+    if seen is None:
+        return episode
+    tape, sights = episode.tape, episode.tape.observation.items()
+    shown = [t for t in range(tape.steps) if any((part[t] != seen[name][t]).any() for name, part in sights)]
+    acts = _acts_seeing(agent, replace(tape, observation=seen))
+    for t in range(episode.decision, tape.steps):
+        if t not in shown and acts[t] != tape.action[t].tolist():
+            *also, latest = [s for s in shown if s < t] or [episode.cue_step]
+            return replace(episode, cue_step=latest, also=tuple(also), decision=t)
+    return episode
+
+
+def _with_other_cue(
+    agent: LoadedAgent, env: Door, episode: PlayedEpisode, flip: bool
+) -> dict[str, Any] | None:
+    """Name -> [T, ...] what the same actions show with the other cue; None where there is no other."""
+    tape = episode.tape
+    observation, info = env.reset(seed=episode.seed, options={"flip_cue": True} if flip else None)
+    rows = [observation]
+    for action in agent.model.actions.to_env(torch.from_numpy(tape.action[:-1])):
+        observation, _, terminated, truncated, info = env.step(action)
+        if terminated or truncated:
+            return None
+        rows.append(observation)
+    if info.get("cue", episode.cue) == episode.cue:
+        return None
+    return {name: np.stack([row[name] for row in rows]) for name in tape.observation}
+
+
+@torch.no_grad()
+def _acts_seeing(agent: LoadedAgent, tape: Tape) -> list[Any]:
+    """[T] what the agent would do, greedily, had it seen the observations of this tape."""
+    core, found = agent.model.initial_state(1).core, []
+    for t in range(tape.steps):
+        out = act_again(agent.model, tape, t, recorded_row(agent.model, tape, t, 1), core, 1)
+        core = out.state.core
+        found.append(out.policy.mode()[0].tolist())
+    return found
 
 
 class _Plans(TapeObserver):

@@ -152,10 +152,13 @@ class StepStudy(Study):
 
     def _acts_as(self, clean: PlayedEpisode, flipped: PlayedEpisode) -> bool:
         """Whether the action at the decision is that of the twin once its cue is shown in the cue's steps."""
+        # Step by step from the latest backwards: the twin may have had its cue in view for another time.
+        mine, theirs = sorted(clean.needed)[::-1], sorted(flipped.needed)[::-1]
+        theirs += theirs[-1:] * (len(mine) - len(theirs))
         observation = {}
         for name, part in clean.tape.observation.items():
             observation[name] = part.copy()
-            observation[name][list(clean.needed)] = flipped.tape.observation[name][list(flipped.needed)]
+            observation[name][mine] = flipped.tape.observation[name][theirs[: len(mine)]]
         policies, _ = without_steps(
             self.model, replace(clean.tape, observation=observation), clean.decision, []
         )

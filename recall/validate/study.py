@@ -10,7 +10,7 @@ import numpy as np
 
 from agents.evaluation import LoadedAgent
 from recall.validate.checks import Check, Limits, ValidityReport, not_applicable, verdict_of
-from recall.validate.planted import PlayedEpisode, about, beside, make_env, play_planted
+from recall.validate.planted import PlayedEpisode, about, make_env, play_planted
 from recall.validate.ranking import RankingResult
 
 Progress = Callable[[str], None]
@@ -29,13 +29,6 @@ class Study:
     progress: Progress
 
     def __post_init__(self) -> None:
-        self.twins: list[PlayedEpisode] = []
-        """The same episodes with the other cue, where the environment has one."""
-        if any(episode.cue >= 0 and not episode.repeats for episode in self.played):
-            self.progress("flipped cues")
-            twins = play_planted(self.agent, len(self.played), self.seed, flip=True)
-            pairs = [beside(a, b) for a, b in zip(self.played, twins, strict=True)]
-            self.played, self.twins = [a for a, _ in pairs], [b for _, b in pairs]
         self.planted = [episode for episode in self.played if episode.planted]
         self.success = float(np.mean([episode.success for episode in self.played]))
         self.needs_cue = any(episode.cue >= 0 for episode in self.played)
@@ -67,9 +60,11 @@ class Study:
         """Each episode beside the same one with the other cue; where there are none, what the checks `names` say."""
         if self.no_plan:
             return [], [not_applicable(name, self.no_plan) for name in names]
+        self.progress("flipped cues")
+        twins = play_planted(self.agent, len(self.played), self.seed, flip=True)
         pairs = [
             (a, b)
-            for a, b in zip(self.played, self.twins, strict=False)
+            for a, b in zip(self.played, twins, strict=True)
             if a.planted and b.planted and a.cue != b.cue
         ]
         reason = f"{self.agent.config.env} does not take reset(options={{'flip_cue': True}})"
