@@ -16,6 +16,7 @@ import importlib
 import multiprocessing
 import os
 import random
+import re
 import tempfile
 import traceback
 import warnings
@@ -136,7 +137,8 @@ def _try(env_id: str, sending: Connection) -> None:
             warnings.simplefilter("ignore")
             _stages(env_id, Path(folder), sending.send)
     except UserError as error:
-        sending.send({"refusal": str(error)})
+        # Where packages lie is no part of the answer, and differs between machines.
+        sending.send({"refusal": re.sub(r"/\S*/site-packages/", "", str(error))})
     except BaseException as error:
         frame = traceback.extract_tb(error.__traceback__)[-1]
         where = f"{Path(frame.filename).name}:{frame.lineno}"
