@@ -21,9 +21,8 @@ from agents.evaluation import LoadedAgent
 from agents.play import Env, Moment, Opening, play
 from envs import held_out_seed, make_single
 from envs.door import Door
-from recall.record.recorder import TapeObserver, recorded_row, records
+from recall.record.recorder import TapeObserver, records, retape
 from recall.record.tape import Tape
-from recall.scores.steps import act_again
 
 WAVE = 50
 """Episodes that are played together."""
@@ -122,9 +121,11 @@ def with_decision(agent: LoadedAgent, env: Door, episode: PlayedEpisode, flip: b
         return episode
     tape, sights = episode.tape, episode.tape.observation.items()
     shown = [t for t in range(tape.steps) if any((part[t] != seen[name][t]).any() for name, part in sights)]
-    acts = _acts_seeing(agent, replace(tape, observation=seen))
+    with torch.no_grad():
+        again = retape(agent.model, replace(tape, observation=seen))
+    acts = agent.model.actions.distribution(torch.from_numpy(again.logits)).mode().numpy()
     for t in range(episode.decision, tape.steps):
-        if t not in shown and acts[t] != tape.action[t].tolist():
+        if t not in shown and (acts[t] != tape.action[t]).any():
             *also, latest = [s for s in shown if s < t] or [episode.cue_step]
             return replace(episode, cue_step=latest, also=tuple(also), decision=t)
     return episode
@@ -145,17 +146,6 @@ def _with_other_cue(
     if info.get("cue", episode.cue) == episode.cue:
         return None
     return {name: np.stack([row[name] for row in rows]) for name in tape.observation}
-
-
-@torch.no_grad()
-def _acts_seeing(agent: LoadedAgent, tape: Tape) -> list[Any]:
-    """[T] what the agent would do, greedily, had it seen the observations of this tape."""
-    core, found = agent.model.initial_state(1).core, []
-    for t in range(tape.steps):
-        out = act_again(agent.model, tape, t, recorded_row(agent.model, tape, t, 1), core, 1)
-        core = out.state.core
-        found.append(out.policy.mode()[0].tolist())
-    return found
 
 
 class _Plans(TapeObserver):
