@@ -2,7 +2,7 @@
 
     python -m benchmarks.tools.publish runs/studies/maze-9-mnm-p-s0 --name maze-mnm-p --checkpoint best
     python -m benchmarks.tools.publish runs/s17 --name memory-s17-mnm-p --also MiniGrid-MemoryS11-v0
-    python -m benchmarks.tools.publish pretrained/maze-mnm-p --name maze-mnm-p --recalls-only     its recall check again
+    python -m benchmarks.tools.publish pretrained/maze-mnm-p --recalls-only     its recall check again
 
 The card's figures come from held-out levels, played here and now. `pretrained/NAME` is what evaluate.py takes.
 """
@@ -169,18 +169,21 @@ def _figure_line(row: dict[str, Any]) -> str:
 def main(argv: Sequence[str]) -> int:
     """Run the command; returns the exit code."""
     config = parse(PublishConfig(), argv, description=__doc__ or "", positional="run_dir")
-    if not config.name:
-        raise UserError("give the published agent a --name")
     run, directory = Path(config.run_dir), ROOT / "pretrained" / config.name
+    published = run / "README.md"
+    if config.recalls_only and not published.is_file():
+        raise UserError(f"{run} has no card: --recalls-only takes the directory of a published agent")
+    if not config.name and not config.recalls_only:
+        raise UserError("give the published agent a --name")
     agent = load_agent(run, config.checkpoint, torch.device("cpu"))
     control = (
         None if config.control is None else load_agent(Path(config.control), "latest", torch.device("cpu"))
     )
     require_clean_tree()
     if config.recalls_only:
-        recall, path = recall_lines(agent, config.recall_episodes, control), directory / "README.md"
-        kept = path.read_text().partition(RECALLS)[0].rstrip()
-        write_text(path, "\n".join([kept, "", *recall]) + "\n")
+        kept = published.read_text().partition(RECALLS)[0].rstrip()
+        recall = recall_lines(agent, config.recall_episodes, control)
+        write_text(published, "\n".join([kept, "", *recall]) + "\n")
         return 0
     stored = json.loads((run / "config.json").read_text())
     envs = [agent.config.env, *(env for env in config.also.split(",") if env)]

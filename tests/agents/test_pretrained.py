@@ -68,8 +68,10 @@ def test_a_published_agent_plays_as_its_run_does(
     )
     assert "| mnm/GridMaze9-v0 | greedy | 2 |" in card
     assert "`--check-recall` on 2 held-out episodes" in card
-    publish.main([str(there), "--name", "tiny", "--recall-episodes", "2", "--recalls-only"])
+    publish.main([str(there), "--recall-episodes", "2", "--recalls-only"])
     assert (there / "README.md").read_text() == card
+    with pytest.raises(UserError, match="has no card"):
+        publish.main([str(run_dir), "--recalls-only"])
 
 
 def test_a_card_names_the_control_agent(
