@@ -1,0 +1,339 @@
+"""How soon is a task learnt? The defaults against PPO of stable-baselines3 and RecurrentPPO of sb3-contrib.
+
+    pip install -e '.[bench]'
+    python -m benchmarks.studies.side_by_side                                  all that is missing
+    python -m benchmarks.studies.side_by_side --tasks CartPole --seeds 0
+    python -m benchmarks.studies.side_by_side --tasks none                     only writes the table again
+
+The peers train with the settings that rl-baselines3-zoo publishes for the task (hyperparams/ppo.yml, ppo_lstm.yml),
+ours with what docs/defaults.md says. Every run is a process of its own with one thread, one at a time, ours and theirs
+in turn. About every 8,192 frames 20 episodes are played with the greedy policy; a task is learnt at the first of these
+evaluations that reaches its target. Seconds count from the making of the environments, without imports and without
+those evaluations. A row per run goes to benchmarks/results/side_by_side.csv.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Any
+
+from agents.files import read_csv, renew_csv
+from agents.options import option, parse, run_command, suggestion
+from benchmarks.common import RESULTS_DIR, ROOT, machine_columns, require_clean_tree
+from benchmarks.report.speed_page import put_table
+from benchmarks.studies.ordinary_tasks import POSITIONS, TASKS
+from envs.errors import UserError
+from envs.wrappers import KeepEntries
+
+RESULTS = RESULTS_DIR / "side_by_side.csv"
+PAGE = ROOT / "docs" / "defaults.md"
+EVALUATE_EVERY = 8_192
+EPISODES = 20
+PEER, PEER_LSTM = "sb3 PPO", "sb3 RecurrentPPO"
+
+
+def falling(start: float) -> Callable[[float], float]:
+    """The zoo's linear schedule: `start` times the part of the run that is left."""
+    return lambda left: left * start
+
+
+@dataclass(frozen=True)
+class Contest:
+    """A task of `ordinary_tasks`, and how the zoo has the peers train on it."""
+
+    frames: int
+    """Budget of every side."""
+    envs: int
+    """Environments of the peer."""
+    settings: dict[str, Any]
+    """Arguments of the peer's algorithm; those not named are its defaults."""
+    normalize: bool = False
+    """Observations and rewards, by VecNormalize."""
+    recurrent: bool = False
+    """Whether the peer needs memory: RecurrentPPO, and ours without `none`."""
+
+    @property
+    def peer(self) -> str:
+        """Name of the peer."""
+        return PEER_LSTM if self.recurrent else PEER
+
+
+CARTPOLE: dict[str, Any] = {
+    "n_steps": 32, "batch_size": 256, "n_epochs": 20, "gamma": 0.98, "gae_lambda": 0.8,
+    "learning_rate": falling(1e-3), "clip_range": falling(0.2),
+}  # fmt: skip
+CONTESTS = {
+    "CartPole": Contest(200_000, 8, CARTPOLE),
+    "CartPole-positions": Contest(300_000, 8, CARTPOLE, recurrent=True),
+    "Acrobot": Contest(300_000, 16, {"n_steps": 256, "n_epochs": 4, "gae_lambda": 0.94}, normalize=True),
+    "Pendulum": Contest(
+        300_000,
+        4,
+        {"n_steps": 1024, "gamma": 0.9, "learning_rate": 1e-3, "use_sde": True, "sde_sample_freq": 4},
+    ),
+    "DoorKey-5x5": Contest(
+        200_000, 8, {"n_steps": 128, "batch_size": 64, "learning_rate": 2.5e-4}, normalize=True
+    ),
+    "LunarLander": Contest(
+        1_000_000,
+        16,
+        {"n_steps": 1024, "n_epochs": 4, "gamma": 0.999, "gae_lambda": 0.98, "ent_coef": 0.01},
+    ),
+}
+
+
+def sides(task: str) -> list[str]:
+    """The peer, then our cores."""
+    contest = CONTESTS[task]
+    return [contest.peer, *(core for core in TASKS[task].cores if not (contest.recurrent and core == "none"))]
+
+
+@dataclass
+class Clock:
+    """Time on the clock and of the processor, but for what happens while it stands still."""
+
+    wall: float = field(default_factory=lambda: -time.perf_counter())
+    cpu: float = field(default_factory=lambda: -time.process_time())
+
+    def stop(self) -> None:
+        """Let it stand still."""
+        self.wall, self.cpu = self.wall + time.perf_counter(), self.cpu + time.process_time()
+
+    def go_on(self) -> None:
+        """Let it run again."""
+        self.wall, self.cpu = self.wall - time.perf_counter(), self.cpu - time.process_time()
+
+
+@dataclass
+class Course:
+    """What is seen of a training: evaluates it when that is due, and knows whether the target is reached."""
+
+    bar: float
+    play: Callable[[], float]
+    clock: Clock = field(default_factory=Clock)
+    frames: int = 0
+    best: float = float("-inf")
+    next_at: int = EVALUATE_EVERY
+
+    def is_learnt(self, frames: int) -> bool:
+        """To be asked after every rollout; plays the episodes where they are due."""
+        self.frames = frames
+        if self.best < self.bar and frames >= self.next_at:
+            self.next_at = frames + EVALUATE_EVERY
+            self.clock.stop()
+            self.best = max(self.best, self.play())
+            self.clock.go_on()
+        return self.best >= self.bar
+
+    def row(self) -> dict[str, Any]:
+        """What is kept; the clock stands still from now on."""
+        self.clock.stop()
+        return {
+            "learnt": int(self.best >= self.bar), "frames": self.frames, "best": round(self.best, 3),
+            "seconds": round(self.clock.wall, 1), "cpu_s": round(self.clock.cpu, 1),
+        }  # fmt: skip
+
+
+def run_ours(task: str, core: str, seed: int) -> dict[str, Any]:
+    """Train a core of ours until it has learnt the task, or for the whole budget."""
+    import train_rl
+    from agents.evaluation import LoadedAgent, play_episodes
+    from agents.trainer import Trainer
+
+    with tempfile.TemporaryDirectory() as folder:
+        words = ["--env", TASKS[task].env, "--core", core, "--seed", str(seed), *TASKS[task].options]
+        words += ["--total-steps", str(CONTESTS[task].frames), "--threads", "1", "--device", "cpu"]
+        config, _ = train_rl.read_command([*words, "--run-dir", f"{folder}/run"])
+
+        def play() -> float:
+            agent = LoadedAgent(trainer.model, trainer.config, trainer.collector.frames, "in training")
+            results = play_episodes(agent, EPISODES)
+            by_success = TASKS[task].figure == "success"
+            return sum(r.success if by_success else r.episode_return for r in results) / EPISODES
+
+        course = Course(TASKS[task].bar, play)
+        trainer = Trainer(config)
+        trainer.run(stop=lambda: course.is_learnt(trainer.collector.frames))
+        found = course.row()
+        trainer.close()
+    return found
+
+
+def run_peer(task: str, seed: int) -> dict[str, Any]:
+    """The same for the peer."""
+    from functools import partial
+
+    import gymnasium
+    import torch
+
+    from benchmarks.speed.peers import FlatOneHot
+    from envs import held_out_seed, make_single
+
+    try:
+        from sb3_contrib import RecurrentPPO
+        from stable_baselines3 import PPO
+        from stable_baselines3.common.callbacks import BaseCallback
+        from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+    except ImportError:
+        raise UserError("sb3-contrib is not installed: pip install 'mnm-rl[bench]'") from None
+
+    torch.set_num_threads(1)
+    contest, name = CONTESTS[task], TASKS[task].env
+    by_success = TASKS[task].figure == "success"
+
+    def make() -> gymnasium.Env[Any, Any]:
+        if name.startswith("MiniGrid"):
+            return FlatOneHot(make_single(name, {}))
+        env = gymnasium.make(name)
+        return KeepEntries(env, [0, 2]) if TASKS[task].options == POSITIONS else env
+
+    def play() -> float:
+        total, env = 0.0, make()
+        for number in range(EPISODES):
+            obs, _ = env.reset(seed=held_out_seed(0, number))
+            state, begins, done, earned = None, True, False, 0.0
+            while not done:
+                seen = vector.normalize_obs(obs) if isinstance(vector, VecNormalize) else obs
+                action, state = model.predict(seen, state, episode_start=begins, deterministic=True)
+                obs, reward, terminated, truncated, _ = env.step(action)
+                begins, done, earned = False, terminated or truncated, earned + float(reward)
+            total += float(earned > 0) if by_success else earned
+        env.close()
+        return total / EPISODES
+
+    class Watch(BaseCallback):  # type: ignore[misc, unused-ignore]
+        """Looks after every rollout, as ours does after every update."""
+
+        def _on_rollout_start(self) -> None:
+            self.reached = course.is_learnt(self.num_timesteps)
+
+        def _on_step(self) -> bool:
+            return not self.reached
+
+    course = Course(TASKS[task].bar, play)
+    vector = DummyVecEnv([make] * contest.envs)
+    if contest.normalize:
+        vector = VecNormalize(vector, gamma=contest.settings.get("gamma", 0.99))
+    algorithm = partial(RecurrentPPO, "MlpLstmPolicy") if contest.recurrent else partial(PPO, "MlpPolicy")
+    model = algorithm(vector, seed=seed, device="cpu", **contest.settings)
+    model.learn(contest.frames, callback=Watch(), log_interval=None)
+    return course.row()
+
+
+def run(task: str, side: str, seed: int) -> dict[str, Any]:
+    """One run, in a process of its own."""
+    found = run_peer(task, seed) if side.startswith("sb3") else run_ours(task, side, seed)
+    return {
+        "task": task,
+        "side": side,
+        "seed": seed,
+        "bar": TASKS[task].bar,
+        "budget": CONTESTS[task].frames,
+        **found,
+    }
+
+
+def table(rows: Sequence[dict[str, str]]) -> str:
+    """One line per task and side."""
+    lines = [
+        "| task | target | side | frames, each seed | seconds, each seed | frames | seconds |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for task in CONTESTS:
+        by_side = {
+            side: sorted(
+                (r for r in rows if (r["task"], r["side"]) == (task, side)), key=lambda r: int(r["seed"])
+            )
+            for side in sides(task)
+        }
+        peers = by_side[CONTESTS[task].peer]
+        for side, found in by_side.items():
+            if found:
+                shown = [
+                    ", ".join(f"{float(r[name]):,.0f}" if r["learnt"] == "1" else "-" for r in found)
+                    for name in ("frames", "seconds")
+                ]
+                ratios = (
+                    ["1", "1"] if found is peers else [ratio(found, peers, n) for n in ("frames", "seconds")]
+                )
+                lines.append(f"| {task} | {TASKS[task].bar:g} | {side} | {' | '.join([*shown, *ratios])} |")
+    first = rows[0] if rows else {}
+    commits = ", ".join(sorted({row["commit"] for row in rows}))
+    return "\n".join(
+        [*lines, "", f"Commit {commits}; {first.get('cpu')}, torch {first.get('torch')}, one thread."]
+    )
+
+
+def ratio(ours: Sequence[dict[str, str]], peers: Sequence[dict[str, str]], name: str) -> str:
+    """Median over seeds of a figure against the peer's; where a run has not learnt, all that it took is a bound."""
+    if not ours or not peers:
+        return ""
+    mine, theirs = (median(float(row[name]) for row in rows) for rows in (ours, peers))
+    we, they = (all(row["learnt"] == "1" for row in rows) for rows in (ours, peers))
+    if not we and not they:
+        return "-"
+    sign = "" if we and they else "< " if we else "> "
+    return f"{sign}{mine / theirs:.2f}"
+
+
+@dataclass(frozen=True)
+class SideBySideConfig:
+    """Options of the command."""
+
+    tasks: str = option("all", "names separated by commas, all or none", metavar="NAMES")
+    sides: str = option("", "only these cores and peers, separated by commas", metavar="NAMES")
+    seeds: str = option("0,1,2", "training seeds, separated by commas", metavar="SEEDS")
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the command; returns the exit code."""
+    config = parse(SideBySideConfig(), argv, description=__doc__ or "")
+    named = {"all": list(CONTESTS), "none": []}.get(config.tasks, config.tasks.split(","))
+    for name in named:
+        if name not in CONTESTS:
+            raise UserError(
+                f"unknown task {name!r}{suggestion(name, CONTESTS)}; known: {', '.join(CONTESTS)}"
+            )
+    seeds = config.seeds.split(",")
+    if not all(seed.isdecimal() for seed in seeds):
+        raise UserError(
+            f"--seeds takes whole numbers separated by commas, such as 0,1,2; got {config.seeds!r}"
+        )
+    if named:
+        require_clean_tree()
+    done = (
+        {(row["task"], row["side"], int(row["seed"])) for row in read_csv(RESULTS)}
+        if RESULTS.exists()
+        else set()
+    )
+    spawn = multiprocessing.get_context("spawn")
+    for name in named:
+        for seed in map(int, seeds):
+            for side in sides(name):
+                wanted = not config.sides or side in config.sides.split(",")
+                if not wanted or (name, side, seed) in done:
+                    continue
+                with ProcessPoolExecutor(1, mp_context=spawn) as process:
+                    row = process.submit(run, name, side, seed).result()
+                print(
+                    {key: row[key] for key in ("task", "side", "seed", "learnt", "frames", "seconds")},
+                    flush=True,
+                )
+                renew_csv(
+                    RESULTS,
+                    [row | machine_columns()],
+                    ["task", "side", "seed"],
+                    lambda r: list(CONTESTS).index(r["task"]),
+                )
+    put_table("side_by_side", table(read_csv(RESULTS)), PAGE)
+    return 0
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,88 @@
+"""The contest with stable-baselines3: who takes part, when the clock runs, and the table."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from checks import refusal
+
+from agents.files import read_csv
+from benchmarks.studies import side_by_side
+from benchmarks.studies.ordinary_tasks import TASKS
+from benchmarks.studies.side_by_side import CONTESTS, PAGE, RESULTS, Course, falling, run_ours, sides, table
+
+
+def test_ours_take_part_with_every_core_of_the_task_but_none_where_memory_is_needed() -> None:
+    assert set(CONTESTS) <= set(TASKS)
+    assert sides("CartPole") == ["sb3 PPO", "none", "lstm", "mnm-p"]
+    assert sides("CartPole-positions") == ["sb3 RecurrentPPO", "lstm", "mnm-p"]
+
+
+def test_a_task_is_learnt_at_the_first_evaluation_that_reaches_the_target_and_its_time_does_not_count() -> (
+    None
+):
+    returns = iter([100.0, 480.0])
+
+    def play() -> float:
+        time.sleep(0.05)
+        return next(returns)
+
+    course = Course(475.0, play)
+    assert not course.is_learnt(8_000)
+    assert not course.is_learnt(8_200)
+    assert not course.is_learnt(16_300), "the next is due 8,192 frames after the last"
+    assert course.is_learnt(16_400)
+    assert course.is_learnt(16_500), "once learnt, nothing is played any more"
+    row = course.row()
+    assert (row["learnt"], row["frames"], row["best"]) == (1, 16_500, 480.0)
+    assert row["seconds"] < 0.05
+
+
+def test_the_schedule_of_the_peer_falls_to_zero() -> None:
+    assert [falling(0.2)(left) for left in (1.0, 0.5, 0.0)] == [0.2, 0.1, 0.0]
+
+
+@pytest.mark.slow
+def test_a_run_of_ours_ends_where_the_task_is_learnt(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Any agent balances the pole for ten steps."""
+    monkeypatch.setitem(TASKS, "CartPole", TASKS["CartPole"].__class__("CartPole-v1", 150_000, 9.0))
+    monkeypatch.setattr(side_by_side, "EPISODES", 2)
+    row = run_ours("CartPole", "none", 0)
+    assert row["learnt"] == 1
+    assert side_by_side.EVALUATE_EVERY <= row["frames"] < 2 * side_by_side.EVALUATE_EVERY
+
+
+def line(side: str, seed: int, learnt: int, frames: int, seconds: float) -> dict[str, str]:
+    row = {
+        "task": "CartPole",
+        "side": side,
+        "seed": seed,
+        "learnt": learnt,
+        "frames": frames,
+        "seconds": seconds,
+    }
+    return {name: str(value) for name, value in row.items()} | {"commit": "abc", "cpu": "a CPU", "torch": "2"}
+
+
+def test_ratios_are_those_of_medians_and_runs_that_have_not_learnt_bound_them() -> None:
+    rows = [
+        line("sb3 PPO", seed, int(seed > 0), frames, 40.0)
+        for seed, frames in enumerate((200_000, 80_000, 100_000))
+    ]
+    rows += [line("lstm", seed, 1, 50_000, 10.0) for seed in range(3)]
+    shown = table(rows)
+    assert "| CartPole | 475 | sb3 PPO | -, 80,000, 100,000 | -, 40, 40 | 1 | 1 |" in shown
+    assert "| CartPole | 475 | lstm | 50,000, 50,000, 50,000 | 10, 10, 10 | < 0.50 | < 0.25 |" in shown
+    beaten = table([line("sb3 PPO", 0, 1, 100_000, 20.0), line("none", 0, 0, 200_000, 40.0)])
+    assert "| CartPole | 475 | none | - | - | > 2.00 | > 2.00 |" in beaten
+
+
+def test_what_is_misspelt_is_one_line() -> None:
+    assert "unknown task 'CartPol'" in refusal(side_by_side.main, "--tasks", "CartPol")
+    assert "--seeds takes whole numbers" in refusal(side_by_side.main, "--tasks", "none", "--seeds", "a")
+
+
+def test_the_page_shows_what_the_csv_says() -> None:
+    rows = read_csv(RESULTS) if RESULTS.exists() else []
+    assert not rows or table(rows) in PAGE.read_text()
