@@ -164,10 +164,14 @@ def addresses(tensors: Sequence[Tensor | None]) -> ctypes.Array[ctypes.c_void_p]
 
 
 def sizes_of(spec: Spec, batch: int, steps: int, gates: int, rates: int, element: int) -> Sizes:
-    """`block`: the examples whose W and G stay in the cache, fewer if threads would be left without work."""
+    """`block`: the examples whose W and G stay in the cache, fewer if threads would be left without work.
+
+    In a single step only one W is there at a time, and products that the examples share run over all of them.
+    """
     threads = torch.get_num_threads()
     live = 2 * element * sum(o * i for o, i in zip(spec.widths_out, spec.widths_in, strict=True))
-    block = max(1, min(BLOCK_BYTES // live, -(-batch // threads), 12))
+    share = -(-batch // threads)
+    block = share if steps == 1 else max(1, min(BLOCK_BYTES // live, share, 12))
     flags = CONTROLLERS.index(spec.controller), int(spec.is_local), int(spec.normalizes)
     return Sizes(
         steps,

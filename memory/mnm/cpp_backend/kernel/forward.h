@@ -2,7 +2,8 @@
 //
 // Time is the inner loop, so that the block's weights stay in the cache. Within a step the linear maps that all
 // examples share run over the rows of the block; what an example does to its own memory runs example by
-// example and layer by layer. W lies transposed, [in, out], because here every product is x W^T.
+// example and layer by layer. W lies transposed, [in, out], because here every product is x W^T. In a segment of
+// one step, as while acting, one example after another uses the same place for its W.
 
 #pragma once
 
@@ -34,10 +35,11 @@ template <class T> class Forward {
         for (T*& a : written_) a = arena_.take(s_.heads * out_);
         for (T*& u : steps_) u = arena_.take(s_.heads * out_);
         read_ = arena_.take(2 * s_.heads * out_);
-        weights_ = arena_.take(rows_ * v_.weights_size());
+        weights_ = arena_.take(places() * v_.weights_size());
     }
 
     void run() {
+        if (s_.steps == 1) return act();
         for (int64_t i = 0; i < rows_; ++i) enter(i);
         for (int64_t t = 0; t < s_.steps; ++t) {
             for (int64_t i = 0; i < rows_; ++i)
@@ -51,14 +53,28 @@ template <class T> class Forward {
     }
 
   private:
-    int64_t scratch() const {
-        const int64_t rows = s_.hv() + s_.controller + padded<T>(s_.gates) + padded<T>(s_.interaction()) +
-                             s_.heads * padded<T>(3 * s_.size) + v_.weights_size();
-        return rows_ * rows + 8 * s_.heads * out_ + 16 * LANES<T>;
+    void act() {
+        if (s_.kind != OUTSIDE) control(0);
+        interact(0);
+        for (int64_t i = 0; i < rows_; ++i) {
+            enter(i);
+            if (v_.is_first(0, begin_ + i)) reset(0, i);
+            s_.is_local ? local_write(0, i) : gradient_write(0, i);
+            leave(i);
+        }
     }
 
+    int64_t scratch() const {
+        const int64_t rows = s_.hv() + s_.controller + padded<T>(s_.gates) + padded<T>(s_.interaction()) +
+                             s_.heads * padded<T>(3 * s_.size);
+        return rows_ * rows + places() * v_.weights_size() + 8 * s_.heads * out_ + 16 * LANES<T>;
+    }
+
+    // Examples whose W is held at once
+    int64_t places() const { return s_.steps == 1 ? 1 : rows_; }
+
     T* weight(int l, int64_t i) const {
-        T* w = weights_ + i * v_.weights_size();
+        T* w = weights_ + (s_.steps == 1 ? 0 : i) * v_.weights_size();
         for (int k = 0; k < l; ++k) w += matrix_size<T>(s_.in(k), s_.out(k));
         return w;
     }
@@ -304,7 +320,7 @@ template <class T> class Forward {
         static_cast<T*>(args_.write_error)[t * s_.batch + b] = sum<T>(before) / T(H * d);
     }
 
-    // D = W - phi_0; after a single step D - U^T Z instead, which does not round D where nothing is written.
+    // D = W - phi_0; after a single step D - (beta E)^T Z instead, which does not round D where nothing is written.
     void leave(int64_t i) {
         const int64_t b = begin_ + i;
         const bool single = s_.steps == 1 && !v_.is_first(0, b);
@@ -313,25 +329,28 @@ template <class T> class Forward {
             const T *w = weight(l, i), *initial = static_cast<T*>(args_.phi0[l]);
             const T* before = static_cast<T*>(args_.delta[l]) + b * in * out;
             T* after = static_cast<T*>(args_.tape.delta[l]) + b * in * out;
+            if (single) {
+                for (int64_t k = 0; k < in; ++k) moved(l, v_.z(l, 0, b) + k, before + k * out, after + k * out);
+                continue;
+            }
             each_panel<T>(in, out, [&](int64_t first, int64_t width, int64_t at) {
                 for (int64_t k = 0; k < in; ++k)
                     each<T>(std::min(width, out - first), [&](int64_t j, auto count) {
                         const int64_t place = at + k * width + j;
-                        Vec<T> change;
-                        if (!single) {
-                            change = load(w + place, count) - load(initial + place, count);
-                        } else {
-                            change = load(before + k * out + first + j, count);
-                            for (int64_t h = 0; h < s_.heads; ++h) {
-                                const T rate = v_.rate(l, 0, b), z = v_.z(l, 0, b)[h * in + k];
-                                const T* e = v_.errors(l, 0, b) + h * out;
-                                change -= load(e + first + j, count) * rate * z;
-                            }
-                        }
-                        store(after + k * out + first + j, change, count);
+                        store(after + k * out + first + j, load(w + place, count) - load(initial + place, count), count);
                     });
             });
         }
+    }
+
+    // One row of D after a step: that before it, less what the heads' writes add there
+    void moved(int l, const T* z, const T* before, T* after) {
+        const int64_t in = s_.in(l);
+        each<T>(s_.out(l), [&](int64_t j, auto count) {
+            Vec<T> change = load(before + j, count);
+            for (int64_t h = 0; h < s_.heads; ++h) change -= load(steps_[l] + h * out_ + j, count) * z[h * in];
+            store(after + j, change, count);
+        });
     }
 
     const ForwardArgs& args_;
