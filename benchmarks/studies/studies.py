@@ -6,6 +6,7 @@ the same for all cores but for what `per_core` says.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -203,31 +204,48 @@ PUBLISHED = ("--interaction-window", "0")
 
 
 def pair_bandit(
-    contexts: int, total_steps: int, *options: str, symbols: int | None = None, **more: Any
+    contexts: int,
+    total_steps: int,
+    *options: str,
+    symbols: int | None = None,
+    feedback: str = "told",
+    **more: Any,
 ) -> Study:
-    """A study of the pair bandit: bind signs to doors, the right door told after each choice."""
-    name, title, kwargs = f"pair-bandit-{contexts}", f"{contexts} signs", f'{{"contexts": {contexts}}}'
+    """A study of the pair bandit: bind signs to doors, the right door told after each choice or only rewarded."""
+    name, title, kwargs = f"pair-bandit-{contexts}", f"{contexts} signs", dict[str, Any](contexts=contexts)
     if symbols is not None:
-        name, title = f"{name}-of-{symbols}", f"{title} of {symbols}"
-        kwargs = f'{{"contexts": {contexts}, "symbols": {symbols}}}'
+        name, title, kwargs["symbols"] = f"{name}-of-{symbols}", f"{title} of {symbols}", symbols
+    if feedback != "told":
+        name, kwargs["feedback"], kwargs["rounds"] = f"{name}-{feedback}", feedback, REWARD_ROUNDS
     return Study(
-        name, f"Pair bandit, {title}, told", "pair-bandit", "mnm/PairBandit-v0", total_steps,
-        options=("--env-kwargs", kwargs, *options), figure="return", **more,
+        name, f"Pair bandit, {title}, {feedback}", "pair-bandit", "mnm/PairBandit-v0", total_steps,
+        options=("--env-kwargs", json.dumps(kwargs), *options), figure="return", **more,
     )  # fmt: skip
 
 
-def pair_bandit_stages(*stages: tuple[int, int], cores: tuple[str, ...]) -> list[Study]:
+REWARD_ROUNDS = 6
+"""How often a sign is shown where only the reward tells: all four doors can be tried, and the right one be used."""
+
+
+def pair_bandit_stages(
+    *stages: tuple[int, int], cores: tuple[str, ...], feedback: str = "told"
+) -> list[Study]:
     """A curriculum: (signs of an episode, frames) of each stage, all of one alphabet; the last one shows it whole.
 
     Rollouts hold one episode, or two where it is short. The rate is constant but in the last stage.
     """
     symbols, found = stages[-1][0], list[Study]()
     for contexts, frames in stages:
-        options = ["--rollout-steps", str(max(48, 3 * contexts))]
+        steps = max(48, 3 * contexts) if feedback == "told" else REWARD_ROUNDS * symbols
+        options = ["--rollout-steps", str(steps)]
         if contexts < symbols:
             options.append("--no-anneal")
         after = found[-1].name if found else ""
-        found.append(pair_bandit(contexts, frames, *options, symbols=symbols, cores=cores, after=after))
+        found.append(
+            pair_bandit(
+                contexts, frames, *options, symbols=symbols, feedback=feedback, cores=cores, after=after
+            )
+        )
     return found
 
 
@@ -282,6 +300,9 @@ STUDIES: dict[str, Study] = {
         *pair_bandit_stages((8, 400_000), (16, 400_000), (32, 1_000_000), cores=("lstm", "mnm-p")),
         *pair_bandit_stages(
             (8, 600_000), (16, 400_000), (32, 600_000), (64, 1_200_000), cores=("lstm", "mnm-p")
+        ),
+        *pair_bandit_stages(
+            (4, 500_000), (8, 400_000), (16, 600_000), cores=("lstm", "mnm-p"), feedback="reward"
         ),
         Study(
             "memory-s7-view3",
