@@ -13,7 +13,8 @@ Gymnasium space, and for pictures from --encoder too:
 
 Every distinct observation is encoded once: a rollout of 8,192 rows of MiniGrid-MemoryS7 holds about a hundred
 different images and one mission. The encoder runs on those, forward and backward, and a row takes the result of
-its own kind; the numbers are the same.
+its own kind; the numbers are the same. While a rollout is collected, what was encoded is looked up when it is seen
+again (`remembering`).
 
 Legend: leading axes `...` are [B] while acting and [T, B] while learning; E embedding size;
 N rows, W 64-bit words of a row.
@@ -22,6 +23,9 @@ N rows, W 64-bit words of a row.
 from __future__ import annotations
 
 import functools
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
@@ -42,6 +46,12 @@ LARGEST_BOUND = 65_535
 
 FEWEST_ROWS = 256
 """Below this, as while acting, looking for repetitions takes as long as encoding."""
+
+LOOKED_UP = 64, 1_024
+"""Numbers of an observation, at least and at most, for which looking it up while acting takes less than encoding it."""
+
+MOST_KNOWN = 16_384
+"""Observations that are kept for looking up."""
 
 
 class NumbersEncoder(nn.Module):
@@ -131,11 +141,48 @@ class ObservationEncoder(nn.Module):
         self.previous_action = actions.encoder(size) if previous_inputs else None
         self.previous_reward = nn.Linear(1, size, bias=False) if previous_inputs else None
         self.reward_moments = Moments() if previous_inputs and normalize_reward else None
+        shapes = [
+            part.shape or () for _, part in entries if np.issubdtype(part.dtype or np.float64, np.integer)
+        ]
+        numbers = sum(math.prod(shape) for shape in shapes)
+        self.repeats = len(shapes) == len(entries) and LOOKED_UP[0] <= numbers <= LOOKED_UP[1]
+        """Whether observations are whole numbers alone, and as many as `LOOKED_UP` says."""
+        self.known: dict[tuple[bytes, ...], Tensor] | None = None
+        """Encodings [E] of the observations seen within `remembering`."""
+
+    @contextmanager
+    def remembering(self) -> Iterator[None]:
+        """Encode no observation twice, under no_grad; within it no parameter may change."""
+        usable = self.repeats and next(self.parameters()).device.type == "cpu"
+        self.known = {} if usable else None
+        try:
+            yield
+        finally:
+            self.known = None
+
+    def _observed(self, obs: dict[str, Tensor], leading: int) -> Tensor:
+        """The sum of the parts."""
+        parts = [encode_rows(self.parts[name], obs[key], leading) for key, name in self.names.items()]
+        return functools.reduce(torch.add, parts)
+
+    def _recalled(self, obs: dict[str, Tensor], known: dict[tuple[bytes, ...], Tensor]) -> Tensor:
+        """The same of rows [B, ...], of which those that are not known yet are encoded."""
+        rows = list(zip(*(bytes_of_rows(obs[key]) for key in self.names), strict=True))
+        missing = [place for place, row in enumerate(rows) if row not in known]
+        if missing:
+            encoded = self._observed({key: obs[key][missing] for key in self.names}, 1)
+            known.update(zip((rows[place] for place in missing), encoded.unbind(), strict=True))
+        found = torch.stack([known[row] for row in rows])
+        if len(known) > MOST_KNOWN:
+            known.clear()
+        return found
 
     def forward(self, obs: dict[str, Tensor], is_first: Tensor, action: Tensor, reward: Tensor) -> Tensor:
         """obs[key] [..., *shape]; is_first, previous action, previous raw reward [...]."""
-        parts = [encode_rows(self.parts[name], obs[key], is_first.dim()) for key, name in self.names.items()]
-        total = functools.reduce(torch.add, parts)
+        if self.known is not None and is_first.dim() == 1:
+            total = self._recalled(obs, self.known)
+        else:
+            total = self._observed(obs, is_first.dim())
         if self.previous_action is not None and self.previous_reward is not None:
             scaled = reward if self.reward_moments is None else self.reward_moments(reward)
             if self.reward_moments is None and self.reward_scale != 1.0:
@@ -227,6 +274,13 @@ def find_distinct(rows: Tensor) -> Distinct | None:
     if not torch.equal(words.index_select(0, example.index_select(0, kind)), words):
         return None
     return Distinct(example, kind)
+
+
+def bytes_of_rows(rows: Tensor) -> list[bytes]:
+    """What tells rows [B, ...] apart."""
+    content, count = rows.numpy().tobytes(), len(rows)
+    width = len(content) // count
+    return [content[place : place + width] for place in range(0, len(content), width)]
 
 
 def as_words(rows: Tensor) -> Tensor:

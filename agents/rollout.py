@@ -190,7 +190,8 @@ class Collector:
             rollout.noise[0] = rollout.noise[-1]
         rollout.core_state = detach_state(self.state.core)
         rollout.previous_action[0], rollout.previous_reward[0] = self.state.action, self.state.reward
-        ended = [(t, final) for t in range(steps) if (final := self._row(t)) is not None]
+        with self.model.encoder.remembering():
+            ended = [(t, final) for t in range(steps) if (final := self._row(t)) is not None]
         # The last reward is a view of a row that the next rollout overwrites.
         self.state = self.state._replace(reward=self.state.reward.clone())
         # One more evaluation for next_value of the last row; it must not advance the carried state.

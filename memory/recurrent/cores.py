@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from memory.core import CoreOutput, MemoryCore, output_without_writes
 from memory.options import SizeOptions
-from memory.recurrent.segments import KernelWeights, gru_segment, lstm_segment, run_lstm
+from memory.recurrent.segments import KernelWeights, gru_segment, lstm_segment
 
 
 class NoState(NamedTuple):
@@ -69,8 +69,9 @@ class LSTMCore(MemoryCore):
     def step(
         self, x_t: Tensor, state: LSTMState, record: bool = False, noise: Tensor | None = None
     ) -> tuple[CoreOutput, LSTMState]:
-        outputs, h, c = run_lstm(x_t[None], state.h, state.c, self.weights, self.training)
-        return output_without_writes(outputs[0]), LSTMState(h, c)
+        # For a single step the segment's kernel takes longer to lay out the weights than to multiply by them.
+        h, c = torch.lstm_cell(x_t, [state.h, state.c], *self.weights)
+        return output_without_writes(h), LSTMState(h, c)
 
     def unroll(
         self, xs: Tensor, state: LSTMState, is_first: Tensor, noise: Tensor | None = None
