@@ -4,9 +4,10 @@
     python -m benchmarks.studies.ordinary_tasks --tasks CartPole --cores none --seeds 0
     python -m benchmarks.studies.ordinary_tasks --tasks none                   only writes the table again
 
-A run is trained by `train_rl.py`, then plays held-out episodes with the greedy policy of its last checkpoint, and once
-more with the sampled one: a greedy agent can turn in circles where one that draws its actions does not. Runs are kept
-under runs/ordinary; a row per run goes to benchmarks/results/ordinary_tasks.csv as soon as it is there.
+A run is trained by `train_rl.py`, then plays held-out episodes with the greedy policy of its last checkpoint, once
+more with the sampled one (a greedy agent can turn in circles where one that draws its actions does not), and with the
+greedy policy of its best checkpoint, which training chose by its own episodes. Runs are kept under runs/ordinary; a
+row per run goes to benchmarks/results/ordinary_tasks.csv as soon as it is there.
 """
 
 from __future__ import annotations
@@ -31,7 +32,12 @@ RUNS = RUNS_DIR / "ordinary"
 RESULTS = RESULTS_DIR / "ordinary_tasks.csv"
 PAGE = ROOT / "docs" / "defaults.md"
 EPISODES = 50
-POLICIES = ("greedy", "sample")
+EVALUATIONS: dict[str, tuple[str, ...]] = {
+    "greedy": (),
+    "sample": ("--policy", "sample"),
+    "best": ("--checkpoint", "best"),
+}
+"""Columns of the table, and the options of evaluate.py."""
 MEMORIES = ("lstm", "mnm-p")
 CORES = ("none", *MEMORIES)
 
@@ -99,33 +105,34 @@ class Run:
         """Train and evaluate; raises UserError if either fails."""
         train = ["train_rl.py", "--run-dir", str(self.path), "--resume-or-start", *self.options]
         play = ["evaluate.py", str(self.path), "--episodes", str(EPISODES)]
-        plays = [[*play, "--policy", policy, "--json", str(self.evaluation(policy))] for policy in POLICIES]
-        for command in (train, *plays):
+        missing = {name: more for name, more in EVALUATIONS.items() if not self.evaluation(name).exists()}
+        plays = [[*play, *more, "--json", str(self.evaluation(name))] for name, more in missing.items()]
+        for command in (train, *plays) if len(missing) == len(EVALUATIONS) else plays:
             done = subprocess.run(
                 [sys.executable, *command], cwd=ROOT, capture_output=True, text=True, check=False
             )
             if done.returncode != 0:
                 raise UserError(f"{self.path.name} failed: {done.stderr.strip().splitlines()[-1:]}")
 
-    def evaluation(self, policy: str) -> Path:
-        """Where the evaluation of a policy is kept."""
-        return self.path / f"evaluation-{policy}.json"
+    def evaluation(self, name: str) -> Path:
+        """Where an evaluation is kept."""
+        return self.path / f"evaluation-{name}.json"
 
     @property
     def finished(self) -> bool:
         """Whether nothing is left to be done."""
-        return all(self.evaluation(policy).exists() for policy in POLICIES)
+        return all(self.evaluation(name).exists() for name in EVALUATIONS)
 
     def row(self) -> dict[str, Any]:
         """What is kept of it."""
         task = TASKS[self.task]
-        found, sampled = (json.loads(self.evaluation(policy).read_text()) for policy in POLICIES)
+        found, sampled, best = (json.loads(self.evaluation(name).read_text()) for name in EVALUATIONS)
         figure = "success_rate" if task.figure == "success" else "return_mean"
         last = read_metrics(self.path / "metrics.csv")[-1]
         return {
             "task": self.task, "core": self.core, "seed": self.seed, "frames": found["frames"],
             "figure": task.figure, "value": round(found[figure], 3), "sampled": round(sampled[figure], 3),
-            "bar": task.bar, "episodes": found["episodes"],
+            "best": round(best[figure], 3), "bar": task.bar, "episodes": found["episodes"],
             "wall_s": round(last["wall_s"]), "commit": commit_of(self.path), "options": shlex.join(self.options),
         }  # fmt: skip
 
@@ -133,8 +140,8 @@ class Run:
 def table(rows: Sequence[dict[str, str]]) -> str:
     """One line per task and core, with the held-out figure of every seed."""
     lines = [
-        "| task | frames | core | figure | greedy, each seed | sampled | target | options beside the defaults |",
-        "|---|---|---|---|---|---|---|---|",
+        "| task | frames | core | figure | greedy, each seed | sampled | greedy, best checkpoint | target | options |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for name, task in TASKS.items():
         for core in task.cores:
@@ -142,13 +149,13 @@ def table(rows: Sequence[dict[str, str]]) -> str:
             if found:
                 digits = 2 if task.figure == "success" else 1
                 found.sort(key=lambda row: int(row["seed"]))
-                values, sampled = (
-                    ", ".join(f"{float(row[policy]):.{digits}f}" for row in found)
-                    for policy in ("value", "sampled")
+                values = (
+                    ", ".join(f"{float(row[name]):.{digits}f}" for row in found)
+                    for name in ("value", "sampled", "best")
                 )
                 shown = f"`{shlex.join(task.options)}`" if task.options else ""
                 lines.append(
-                    f"| {name} | {task.frames:,} | {core} | {task.figure} | {values} | {sampled} | {task.bar:g} "
+                    f"| {name} | {task.frames:,} | {core} | {task.figure} | {' | '.join(values)} | {task.bar:g} "
                     f"| {shown} |"
                 )
     commits = ", ".join(sorted({row["commit"] for row in rows}))

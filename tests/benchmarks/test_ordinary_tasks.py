@@ -30,11 +30,15 @@ def test_a_line_holds_every_seed_of_a_task_and_core() -> None:
             "seed": seed,
             "value": value,
             "sampled": sampled,
+            "best": "500",
             "commit": "abc",
         }
         for seed, value, sampled in (("1", "499.5", "470"), ("0", "500", "480"))
     ]
-    assert "| CartPole | 150,000 | lstm | return | 500.0, 499.5 | 480.0, 470.0 | 475 |  |" in table(rows)
+    assert (
+        "| CartPole | 150,000 | lstm | return | 500.0, 499.5 | 480.0, 470.0 | 500.0, 500.0 | 475 |  |"
+        in table(rows)
+    )
 
 
 def test_the_page_shows_what_the_csv_says() -> None:
