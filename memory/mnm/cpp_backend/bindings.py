@@ -36,6 +36,8 @@ CONTROLLERS = ("feedforward", "lstm", "gru", "outside")
 """Numbered as in kernel/segment.h."""
 BLOCK_BYTES = 2**19
 """What W and G of the examples that a thread walks together may take of its cache."""
+SMALLEST_BLOCK = 4
+"""Fewer examples would spend more on fetching the weights that they share than a full cache costs them."""
 
 
 class Sizes(ctypes.Structure):
@@ -171,7 +173,7 @@ def sizes_of(spec: Spec, batch: int, steps: int, gates: int, rates: int, element
     threads = torch.get_num_threads()
     live = 2 * element * sum(o * i for o, i in zip(spec.widths_out, spec.widths_in, strict=True))
     share = -(-batch // threads)
-    block = share if steps == 1 else max(1, min(BLOCK_BYTES // live, share, 12))
+    block = share if steps == 1 else min(max(BLOCK_BYTES // live, SMALLEST_BLOCK), share, 12)
     flags = CONTROLLERS.index(spec.controller), int(spec.is_local), int(spec.normalizes)
     return Sizes(
         steps,
