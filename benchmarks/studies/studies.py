@@ -249,7 +249,7 @@ def pair_bandit_stages(
     return found
 
 
-SAME_SIZE = {"lstm": ("--hidden-size", "208"), "gru": ("--hidden-size", "248")}
+SAME_SIZE: dict[str, tuple[str, ...]] = {"lstm": ("--hidden-size", "208"), "gru": ("--hidden-size", "248")}
 """Hidden units with which these cores have as many parameters as mnm-p, 281,000."""
 
 
