@@ -38,11 +38,13 @@ BANDITS: tuple[Kwargs, ...] = (
     *({"contexts": n, "rounds": 6, "feedback": "reward"} for n in (8, 16)),
 )
 SHOWN: Kwargs = {"tour": True, "view": 1, "shaping": 0.2}
-"""The variant that is learnt."""
+"""The variant that is learnt; in larger rooms with `patience`."""
 TREASURES: tuple[Kwargs, ...] = (
     {"side": 7, "objects": 6, "max_steps": 48, **SHOWN},
     {"side": 9, "objects": 8, "max_steps": 64, **SHOWN},
     {"side": 11, "objects": 10, "max_steps": 96, **SHOWN},
+    {"side": 9, "objects": 8, "max_steps": 64, **SHOWN, "patience": 12},
+    {"side": 11, "objects": 10, "max_steps": 96, **SHOWN, "patience": 12},
     *({"side": side} for side in (7, 9, 11)),
     {"side": 9, "tour": True},
     {"side": 9, "tour": True, "view": 1},
