@@ -146,7 +146,7 @@ def test_every_published_agent_does_what_its_card_says(directory: Path) -> None:
         for row in json.loads((directory / "config.json").read_text())["figures"]
         if row["policy"] == "greedy" and row["env"] == agent.config.env
     )
-    results = play_episodes(agent, 200, "greedy", seed=publish.EVALUATION_SEED + 1)
+    results = play_episodes(agent, 200, "greedy", seed=publish.EVALUATION_SEED + 1, num_envs=100)
     if stated["success_rate"] is not None:
         low, high = wilson(round(sum(r.success for r in results)), 200, z=3.29)
         assert low <= stated["success_rate"] <= high
