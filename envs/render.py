@@ -58,6 +58,13 @@ OBJECT_COLOURS: tuple[Colour, ...] = (
     (38, 140, 72), (128, 62, 190), (0, 150, 160), (230, 190, 0),
     (150, 90, 40), (220, 90, 190), (30, 60, 140), (60, 60, 60),
 )  # fmt: skip
+COLOUR_NAMES = ("green", "purple", "turquoise", "yellow", "brown", "pink", "blue", "dark grey")
+SHAPE_NAMES = ("circle", "square", "diamond", "triangle", "cross")
+
+
+def object_name(number: int) -> str:
+    """What object `number` looks like where it is drawn."""
+    return f"{COLOUR_NAMES[number % len(COLOUR_NAMES)]} {SHAPE_NAMES[number % len(SHAPE_NAMES)]}"
 
 
 def draw_treasures(

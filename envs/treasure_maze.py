@@ -31,10 +31,12 @@ from numpy.typing import NDArray
 from envs.errors import UserError
 from envs.maze_layout import ACTIONS, Layout, layout, other_free_cell
 from envs.native import Array, NativeVector
-from envs.render import Cell, Image, draw_treasures
+from envs.render import Cell, Image, draw_treasures, object_name
 
 NOTHING = -1
 """No object is wanted."""
+TILE = 56
+"""Pixels of a cell in a picture."""
 
 
 @dataclass(frozen=True)
@@ -337,18 +339,26 @@ class TreasureMaze(gymnasium.Env[Any, Any]):
         side = self.rules.side
         objects = [divmod(int(spot), side) for spot in self.spots]
         wanted = None if self.steps < self.rules.tour_steps else self.wanted
-        return draw_treasures(
-            self.rules.maze.walls, divmod(self.cell, side), self.view_cells, objects, wanted
-        )
+        return draw_treasures(self.walls, self.agent_position, self.view_cells, objects, wanted, tile=TILE)
 
     def observation_words(self) -> str:
-        """What is in view now, for the recalls; objects are counted from 1."""
+        """What is in view now, for the recalls."""
         seen = [
-            number for number, steps in enumerate(self.in_view, start=1) if steps and steps[-1] == self.steps
+            object_name(number)
+            for number, steps in enumerate(self.in_view)
+            if steps and steps[-1] == self.steps
         ]
-        if not seen:
-            return "no object in view"
-        return f"object{'s' if len(seen) > 1 else ''} {', '.join(map(str, seen))} in view"
+        return f"{', '.join(seen) or 'no object'} in view"
+
+    @property
+    def walls(self) -> NDArray[np.bool_]:
+        """[S, S], for whoever draws on the picture."""
+        return self.rules.maze.walls
+
+    @property
+    def agent_position(self) -> Cell:
+        """(row, column), for whoever draws on the picture."""
+        return divmod(self.cell, self.rules.side)
 
     @property
     def view_cells(self) -> list[Cell]:

@@ -4,7 +4,8 @@ Agent ORANGE, goal RED, field of view shaded. Four kinds are known:
 * a Grid World maze (attributes `walls`, `agent_position`, `goal_position`; the agent sees the cells around
   it),
 * MiniGrid, which would draw a red agent and a green goal itself: both are painted over,
-* anything that renders to an `rgb_array`: its frame as it is, without markers,
+* anything that renders to an `rgb_array`: its frame as it is, without markers (the toolkit's own draw them; a grid
+  among these says where the agent stands),
 * anything else: what the agent observes, drawn (`recall/render/observation.py`).
 Cells are (row, column) everywhere.
 """
@@ -242,8 +243,9 @@ def _frame_scene(env: gymnasium.Env[Any, Any]) -> Scene:
         raise UserError(f"{name} cannot be drawn: its frame has shape {frame.shape}, not [height, width, 3]")
     frame = frame.astype(np.uint8)
     # The toolkit's own environments draw with the same two colours.
-    own = type(env.unwrapped).__module__.split(".")[0] == "envs"
-    return Scene(
+    inner: Any = env.unwrapped
+    own = type(inner).__module__.split(".")[0] == "envs"
+    scene = Scene(
         picture=_fit(frame, MAP_SIZE, MAP_SIZE),
         where=_fit(frame, FRAME_WIDTH, THUMBNAIL_SIZE),
         seen=None,
@@ -252,6 +254,12 @@ def _frame_scene(env: gymnasium.Env[Any, Any]) -> Scene:
         cell_size=0,
         has_markers=own,
     )
+    if not (own and hasattr(inner, "walls") and hasattr(inner, "agent_position")):
+        return scene
+    rows, columns = inner.walls.shape
+    cell = _cell_size((rows, columns), MAP_SIZE)
+    picture = _fit(frame, columns * cell, rows * cell)
+    return replace(scene, picture=picture, agent=inner.agent_position, cell_size=cell)
 
 
 def _observed_scene(door: Door) -> Scene:

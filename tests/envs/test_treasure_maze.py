@@ -12,7 +12,7 @@ from native_forms import assert_equals_single_form, assert_snapshot_continues
 
 import envs
 from envs.render import RED
-from envs.treasure_maze import Rules, TreasureMaze
+from envs.treasure_maze import TILE, Rules, TreasureMaze
 
 SETTINGS: list[dict[str, Any]] = [
     {"side": 7, "objects": 5, "max_steps": 40},
@@ -134,7 +134,7 @@ def test_picture_and_gymnasium_checker():
     picture = env.render()
     assert picture is not None
     row, column = divmod(int(env.spots[env.wanted]), 9)
-    assert tuple(picture[row * 24 + 2, column * 24 + 2]) == RED
+    assert tuple(picture[row * TILE + 2, column * TILE + 2]) == RED
 
 
 @pytest.mark.parametrize(

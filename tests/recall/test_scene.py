@@ -10,6 +10,7 @@ from recall_reference import Photo, ReferenceAgent, frames_of, maze
 
 from envs import make_single
 from envs.errors import UserError
+from envs.render import ORANGE, object_name
 from recall.render import palette
 from recall.render.outputs import render_recall_gif
 from recall.render.palette import text_width
@@ -156,6 +157,22 @@ def test_an_environment_says_what_it_shows():
         env.unwrapped.observation_words = says
         with pytest.raises(UserError, match=line):
             scene_of(env)
+
+
+def test_a_treasure_maze_says_where_the_agent_stands_and_names_what_lies_there():
+    env = make_single("mnm/TreasureMaze-v0", {"side": 9, "tour": True, "view": 1}, render_mode="rgb_array")
+    env.reset(seed=0)
+    inner = env.unwrapped
+    for number in inner.order[:3]:
+        scene = scene_of(env)
+        (row, column), cell = divmod(int(inner.spots[number]), 9), scene.cell_size
+        assert scene.agent == (row, column)
+        assert scene.picture.shape == (9 * cell, 9 * cell, 3)
+        there = scene.picture[row * cell : (row + 1) * cell, column * cell : (column + 1) * cell]
+        assert (there == ORANGE).all(-1).any()
+        assert scene.words == f"{object_name(int(number))} in view"
+        env.step(0)
+    assert object_name(3) == "yellow triangle"
 
 
 def test_what_is_remembered_fits_its_line():
