@@ -348,7 +348,7 @@ class TreasureMaze(gymnasium.Env[Any, Any]):
             for number, steps in enumerate(self.in_view)
             if steps and steps[-1] == self.steps
         ]
-        return f"{', '.join(seen) or 'no object'} in view"
+        return ", ".join(seen) or "no object"
 
     @property
     def walls(self) -> NDArray[np.bool_]:

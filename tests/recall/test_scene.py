@@ -170,7 +170,7 @@ def test_a_treasure_maze_says_where_the_agent_stands_and_names_what_lies_there()
         assert scene.picture.shape == (9 * cell, 9 * cell, 3)
         there = scene.picture[row * cell : (row + 1) * cell, column * cell : (column + 1) * cell]
         assert (there == ORANGE).all(-1).any()
-        assert scene.words == f"{object_name(int(number))} in view"
+        assert scene.words == object_name(int(number))
         env.step(0)
     assert object_name(3) == "yellow triangle"
 
