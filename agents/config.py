@@ -288,12 +288,12 @@ ATARI: dict[str, Any] = {
 TREASURE: dict[str, Any] = {
     **PAIR_BANDIT,
     "env": "mnm/TreasureMaze-v0",
-    # The tour binds every object to its cell, a view of one cell leaves nothing to be found without memory, and
-    # the shaping pays for every step in the right direction: without them nothing was learnt in 1.5 M frames.
-    "env_kwargs": '{"side": 7, "objects": 6, "tour": true, "view": 1, "shaping": 0.2, "max_steps": 48}',
-    "total_steps": 300_000,
+    # The tour binds every object to its cell, a view of one cell leaves nothing to be found without memory, the shaping
+    # pays for every step in the right direction, and patience has an agent that knows nothing practise more look-ups.
+    "env_kwargs": '{"side": 9, "objects": 8, "tour": true, "view": 1, "shaping": 0.2, "max_steps": 64, "patience": 12}',
+    "total_steps": 600_000,
     # A rollout is one episode, so that gradients lead from the last look-up back to the tour.
-    "rollout_steps": 48,
+    "rollout_steps": 64,
     "num_envs": 64,
     "minibatches": 4,
     "learning_rate": 1e-3,

@@ -325,7 +325,7 @@ STUDIES: dict[str, Study] = {
             (4, 500_000), (8, 400_000), (16, 600_000), cores=("lstm", "mnm-p"), feedback="reward"
         ),
         treasure(9, 8, 64, 600_000),
-        treasure(11, 10, 96, 1_500_000),
+        treasure(11, 10, 96, 800_000),
         Study(
             "memory-s7-view3",
             "MiniGrid-MemoryS7-v0, view 3, Python backend",
