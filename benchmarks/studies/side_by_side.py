@@ -8,8 +8,8 @@
 The peers train with the settings that rl-baselines3-zoo publishes for the task (hyperparams/ppo.yml, ppo_lstm.yml),
 ours with what docs/defaults.md says. Every run is a process of its own with one thread, one at a time, ours and theirs
 in turn. About every 8,192 frames 20 episodes are played with the greedy policy; a task is learnt at the first of these
-evaluations that reaches its target. Seconds count from the making of the environments, without imports and without
-those evaluations. A row per run goes to benchmarks/results/side_by_side.csv.
+evaluations that reaches its target. Seconds are those of the processor, from the making of the environments on, without
+imports and without those evaluations. A row per run goes to benchmarks/results/side_by_side.csv.
 """
 
 from __future__ import annotations
@@ -242,7 +242,7 @@ def run(task: str, side: str, seed: int) -> dict[str, Any]:
 def table(rows: Sequence[dict[str, str]]) -> str:
     """One line per task and side."""
     lines = [
-        "| task | target | side | frames, each seed | seconds, each seed | frames | seconds |",
+        "| task | target | side | frames, each seed | processor seconds, each seed | frames | seconds |",
         "|---|---|---|---|---|---|---|",
     ]
     for task in CONTESTS:
@@ -257,10 +257,10 @@ def table(rows: Sequence[dict[str, str]]) -> str:
             if found:
                 shown = [
                     ", ".join(f"{float(r[name]):,.0f}" if r["learnt"] == "1" else "-" for r in found)
-                    for name in ("frames", "seconds")
+                    for name in ("frames", "cpu_s")
                 ]
                 ratios = (
-                    ["1", "1"] if found is peers else [ratio(found, peers, n) for n in ("frames", "seconds")]
+                    ["1", "1"] if found is peers else [ratio(found, peers, n) for n in ("frames", "cpu_s")]
                 )
                 lines.append(f"| {task} | {TASKS[task].bar:g} | {side} | {' | '.join([*shown, *ratios])} |")
     first = rows[0] if rows else {}
@@ -322,7 +322,7 @@ def main(argv: Sequence[str]) -> int:
                 with ProcessPoolExecutor(1, mp_context=spawn) as process:
                     row = process.submit(run, name, side, seed).result()
                 print(
-                    {key: row[key] for key in ("task", "side", "seed", "learnt", "frames", "seconds")},
+                    {key: row[key] for key in ("task", "side", "seed", "learnt", "frames", "cpu_s")},
                     flush=True,
                 )
                 renew_csv(

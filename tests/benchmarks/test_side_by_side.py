@@ -60,7 +60,7 @@ def line(side: str, seed: int, learnt: int, frames: int, seconds: float) -> dict
         "seed": seed,
         "learnt": learnt,
         "frames": frames,
-        "seconds": seconds,
+        "cpu_s": seconds,
     }
     return {name: str(value) for name, value in row.items()} | {"commit": "abc", "cpu": "a CPU", "torch": "2"}
 
