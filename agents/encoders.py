@@ -165,7 +165,7 @@ class ObservationEncoder(nn.Module):
         parts = [encode_rows(self.parts[name], obs[key], leading) for key, name in self.names.items()]
         return functools.reduce(torch.add, parts)
 
-    def _recalled(self, obs: dict[str, Tensor], known: dict[tuple[bytes, ...], Tensor]) -> Tensor:
+    def _looked_up(self, obs: dict[str, Tensor], known: dict[tuple[bytes, ...], Tensor]) -> Tensor:
         """The same of rows [B, ...], of which those that are not known yet are encoded."""
         rows = list(zip(*(bytes_of_rows(obs[key]) for key in self.names), strict=True))
         missing = [place for place, row in enumerate(rows) if row not in known]
@@ -180,7 +180,7 @@ class ObservationEncoder(nn.Module):
     def forward(self, obs: dict[str, Tensor], is_first: Tensor, action: Tensor, reward: Tensor) -> Tensor:
         """obs[key] [..., *shape]; is_first, previous action, previous raw reward [...]."""
         if self.known is not None and is_first.dim() == 1:
-            total = self._recalled(obs, self.known)
+            total = self._looked_up(obs, self.known)
         else:
             total = self._observed(obs, is_first.dim())
         if self.previous_action is not None and self.previous_reward is not None:
