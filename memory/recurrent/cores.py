@@ -99,12 +99,16 @@ class GRUCore(MemoryCore):
     def step(
         self, x_t: Tensor, state: GRUState, record: bool = False, noise: Tensor | None = None
     ) -> tuple[CoreOutput, GRUState]:
-        out, h = self.rnn(x_t[None], state.h[None])
-        return output_without_writes(out[0]), GRUState(h[0])
+        h = torch.gru_cell(x_t, state.h, *self.weights)
+        return output_without_writes(h), GRUState(h)
 
     def unroll(
         self, xs: Tensor, state: GRUState, is_first: Tensor, noise: Tensor | None = None
     ) -> tuple[CoreOutput, GRUState]:
-        weights = KernelWeights(*self.rnn.all_weights[0])
-        features = gru_segment(xs, state.h, is_first, weights, self.training)
+        features = gru_segment(xs, state.h, is_first, self.weights, self.training)
         return output_without_writes(features), GRUState(features[-1])
+
+    @property
+    def weights(self) -> KernelWeights:
+        """As those of the LSTM."""
+        return KernelWeights(*cast(list[Tensor], self.rnn._flat_weights))
