@@ -300,6 +300,11 @@ def main(argv: Sequence[str]) -> int:
             raise UserError(
                 f"unknown task {name!r}{suggestion(name, CONTESTS)}; known: {', '.join(CONTESTS)}"
             )
+    known = list(dict.fromkeys(side for name in CONTESTS for side in sides(name)))
+    wanted_sides = config.sides.split(",") if config.sides else known
+    for side in wanted_sides:
+        if side not in known:
+            raise UserError(f"unknown side {side!r}{suggestion(side, known)}; here: {', '.join(known)}")
     seeds = config.seeds.split(",")
     if not all(seed.isdecimal() for seed in seeds):
         raise UserError(
@@ -316,8 +321,7 @@ def main(argv: Sequence[str]) -> int:
     for name in named:
         for seed in map(int, seeds):
             for side in sides(name):
-                wanted = not config.sides or side in config.sides.split(",")
-                if not wanted or (name, side, seed) in done:
+                if side not in wanted_sides or (name, side, seed) in done:
                     continue
                 with ProcessPoolExecutor(1, mp_context=spawn) as process:
                     row = process.submit(run, name, side, seed).result()

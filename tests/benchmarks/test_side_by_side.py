@@ -80,6 +80,7 @@ def test_ratios_are_those_of_medians_and_runs_that_have_not_learnt_bound_them() 
 
 def test_what_is_misspelt_is_one_line() -> None:
     assert "unknown task 'CartPol'" in refusal(side_by_side.main, "--tasks", "CartPol")
+    assert "unknown side 'lstn' (did you mean lstm?)" in refusal(side_by_side.main, "--sides", "lstn")
     assert "--seeds takes whole numbers" in refusal(side_by_side.main, "--tasks", "none", "--seeds", "a")
 
 
