@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from agents.options import suggestion
 from agents.run_dir import cpu_model, source_commit
 from envs.errors import UserError
 from memory import CORE_NAMES
@@ -36,6 +37,24 @@ CORE_COLOURS = dict(
 def usable_cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def names_in(text: str, known: Iterable[str], kind: str) -> list[str]:
+    """Names separated by commas, or `all` or `none` of the known ones; raises UserError for any other."""
+    known = list(known)
+    named = {"all": known, "none": []}.get(text, text.split(","))
+    for name in named:
+        if name not in known:
+            raise UserError(f"unknown {kind} {name!r}{suggestion(name, known)}; known: {', '.join(known)}")
+    return named
+
+
+def seeds_in(text: str) -> list[int]:
+    """Seeds separated by commas; raises UserError."""
+    seeds = text.split(",")
+    if not all(seed.isdecimal() for seed in seeds):
+        raise UserError(f"--seeds takes whole numbers separated by commas, such as 0,1,2; got {text!r}")
+    return [int(seed) for seed in seeds]
 
 
 def machine_columns() -> dict[str, str | int]:

@@ -23,8 +23,17 @@ from typing import Any
 
 from agents.files import read_csv, renew_csv
 from agents.metrics import read_metrics
-from agents.options import option, parse, run_command, suggestion
-from benchmarks.common import RESULTS_DIR, ROOT, RUNS_DIR, commit_of, is_committed, require_clean_tree
+from agents.options import option, parse, run_command
+from benchmarks.common import (
+    RESULTS_DIR,
+    ROOT,
+    RUNS_DIR,
+    commit_of,
+    is_committed,
+    names_in,
+    require_clean_tree,
+    seeds_in,
+)
 from benchmarks.report.speed_page import put_table
 from envs.errors import UserError
 
@@ -168,22 +177,12 @@ def table(rows: Sequence[dict[str, str]]) -> str:
 def main(argv: Sequence[str]) -> int:
     """Run the command; returns the exit code."""
     config = parse(OrdinaryConfig(), argv, description=__doc__ or "")
-    named = {"all": list(TASKS), "none": []}.get(config.tasks, config.tasks.split(","))
-    for name in named:
-        if name not in TASKS:
-            raise UserError(f"unknown task {name!r}{suggestion(name, TASKS)}; known: {', '.join(TASKS)}")
-    wanted = config.cores.split(",") if config.cores else list(CORES)
-    for core in wanted:
-        if core not in CORES:
-            raise UserError(f"unknown core {core!r}{suggestion(core, CORES)}; here: {', '.join(CORES)}")
-    seeds = config.seeds.split(",")
-    if not all(seed.isdecimal() for seed in seeds):
-        raise UserError(
-            f"--seeds takes whole numbers separated by commas, such as 0,1,2; got {config.seeds!r}"
-        )
+    named = names_in(config.tasks, TASKS, "task")
+    wanted = names_in(config.cores or "all", CORES, "core")
+    seeds = seeds_in(config.seeds)
     if named:
         require_clean_tree()
-    for seed in map(int, seeds):
+    for seed in seeds:
         for name in named:
             for core in [core for core in TASKS[name].cores if core in wanted]:
                 run = Run(name, core, seed)

@@ -6,10 +6,11 @@
     python -m benchmarks.studies.side_by_side --tasks none                     only writes the table again
 
 The peers train with the settings that rl-baselines3-zoo publishes for the task (hyperparams/ppo.yml, ppo_lstm.yml),
-ours with what docs/defaults.md says. Every run is a process of its own with one thread, one at a time, ours and theirs
-in turn. About every 8,192 frames 20 episodes are played with the greedy policy; a task is learnt at the first of these
-evaluations that reaches its target. Seconds are those of the processor, from the making of the environments on, without
-imports and without those evaluations. A row per run goes to benchmarks/results/side_by_side.csv.
+their falling rates over the budget given here; ours with what docs/defaults.md says. Every run is a process of its own
+with one thread, one at a time, ours and theirs in turn. About every 8,192 frames 20 episodes are played with the greedy
+policy; a task is learnt at the first of these evaluations that reaches its target. Seconds are those of the processor,
+from the making of the environments on, without imports and without those evaluations. A row per run goes to
+benchmarks/results/side_by_side.csv.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ from statistics import median
 from typing import Any
 
 from agents.files import read_csv, renew_csv
-from agents.options import option, parse, run_command, suggestion
-from benchmarks.common import RESULTS_DIR, ROOT, machine_columns, require_clean_tree
+from agents.options import option, parse, run_command
+from benchmarks.common import RESULTS_DIR, ROOT, machine_columns, names_in, require_clean_tree, seeds_in
 from benchmarks.report.speed_page import put_table
 from benchmarks.studies.ordinary_tasks import POSITIONS, TASKS
 from envs.errors import UserError
@@ -263,11 +264,8 @@ def table(rows: Sequence[dict[str, str]]) -> str:
                     ["1", "1"] if found is peers else [ratio(found, peers, n) for n in ("frames", "cpu_s")]
                 )
                 lines.append(f"| {task} | {TASKS[task].bar:g} | {side} | {' | '.join([*shown, *ratios])} |")
-    first = rows[0] if rows else {}
-    commits = ", ".join(sorted({row["commit"] for row in rows}))
-    return "\n".join(
-        [*lines, "", f"Commit {commits}; {first.get('cpu')}, torch {first.get('torch')}, one thread."]
-    )
+    where = sorted({f"{row['commit']}; {row['cpu']}, torch {row['torch']}" for row in rows})
+    return "\n".join([*lines, "", f"Commit {', '.join(where)}, one thread."])
 
 
 def ratio(ours: Sequence[dict[str, str]], peers: Sequence[dict[str, str]], name: str) -> str:
@@ -294,34 +292,18 @@ class SideBySideConfig:
 def main(argv: Sequence[str]) -> int:
     """Run the command; returns the exit code."""
     config = parse(SideBySideConfig(), argv, description=__doc__ or "")
-    named = {"all": list(CONTESTS), "none": []}.get(config.tasks, config.tasks.split(","))
-    for name in named:
-        if name not in CONTESTS:
-            raise UserError(
-                f"unknown task {name!r}{suggestion(name, CONTESTS)}; known: {', '.join(CONTESTS)}"
-            )
-    known = list(dict.fromkeys(side for name in CONTESTS for side in sides(name)))
-    wanted_sides = config.sides.split(",") if config.sides else known
-    for side in wanted_sides:
-        if side not in known:
-            raise UserError(f"unknown side {side!r}{suggestion(side, known)}; here: {', '.join(known)}")
-    seeds = config.seeds.split(",")
-    if not all(seed.isdecimal() for seed in seeds):
-        raise UserError(
-            f"--seeds takes whole numbers separated by commas, such as 0,1,2; got {config.seeds!r}"
-        )
+    named = names_in(config.tasks, CONTESTS, "task")
+    known = dict.fromkeys(side for name in CONTESTS for side in sides(name))
+    wanted = names_in(config.sides or "all", known, "side")
+    seeds = seeds_in(config.seeds)
     if named:
         require_clean_tree()
-    done = (
-        {(row["task"], row["side"], int(row["seed"])) for row in read_csv(RESULTS)}
-        if RESULTS.exists()
-        else set()
-    )
+    done = {(row["task"], row["side"], int(row["seed"])) for row in read_csv(RESULTS)}
     spawn = multiprocessing.get_context("spawn")
     for name in named:
-        for seed in map(int, seeds):
+        for seed in seeds:
             for side in sides(name):
-                if side not in wanted_sides or (name, side, seed) in done:
+                if side not in wanted or (name, side, seed) in done:
                     continue
                 with ProcessPoolExecutor(1, mp_context=spawn) as process:
                     row = process.submit(run, name, side, seed).result()

@@ -36,9 +36,9 @@ from rich.console import Console
 from agents.config import TrainConfig
 from agents.evaluation import action_rng, load_agent, play_episodes
 from agents.files import read_csv, write_csv, write_text
-from agents.options import option, parse, run_command, suggestion
+from agents.options import option, parse, run_command
 from agents.trainer import Trainer
-from benchmarks.common import RESULTS_DIR, ROOT
+from benchmarks.common import RESULTS_DIR, ROOT, names_in
 from envs import held_out_seed, make_shown
 from envs.errors import UserError
 from recall.render.outputs import Outputs, render_recalls
@@ -220,10 +220,7 @@ def main(argv: Sequence[str]) -> int:
     config = parse(SuitesConfig(), argv, description=__doc__ or "")
     console = Console(soft_wrap=True)
     torch.set_num_threads(1)
-    chosen = {"all": list(SUITES), "none": []}.get(config.suites, config.suites.split(","))
-    for name in chosen:
-        if name not in SUITES:
-            raise UserError(f"unknown suite {name!r}{suggestion(name, SUITES)}; known: {', '.join(SUITES)}")
+    chosen = names_in(config.suites, SUITES, "suite")
     if chosen:  # what is imported now, every process has
         with tempfile.TemporaryDirectory() as folder:
             _stages("mnm/TMaze-v0", Path(folder), lambda row: None)

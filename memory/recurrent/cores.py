@@ -70,19 +70,14 @@ class LSTMCore(MemoryCore):
         self, x_t: Tensor, state: LSTMState, record: bool = False, noise: Tensor | None = None
     ) -> tuple[CoreOutput, LSTMState]:
         # For a single step the segment's kernel takes longer to lay out the weights than to multiply by them.
-        h, c = torch.lstm_cell(x_t, [state.h, state.c], *self.weights)
+        h, c = torch.lstm_cell(x_t, [state.h, state.c], *weights_of(self.rnn))
         return output_without_writes(h), LSTMState(h, c)
 
     def unroll(
         self, xs: Tensor, state: LSTMState, is_first: Tensor, noise: Tensor | None = None
     ) -> tuple[CoreOutput, LSTMState]:
-        outputs, h, c = lstm_segment(xs, state.h, state.c, is_first, self.weights, self.training)
+        outputs, h, c = lstm_segment(xs, state.h, state.c, is_first, weights_of(self.rnn), self.training)
         return output_without_writes(outputs), LSTMState(h, c)
-
-    @property
-    def weights(self) -> KernelWeights:
-        """The parameters; asked of the module one by one, they would take as long as a small product."""
-        return KernelWeights(*cast(list[Tensor], self.rnn._flat_weights))
 
 
 class GRUCore(MemoryCore):
@@ -99,16 +94,16 @@ class GRUCore(MemoryCore):
     def step(
         self, x_t: Tensor, state: GRUState, record: bool = False, noise: Tensor | None = None
     ) -> tuple[CoreOutput, GRUState]:
-        h = torch.gru_cell(x_t, state.h, *self.weights)
+        h = torch.gru_cell(x_t, state.h, *weights_of(self.rnn))
         return output_without_writes(h), GRUState(h)
 
     def unroll(
         self, xs: Tensor, state: GRUState, is_first: Tensor, noise: Tensor | None = None
     ) -> tuple[CoreOutput, GRUState]:
-        features = gru_segment(xs, state.h, is_first, self.weights, self.training)
+        features = gru_segment(xs, state.h, is_first, weights_of(self.rnn), self.training)
         return output_without_writes(features), GRUState(features[-1])
 
-    @property
-    def weights(self) -> KernelWeights:
-        """As those of the LSTM."""
-        return KernelWeights(*cast(list[Tensor], self.rnn._flat_weights))
+
+def weights_of(rnn: nn.RNNBase) -> KernelWeights:
+    """The parameters; asked of the module one by one, they would take as long as a small product."""
+    return KernelWeights(*cast(list[Tensor], rnn._flat_weights))

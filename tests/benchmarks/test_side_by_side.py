@@ -85,5 +85,5 @@ def test_what_is_misspelt_is_one_line() -> None:
 
 
 def test_the_page_shows_what_the_csv_says() -> None:
-    rows = read_csv(RESULTS) if RESULTS.exists() else []
+    rows = read_csv(RESULTS)
     assert not rows or table(rows) in PAGE.read_text()
