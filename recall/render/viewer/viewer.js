@@ -279,7 +279,8 @@ function drawTiles() {
     part.tile.classList.toggle("grey", !recall.counts);
     part.tile.classList.toggle("pale", !recall.counts);
     const reward = view.columns.reward_before[s];
-    part.what.textContent = `step ${stepName(s)}, ${view.actions[s]}` + (reward ? `, reward ${short(reward)}` : "");
+    const told = [view.words && view.words[s], view.actions[s], reward && `reward ${short(reward)}`];
+    part.what.textContent = [`step ${stepName(s)}`, ...told.filter(Boolean)].join(", ");
     const others = Object.keys(view.scores).filter((name) => name !== state.score);
     const word = view.columns.beta ? `beta ${fixed(view.columns.beta[s])}` : ofSteps() ? "" : recall.counts ? "read" : "not read";
     part.others.textContent = (word ? [word] : [])
