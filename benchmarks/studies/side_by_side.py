@@ -6,10 +6,12 @@
     python -m benchmarks.studies.side_by_side --tasks none                     only writes the table again
 
 The peers train with the settings that rl-baselines3-zoo publishes for the task (hyperparams/ppo.yml, ppo_lstm.yml),
-their falling rates over the budget given here; ours with what docs/defaults.md says. Every run is a process of its own
-with one thread, one at a time, ours and theirs in turn. About every 8,192 frames 20 episodes are played with the greedy
-policy; a task is learnt at the first of these evaluations that reaches its target. Seconds are those of the processor,
-from the making of the environments on, without imports and without those evaluations. A row per run goes to
+their falling rates over the budget given here; ours with what docs/defaults.md says. The zoo has none for MiniGrid's
+memory tasks: there every side has those of the study memory-s7-view3, the peer in the sizes of ours
+(benchmarks/speed/peers.py). Every run is a process of its own with one thread, one at a time, ours and theirs in turn.
+About every 8,192 frames (MemoryS7: 65,536) 20 episodes are played with the greedy policy; a task is learnt at the first
+of these evaluations that reaches its target, and given up after an hour. Seconds are those of the processor, from the
+making of the environments on, without imports and without those evaluations. A row per run goes to
 benchmarks/results/side_by_side.csv.
 """
 
@@ -21,22 +23,42 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from statistics import median
 from typing import Any
 
+import gymnasium
+import torch
+
+import train_rl
+from agents.config import TrainConfig
+from agents.evaluation import LoadedAgent, play_episodes
 from agents.files import read_csv, renew_csv
 from agents.options import option, parse, run_command
+from agents.trainer import Trainer
 from benchmarks.common import RESULTS_DIR, ROOT, machine_columns, names_in, require_clean_tree, seeds_in
 from benchmarks.report.speed_page import put_table
-from benchmarks.studies.ordinary_tasks import POSITIONS, TASKS
+from benchmarks.speed.peers import FlatOneHot, make_sb3
+from benchmarks.studies import ordinary_tasks
+from benchmarks.studies.ordinary_tasks import MEMORIES, POSITIONS, Task
+from benchmarks.studies.studies import MORE_UPDATES, VIEW_3
+from envs import held_out_seed, make_single
 from envs.errors import UserError
 from envs.wrappers import KeepEntries
 
 RESULTS = RESULTS_DIR / "side_by_side.csv"
 PAGE = ROOT / "docs" / "defaults.md"
-EVALUATE_EVERY = 8_192
 EPISODES = 20
+LIMIT_S = 3_600.0
+"""Processor time after which a run that has not learnt is given up."""
 PEER, PEER_LSTM = "sb3 PPO", "sb3 RecurrentPPO"
+TASKS = ordinary_tasks.TASKS | {
+    "MemoryS7": Task(
+        "MiniGrid-MemoryS7-v0", 2_000_000, 0.9, ("--preset", "minigrid-memory", *VIEW_3, *MORE_UPDATES),
+        cores=MEMORIES, figure="success",
+    ),
+}  # fmt: skip
+"""The ordinary tasks, and one where the defaults are those of a preset."""
 
 
 def falling(start: float) -> Callable[[float], float]:
@@ -52,12 +74,14 @@ class Contest:
     """Budget of every side."""
     envs: int
     """Environments of the peer."""
-    settings: dict[str, Any]
-    """Arguments of the peer's algorithm; those not named are its defaults."""
+    settings: dict[str, Any] | None
+    """Arguments of the peer's algorithm; those not named are its defaults. None: the settings and sizes of ours."""
     normalize: bool = False
     """Observations and rewards, by VecNormalize."""
     recurrent: bool = False
     """Whether the peer needs memory: RecurrentPPO, and ours without `none`."""
+    every: int = 8_192
+    """Frames between two evaluations."""
 
     @property
     def peer(self) -> str:
@@ -86,6 +110,7 @@ CONTESTS = {
         16,
         {"n_steps": 1024, "n_epochs": 4, "gamma": 0.999, "gae_lambda": 0.98, "ent_coef": 0.01},
     ),
+    "MemoryS7": Contest(2_000_000, 32, None, recurrent=True, every=65_536),
 }
 
 
@@ -113,24 +138,26 @@ class Clock:
 
 @dataclass
 class Course:
-    """What is seen of a training: evaluates it when that is due, and knows whether the target is reached."""
+    """What is seen of a training: evaluates it when that is due, and knows when it is over."""
 
     bar: float
     play: Callable[[], float]
+    every: int
     clock: Clock = field(default_factory=Clock)
     frames: int = 0
     best: float = float("-inf")
-    next_at: int = EVALUATE_EVERY
+    next_at: int = 0
 
-    def is_learnt(self, frames: int) -> bool:
-        """To be asked after every rollout; plays the episodes where they are due."""
+    def is_over(self, frames: int) -> bool:
+        """Whether the target is reached, or the time is up. To be asked after every rollout; plays the episodes where
+        they are due."""
         self.frames = frames
-        if self.best < self.bar and frames >= self.next_at:
-            self.next_at = frames + EVALUATE_EVERY
+        if self.best < self.bar and frames >= max(self.next_at, self.every):
+            self.next_at = frames + self.every
             self.clock.stop()
             self.best = max(self.best, self.play())
             self.clock.go_on()
-        return self.best >= self.bar
+        return self.best >= self.bar or self.clock.cpu + time.process_time() > LIMIT_S
 
     def row(self) -> dict[str, Any]:
         """What is kept; the clock stands still from now on."""
@@ -141,16 +168,17 @@ class Course:
         }  # fmt: skip
 
 
+def our_config(task: str, core: str, seed: int, run_dir: str) -> TrainConfig:
+    """What a core of ours trains with."""
+    words = ["--env", TASKS[task].env, "--core", core, "--seed", str(seed), *TASKS[task].options]
+    words += ["--total-steps", str(CONTESTS[task].frames), "--threads", "1", "--device", "cpu"]
+    return train_rl.read_command([*words, "--run-dir", run_dir])[0]
+
+
 def run_ours(task: str, core: str, seed: int) -> dict[str, Any]:
     """Train a core of ours until it has learnt the task, or for the whole budget."""
-    import train_rl
-    from agents.evaluation import LoadedAgent, play_episodes
-    from agents.trainer import Trainer
-
     with tempfile.TemporaryDirectory() as folder:
-        words = ["--env", TASKS[task].env, "--core", core, "--seed", str(seed), *TASKS[task].options]
-        words += ["--total-steps", str(CONTESTS[task].frames), "--threads", "1", "--device", "cpu"]
-        config, _ = train_rl.read_command([*words, "--run-dir", f"{folder}/run"])
+        config = our_config(task, core, seed, f"{folder}/run")
 
         def play() -> float:
             agent = LoadedAgent(trainer.model, trainer.config, trainer.collector.frames, "in training")
@@ -158,44 +186,54 @@ def run_ours(task: str, core: str, seed: int) -> dict[str, Any]:
             by_success = TASKS[task].figure == "success"
             return sum(r.success if by_success else r.episode_return for r in results) / EPISODES
 
-        course = Course(TASKS[task].bar, play)
+        course = Course(TASKS[task].bar, play, CONTESTS[task].every)
         trainer = Trainer(config)
-        trainer.run(stop=lambda: course.is_learnt(trainer.collector.frames))
+        trainer.run(stop=lambda: course.is_over(trainer.collector.frames))
         found = course.row()
         trainer.close()
     return found
 
 
+def make_env(task: str) -> gymnasium.Env[Any, Any]:
+    """One environment as the peer sees it."""
+    name, contest = TASKS[task].env, CONTESTS[task]
+    if name.startswith("MiniGrid"):
+        arguments = {} if contest.settings is not None else our_config(task, "lstm", 0, "").env_arguments()
+        return FlatOneHot(make_single(name, arguments))
+    env = gymnasium.make(name)
+    return KeepEntries(env, [0, 2]) if TASKS[task].options == POSITIONS else env
+
+
+def make_peer(task: str, seed: int) -> Any:
+    """The peer's algorithm with its environments."""
+    from sb3_contrib import RecurrentPPO
+    from stable_baselines3 import PPO
+    from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+
+    contest = CONTESTS[task]
+    if contest.settings is None:
+        return make_sb3(our_config(task, "lstm", seed, ""))
+    vector: Any = DummyVecEnv([lambda: make_env(task)] * contest.envs)
+    if contest.normalize:
+        vector = VecNormalize(vector, gamma=contest.settings.get("gamma", 0.99))
+    algorithm = partial(RecurrentPPO, "MlpLstmPolicy") if contest.recurrent else partial(PPO, "MlpPolicy")
+    return algorithm(vector, seed=seed, device="cpu", **contest.settings)
+
+
 def run_peer(task: str, seed: int) -> dict[str, Any]:
     """The same for the peer."""
-    from functools import partial
-
-    import gymnasium
-    import torch
-
-    from benchmarks.speed.peers import FlatOneHot
-    from envs import held_out_seed, make_single
-
     try:
-        from sb3_contrib import RecurrentPPO
-        from stable_baselines3 import PPO
         from stable_baselines3.common.callbacks import BaseCallback
-        from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+        from stable_baselines3.common.vec_env import VecNormalize
     except ImportError:
         raise UserError("sb3-contrib is not installed: pip install 'mnm-rl[bench]'") from None
 
     torch.set_num_threads(1)
-    contest, name = CONTESTS[task], TASKS[task].env
-    by_success = TASKS[task].figure == "success"
-
-    def make() -> gymnasium.Env[Any, Any]:
-        if name.startswith("MiniGrid"):
-            return FlatOneHot(make_single(name, {}))
-        env = gymnasium.make(name)
-        return KeepEntries(env, [0, 2]) if TASKS[task].options == POSITIONS else env
+    contest, by_success = CONTESTS[task], TASKS[task].figure == "success"
+    ours = our_config(task, "lstm", seed, "") if contest.settings is None else None
 
     def play() -> float:
-        total, env = 0.0, make()
+        total, env, vector = 0.0, make_env(task), model.get_env()
         for number in range(EPISODES):
             obs, _ = env.reset(seed=held_out_seed(0, number))
             state, begins, done, earned = None, True, False, 0.0
@@ -212,17 +250,17 @@ def run_peer(task: str, seed: int) -> dict[str, Any]:
         """Looks after every rollout, as ours does after every update."""
 
         def _on_rollout_start(self) -> None:
-            self.reached = course.is_learnt(self.num_timesteps)
+            if ours is not None:  # sb3 has no schedule for the entropy
+                last = ours.entropy_coef if ours.entropy_coef_final is None else ours.entropy_coef_final
+                progress = self.num_timesteps / contest.frames
+                model.ent_coef = ours.entropy_coef + (last - ours.entropy_coef) * progress
+            self.over = course.is_over(self.num_timesteps)
 
         def _on_step(self) -> bool:
-            return not self.reached
+            return not self.over
 
-    course = Course(TASKS[task].bar, play)
-    vector = DummyVecEnv([make] * contest.envs)
-    if contest.normalize:
-        vector = VecNormalize(vector, gamma=contest.settings.get("gamma", 0.99))
-    algorithm = partial(RecurrentPPO, "MlpLstmPolicy") if contest.recurrent else partial(PPO, "MlpPolicy")
-    model = algorithm(vector, seed=seed, device="cpu", **contest.settings)
+    course = Course(TASKS[task].bar, play, contest.every)
+    model = make_peer(task, seed)
     model.learn(contest.frames, callback=Watch(), log_interval=None)
     return course.row()
 

@@ -9,8 +9,17 @@ from checks import refusal
 
 from agents.files import read_csv
 from benchmarks.studies import side_by_side
-from benchmarks.studies.ordinary_tasks import TASKS
-from benchmarks.studies.side_by_side import CONTESTS, PAGE, RESULTS, Course, falling, run_ours, sides, table
+from benchmarks.studies.side_by_side import (
+    CONTESTS,
+    PAGE,
+    RESULTS,
+    TASKS,
+    Course,
+    falling,
+    run_ours,
+    sides,
+    table,
+)
 
 
 def test_ours_take_part_with_every_core_of_the_task_but_none_where_memory_is_needed() -> None:
@@ -28,15 +37,23 @@ def test_a_task_is_learnt_at_the_first_evaluation_that_reaches_the_target_and_it
         time.sleep(0.05)
         return next(returns)
 
-    course = Course(475.0, play)
-    assert not course.is_learnt(8_000)
-    assert not course.is_learnt(8_200)
-    assert not course.is_learnt(16_300), "the next is due 8,192 frames after the last"
-    assert course.is_learnt(16_400)
-    assert course.is_learnt(16_500), "once learnt, nothing is played any more"
+    course = Course(475.0, play, every=8_192)
+    assert not course.is_over(8_000)
+    assert not course.is_over(8_200)
+    assert not course.is_over(16_300), "the next is due 8,192 frames after the last"
+    assert course.is_over(16_400)
+    assert course.is_over(16_500), "once learnt, nothing is played any more"
     row = course.row()
     assert (row["learnt"], row["frames"], row["best"]) == (1, 16_500, 480.0)
     assert row["seconds"] < 0.05
+
+
+def test_a_run_that_has_not_learnt_is_given_up_when_its_time_is_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    course = Course(475.0, lambda: 100.0, every=1)
+    assert not course.is_over(1)
+    monkeypatch.setattr(side_by_side, "LIMIT_S", 0.0)
+    assert course.is_over(2)
+    assert course.row()["learnt"] == 0
 
 
 def test_the_schedule_of_the_peer_falls_to_zero() -> None:
@@ -50,7 +67,8 @@ def test_a_run_of_ours_ends_where_the_task_is_learnt(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(side_by_side, "EPISODES", 2)
     row = run_ours("CartPole", "none", 0)
     assert row["learnt"] == 1
-    assert side_by_side.EVALUATE_EVERY <= row["frames"] < 2 * side_by_side.EVALUATE_EVERY
+    every = CONTESTS["CartPole"].every
+    assert every <= row["frames"] < 2 * every
 
 
 def line(side: str, seed: int, learnt: int, frames: int, seconds: float) -> dict[str, str]:
