@@ -230,14 +230,14 @@ def test_presets_are_valid_configurations(name: str) -> None:
 
 def test_training_ends_once_success_is_enough_and_says_that_it_is_done(tmp_path: Path) -> None:
     """Without memory at most half of the T-maze's episodes succeed: a tenth is soon enough, nine tenths never."""
-    options = ["--env", "mnm/TMaze-v0", "--core", "none", "--total-steps", "30_000", "--log-every", "1"]
+    options = ["--env", "mnm/TMaze-v0", "--core", "none", "--total-steps", "10_000", "--log-every", "1"]
     frames = {}
     for wanted in ("0.1", "0.9"):
         path = tmp_path / wanted
         assert train_rl.main([*options, "--enough-success", wanted, "--run-dir", str(path)]) == 0
         rows = read_metrics(path / "metrics.csv")
         frames[wanted] = rows[-1]["frames"]
-    assert frames["0.1"] < 30_000 <= frames["0.9"]
+    assert frames["0.1"] < 10_000 <= frames["0.9"]
     with pytest.raises(UserError, match=r"--enough-success must lie in \(0, 1\], got 98"):
         train_rl.read_command(["--enough-success", "98"])
 

@@ -35,7 +35,7 @@ from recall.validate.planted import make_env, play_planted, with_decision
 from recall.validate.ranking import BASELINES, R2, R4, bootstrap, judge, write_sizes
 from recall.validate.validity import WriteStudy, check_recall
 
-EPISODES = 30
+EPISODES = 20
 AGENTS = {
     "one write": one_write_agent,
     "addressed": lambda: one_write_agent(addressed=True),
