@@ -163,10 +163,12 @@ def repeat_previous(
     )  # fmt: skip
 
 
+LAST_LAYER = ("--written-layers", "last")
+"""A linear memory over features that training shapes: what its writes add to a read sums up."""
 SWITCHED_OFF: dict[str, tuple[str, ...]] = {
     "mnm-p writes-off": ("--written-layers", "none"),
     "mnm-p reads-off": ("--no-read-memory",),
-    "mnm-p last-layer": ("--written-layers", "last"),
+    "mnm-p last-layer": LAST_LAYER,
     "mnm-p memory-only": ("--controller", "feedforward", "--no-read-feedback"),
 }
 """A part of mnm-p at a time, and with `memory-only` everything but what is written."""
@@ -201,6 +203,8 @@ MAZE_ABLATIONS: dict[str, tuple[str, ...]] = {
 
 PUBLISHED = ("--interaction-window", "0")
 """Keys, values and rate made from the controller's output alone."""
+GATED_DELTA = "examples.gated_delta:GatedDelta"
+"""Control: one linear layer of fast weights, from the examples."""
 
 
 def pair_bandit(
@@ -312,8 +316,18 @@ STUDIES: dict[str, Study] = {
         pair_bandit(
             16,
             500_000,
-            cores=("none", "lstm", "gru", "mnm-g", "mnm-p", "hard", "mnm-p published"),
-            per_core={"mnm-p published": PUBLISHED},
+            cores=(
+                "none",
+                "lstm",
+                "gru",
+                "mnm-g",
+                "mnm-p",
+                "hard",
+                "mnm-p published",
+                "mnm-p last-layer",
+                GATED_DELTA,
+            ),
+            per_core={"mnm-p published": PUBLISHED, "mnm-p last-layer": LAST_LAYER},
             seeds=5,
         ),
         pair_bandit(32, 2_000_000, "--rollout-steps", "96", cores=("mnm-p",)),
