@@ -21,7 +21,8 @@ import threading
 import time
 import traceback
 import warnings
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import gymnasium
@@ -74,6 +75,7 @@ class Door(gymnasium.Wrapper[dict[str, Any], Any, Any, Any]):
         self.action_space = actions.wire
         self._warned = {leaf.key for leaf in leaves if has_bounds_of_its_type(leaf.space)}
         """Keys whose bounds need no further look: told once, or out of reach."""
+        _open.add(self)
 
     @property
     def agent_action_space(self) -> gymnasium.Space[Any]:
@@ -121,6 +123,11 @@ class Door(gymnasium.Wrapper[dict[str, Any], Any, Any, Any]):
         if frame.ndim == 2 or frame.shape[-1] == 1:
             frame = np.repeat(frame.reshape(*frame.shape[:2], 1), 3, axis=-1)
         return np.ascontiguousarray(frame[..., :3])
+
+    def close(self) -> None:
+        _open.discard(self)
+        with pygame_kept(bool(_open)):
+            super().close()
 
     def observation_words(self) -> str:
         """A few words on what is seen now, where the environment has some."""
@@ -206,6 +213,27 @@ class Door(gymnasium.Wrapper[dict[str, Any], Any, Any, Any]):
             raise self.fault(f"{call} raised {kind}: {first_line(error)}", traceback.format_exc()) from error
         finally:
             _watched.door = outer
+
+
+_open: weakref.WeakSet[Door] = weakref.WeakSet()
+"""The environments of this process that were not closed."""
+
+
+@contextlib.contextmanager
+def pygame_kept(others: bool) -> Iterator[None]:
+    """For an environment that closes while `others` of this process are open: it does not end pygame for them.
+
+    Those of memory-gym and some of Gymnasium call pygame.quit, and with it goes the one display that all draw on.
+    """
+    pygame: Any = sys.modules.get("pygame") if others else None
+    quits = [] if pygame is None else [(part, part.quit) for part in (pygame, pygame.display)]
+    for part, _ in quits:
+        part.quit = lambda: None
+    try:
+        yield
+    finally:
+        for part, quit_it in quits:
+            part.quit = quit_it
 
 
 class _Watched:

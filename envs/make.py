@@ -34,7 +34,7 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 
 from envs.actions import ActionCode
 from envs.alone import Alone
-from envs.door import Door, action_masks_of, end_with_parent, guard_exit, mask_sizes, watch
+from envs.door import Door, action_masks_of, end_with_parent, guard_exit, mask_sizes, pygame_kept, watch
 from envs.envpool_backend import known_ids, make_envpool, refusal
 from envs.errors import UserError, nearest
 from envs.memory_cue import MemoryCue, has_cue
@@ -232,7 +232,8 @@ def _mask_in_info(env_id: str, arguments: str, make: Callable[[], gymnasium.Env[
         except (Exception, SystemExit):
             found = False  # it will be told, in one line, when the environment is used
         finally:
-            probe.close()
+            with pygame_kept(True):  # the first one is open
+                probe.close()
         _mask_found[env_id, arguments] = found
     return _mask_found[env_id, arguments]
 

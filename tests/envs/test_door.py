@@ -7,12 +7,14 @@ import re
 import signal
 import sys
 import time
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import gymnasium
 import numpy as np
+import pygame
 import pytest
 from gymnasium import spaces
 
@@ -371,3 +373,31 @@ def test_an_environment_of_an_evaluation_cannot_end_the_process() -> None:
             os._exit(7)
         os._exit(1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+
+
+class OnDisplay(gymnasium.Env[Any, Any]):
+    """Draws on pygame's display and ends pygame as it closes, like the environments of memory-gym."""
+
+    observation_space, action_space = spaces.Box(0, 255, (4, 4, 3), np.uint8), spaces.Discrete(3)
+
+    def __init__(self) -> None:
+        pygame.display.init()
+        self.screen = pygame.display.set_mode((4, 4))
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.screen.fill((0, 0, 9))
+        return pygame.surfarray.array3d(self.screen), {}
+
+    def close(self) -> None:
+        pygame.quit()
+
+
+def test_an_environment_that_closes_leaves_the_display_to_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
+    monkeypatch.setattr("envs.door._open", weakref.WeakSet())
+    first, second = envs.make_single(OnDisplay), envs.make_single(OnDisplay)
+    second.close()
+    assert first.reset(seed=0)[0]["obs"][0, 0, 2] == 9
+    first.close()
+    assert not pygame.display.get_init(), "the last one may end it"
