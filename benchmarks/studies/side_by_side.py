@@ -302,8 +302,8 @@ def table(rows: Sequence[dict[str, str]]) -> str:
                     ["1", "1"] if found is peers else [ratio(found, peers, n) for n in ("frames", "cpu_s")]
                 )
                 lines.append(f"| {task} | {TASKS[task].bar:g} | {side} | {' | '.join([*shown, *ratios])} |")
-    where = sorted({f"{row['commit']}; {row['cpu']}, torch {row['torch']}" for row in rows})
-    return "\n".join([*lines, "", f"Commit {', '.join(where)}, one thread."])
+    where = [", ".join(sorted({row[name] for row in rows})) for name in ("commit", "cpu", "torch")]
+    return "\n".join([*lines, "", "Commit {}; {}, torch {}, one thread.".format(*where)])
 
 
 def ratio(ours: Sequence[dict[str, str]], peers: Sequence[dict[str, str]], name: str) -> str:
