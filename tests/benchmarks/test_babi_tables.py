@@ -34,7 +34,7 @@ def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     )
     monkeypatch.setattr("benchmarks.common.subprocess", started)
     # The runs are processes of their own, which name the tree as it is while somebody works on it.
-    monkeypatch.setattr(babi_joint, "is_committed", lambda commit: True)
+    monkeypatch.setattr(babi_joint, "is_committed", lambda path, commit: True)
     return tmp_path
 
 
