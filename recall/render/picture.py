@@ -37,6 +37,7 @@ PLACE_MARK = 15
 """Pixels: side of the rank that is drawn on the map."""
 
 WORDS_SIZE = 16
+VALUE_SIZE = 21
 TOLD = ("", INTERACT)
 """Where what is recalled is said in words: where writes interact, amounts are doubtful, and not which step it is."""
 QUIET = {NO_SINGLE: f"{NO_SINGLE}: several together"}
@@ -223,7 +224,9 @@ class Painter:
             left = MARGIN + place * (MAP_SIZE // len(slots))
             _slot(draw, (left, 8), name, text, strong=name == "reward" and facts.reward != 0)
 
-        for place, (name, text) in enumerate([("memory core", facts.core), ("seed", str(facts.seed))]):
+        # An agent trained elsewhere goes by its file; the folder would run into the seed.
+        core = shortened(facts.core.rpartition("/")[2], VALUE_SIZE, PANEL_WIDTH // 2 - MARGIN)
+        for place, (name, text) in enumerate([("memory core", core), ("seed", str(facts.seed))]):
             _slot(draw, (self.panel_left + place * PANEL_WIDTH // 2, 8), name, text)
 
     def _paint_words(self, draw: ImageDraw.ImageDraw, doubt: str, tiles: Sequence[Tile]) -> None:
@@ -399,4 +402,4 @@ def _slot(
 ) -> None:
     """A small grey name above a large value."""
     text_at(draw, corner, name, 14, palette.FAINT_INK)
-    text_at(draw, (corner[0], corner[1] + 17), text, 21, palette.SUPPORTS if strong else palette.INK)
+    text_at(draw, (corner[0], corner[1] + 17), text, VALUE_SIZE, palette.SUPPORTS if strong else palette.INK)
