@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from benchmarks.tools.suites import STAGES, SUITES, ids_of, page_of, tried
+from agents.files import read_csv
+from benchmarks.tools.suites import PAGE, RESULTS, STAGES, SUITES, ids_of, page_of, tried
 
 
 class Bad(gymnasium.Env[Any, Any]):
@@ -87,3 +88,7 @@ def test_an_id_of_every_installed_suite_trains_evaluates_and_recalls(name: str) 
         pytest.skip(f"{SUITES[name].distribution} is not installed")
     row = tried(SAMPLE[name], timeout=100.0)
     assert [row[stage] for stage in STAGES] == ["yes"] * 3, row
+
+
+def test_the_committed_page_is_that_of_the_committed_rows() -> None:
+    assert PAGE.read_text() == page_of(read_csv(RESULTS))
