@@ -52,6 +52,8 @@ CORES = ("none", *MEMORIES)
 
 POSITIONS = ("--wrapper", 'envs.wrappers:KeepEntries {"keep": [0, 2]}')
 """CartPole's cart and pole without their velocities."""
+ANGLE = ("--preset", "continuous", "--wrapper", 'envs.wrappers:KeepEntries {"keep": [0, 1]}')
+"""Pendulum's angle without its velocity."""
 
 
 @dataclass(frozen=True)
@@ -74,9 +76,11 @@ TASKS = {
     "DoorKey-5x5": Task("MiniGrid-DoorKey-5x5-v0", 80_000, 0.95, cores=MEMORIES, figure="success"),
     "DoorKey-6x6": Task("MiniGrid-DoorKey-6x6-v0", 200_000, 0.9, cores=MEMORIES, figure="success"),
     "MultiRoom-N2-S4": Task("MiniGrid-MultiRoom-N2-S4-v0", 200_000, 0.9, cores=MEMORIES, figure="success"),
+    "FourRooms": Task("MiniGrid-FourRooms-v0", 300_000, 0.9, cores=MEMORIES, figure="success"),
     "GoToRedBall": Task("BabyAI-GoToRedBall-v0", 300_000, 0.9, cores=MEMORIES, figure="success"),
     "Acrobot": Task("Acrobot-v1", 300_000, -100.0),
     "Pendulum": Task("Pendulum-v1", 300_000, -250.0, ("--preset", "continuous")),
+    "Pendulum-angle": Task("Pendulum-v1", 600_000, -400.0, ANGLE, cores=MEMORIES),
     "MountainCar": Task("MountainCar-v0", 500_000, -130.0),
     "LunarLander": Task("LunarLander-v3", 1_000_000, 200.0, cores=("none",)),
 }
