@@ -223,6 +223,7 @@ def render(agent: LoadedAgent, config: EvaluateConfig, console: Console) -> None
             title=f"{train.core} in {train.env}",
             core=train.core,
             rngs=[action_rng(config.seed, episode) for episode in episodes],
+            most_steps=config.max_episode_steps,
             progress=lambda done, total, what: display.show(100 * done // total, what),
         )
     longest = max(episode["steps"] for episode in summary["episodes"])
@@ -260,6 +261,7 @@ def compare(
         score=config.score,
         window=config.window,
         top_k=config.top_k,
+        most_steps=config.max_episode_steps,
     )
 
 

@@ -333,6 +333,9 @@ def main(argv: Sequence[str]) -> int:
     named = names_in(config.tasks, CONTESTS, "task")
     known = dict.fromkeys(side for name in CONTESTS for side in sides(name))
     wanted = names_in(config.sides or "all", known, "side")
+    for name in named:
+        if not set(wanted) & set(sides(name)):
+            raise UserError(f"{name} has none of the sides {config.sides}; it has {', '.join(sides(name))}")
     seeds = seeds_in(config.seeds)
     if named:
         require_clean_tree()

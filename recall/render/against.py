@@ -17,6 +17,7 @@ import numpy as np
 from rich.console import Console
 
 from agents.compare import comparison, in_words, rows_of, table
+from agents.config import MOST_STEPS
 from agents.evaluation import EpisodeResult, LoadedAgent, action_rng, report
 from agents.files import write_json
 from agents.play import Env, Policy
@@ -63,6 +64,7 @@ def render_against(
     window: int | None = None,
     top_k: int = 5,
     rng_of: Callable[[int], np.random.Generator] | None = None,
+    most_steps: int = MOST_STEPS,
     table: Sequence[Sequence[str]] = (),
     note: str = "",
     title: str = "",
@@ -71,7 +73,8 @@ def render_against(
 ) -> list[dict[str, Any]]:
     """Play one episode per seed with either agent and write the page; returns where each episode parts.
 
-    `rng_of(n)` is the random stream of episode n, made anew for each agent; `table` and `note` are what the page says
+    `rng_of(n)` is the random stream of episode n, made anew for each agent; `most_steps` ends episodes that do not end;
+    `table` and `note` are what the page says
     of all episodes (`agents.compare`).
     """
     limits, seeds = thresholds or Thresholds(), list(seeds)
@@ -87,7 +90,13 @@ def render_against(
             stages = told(progress, f"episode {number + 1} of {len(seeds)}")
             episodes = [
                 record_episode(
-                    side.model, env, seed, policy, side.core, rng=rng_of(number) if rng_of else None
+                    side.model,
+                    env,
+                    seed,
+                    policy,
+                    side.core,
+                    rng=rng_of(number) if rng_of else None,
+                    most_steps=most_steps,
                 )
                 for side, env in zip(sides, envs, strict=True)
             ]
@@ -120,6 +129,7 @@ def compare_and_show(
     score: str | None,
     window: int | None,
     top_k: int,
+    most_steps: int,
 ) -> None:
     """Say who earned more in the episodes of evaluation seed `seed`, and put the first `shown` on a page."""
     ours, theirs = (report(agent, found, policy, seed) for agent, found in zip(agents, results, strict=True))
@@ -149,6 +159,7 @@ def compare_and_show(
             window=window,
             top_k=top_k,
             rng_of=lambda episode: action_rng(seed, episode),
+            most_steps=most_steps,
             table=lines,
             note=f"mean of {len(results[0])} held-out episodes (95% interval), {policy} policy; {in_words(both)}",
             title=f"{names[0]} against {names[1]} in {agents[0].config.env}",

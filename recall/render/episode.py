@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from agents.config import MOST_STEPS
 from agents.play import Actor, Env, Moment, Opening, Policy, play
 from recall.record.recorder import TapeObserver, records
 from recall.record.tape import Tape
@@ -89,13 +90,15 @@ def record_episode(
     core: str | None = None,
     scenes: bool = True,
     rng: np.random.Generator | None = None,
+    most_steps: int = MOST_STEPS,
 ) -> Episode:
     """Play one episode of `env`, reset with `seed`, through `model.act(..., record=True)`.
 
     `policy` is "greedy" or "sample" (drawn from `rng`, by default a new one of this seed), `core` the name that
     goes on the tape. `scenes=False` records the tape alone, for environments that cannot be drawn or need not be.
+    `most_steps` ends an episode that does not end.
     """
     film = _Film(model, core or type(model.core).__name__, seed, scenes)
     opening = Opening(seed, rng or np.random.default_rng(seed))
-    play(model, [env], [opening], policy, film, records(model))
+    play(model, [env], [opening], policy, film, records(model), most_steps=most_steps)
     return Episode(film.recorders[0].tape(), film.scenes, tuple(film.names), film.terminated)

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from agents.config import MOST_STEPS
 from agents.files import atomic_file, check_writable
 from agents.play import Policy
 from envs.errors import UserError
@@ -208,6 +209,7 @@ def render_recalls(
     thresholds: Thresholds | None = None,
     rngs: Sequence[np.random.Generator] | None = None,
     window: int | None = None,
+    most_steps: int = MOST_STEPS,
 ) -> dict[str, Any]:
     """Play one episode per seed, once, and write every file of `outputs`; returns what evaluate.py prints.
 
@@ -215,7 +217,7 @@ def render_recalls(
     here). `rngs`, one per seed, drive the sampled policy, so that an evaluation's own episodes can be shown.
     `score` ranks the recalls of the animation and is the one that the page opens with; the page offers all that are
     cheap. By default it is R2, the address for a hard memory, or R5 for a core that only carries a state.
-    `window` is how many steps back scores of whole steps look.
+    `window` is how many steps back scores of whole steps look, `most_steps` ends episodes that do not end.
     """
     seeds = list(seeds)
     core = core or type(model.core).__name__
@@ -239,9 +241,8 @@ def render_recalls(
                     open_movie(outputs.gif, file, fps, fixed_colours(), _comment(limits, score))
                 )
             for number, seed in enumerate(seeds, start=1):
-                episode = record_episode(
-                    model, env, seed, policy, core, first is not None, rngs[number - 1] if rngs else None
-                )
+                rng = rngs[number - 1] if rngs else None
+                episode = record_episode(model, env, seed, policy, core, first is not None, rng, most_steps)
                 recalls: list[StepRecalls] = []
                 matrices: dict[str, ScoreMatrix] = {}
                 measures = measures_of(model, episode.tape)

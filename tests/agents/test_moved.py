@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium
+import imageio.v2 as imageio
 import pytest
 from gymnasium import spaces
 
@@ -14,6 +15,7 @@ import evaluate
 from agents.api import Agent, train
 from agents.evaluation import moved_to, play_episodes
 from envs.errors import UserError
+from recall.record.tape import Tape
 
 SMALL: dict[str, Any] = {
     "core": "none", "num_envs": 2, "minibatches": 2, "rollout_steps": 4, "total_steps": 8, "hidden_size": 8,
@@ -76,6 +78,16 @@ def test_episodes_that_never_end_are_cut_and_counted(
     assert "2 of them were cut after 9 steps (--max-episode-steps)" in capsys.readouterr().out
     found = json.loads((tmp_path / "x.json").read_text())
     assert (found["episodes_cut"], found["returns"]) == (2, [9.0, 9.0])
+
+
+def test_what_is_shown_is_cut_like_what_is_played(tmp_path: Path) -> None:
+    train(env=Endless, run_dir=str(tmp_path / "run"), **SMALL)
+    argv = [str(tmp_path / "run"), "--episodes", "1", "--max-episode-steps", "9"]
+    assert evaluate.main([*argv, "--tape", str(tmp_path / "tape.npz"), "--gif", str(tmp_path / "a.gif")]) == 0
+    assert Tape.load(tmp_path / "tape.npz").steps == 9
+    assert len(imageio.mimread(tmp_path / "a.gif")) == 9
+    against = ["--against", str(tmp_path / "run"), "--html", str(tmp_path / "a.html")]
+    assert evaluate.main([*argv, *against]) == 0
 
 
 def test_arguments_at_evaluation(tmp_path: Path) -> None:
