@@ -209,39 +209,46 @@ def measure(config: EndToEndConfig) -> list[dict[str, Any]]:
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """The table in Markdown, with its conditions above it."""
     first = rows[0]
-    counts = [int(row.get("workers", 1)) for row in rows]
-    workers = "one thread"
-    if max(counts) > 1:
-        workers = "two ranks of ours, peers with one thread and with two"
     lines = [
         f"{first['env']}, rollouts of {first['rollout_steps']} steps, {first['epochs']} epochs of "
         f"{first['minibatches']} minibatches (A2C: one pass), embedding {first['embedding']}, hidden "
-        f"{first['hidden']}, d = {first['d']}, H = {first['heads']}, {workers}; {first['date']}, {first['cpu']}, "
-        f"{first['cores']} cores, torch {first['torch']}, commit {first['commit']}",
+        f"{first['hidden']}, d = {first['d']}, H = {first['heads']}, {workers_of(rows)}; {first['date']}, "
+        f"{first['cpu']}, {first['cores']} cores, torch {first['torch']}, commit {first['commit']}",
         "",
         "| environments | agent | algorithm | frames/s | against sb3-contrib | by processor time | bar |",
         "|---|---|---|---|---|---|---|",
     ]
-    for row, count in zip(rows, counts, strict=True):
+    for row in rows:
         bar = BARS.get(row["agent"]) if row["algo"] == "ppo" else None
-        kind = "threads" if row["agent"] in (PEER, SECOND_PEER) else "ranks"
-        agent = row["agent"] if count == 1 else f"{row['agent']}, {count} {kind}"
         lines.append(
-            f"| {row['num_envs']} {row['backend']} | {agent} | {row['algo']} | {int(row['fps']):,} | "
+            f"| {row['num_envs']} {row['backend']} | {agent_of(row)} | {row['algo']} | {int(row['fps']):,} | "
             f"{float(row['ratio']):.1f} | {float(row['ratio_cpu']):.1f} | {f'{bar:g}' if bar else ''} |"
         )
     return "\n".join(lines)
 
 
+def agent_of(row: dict[str, Any]) -> str:
+    """Name of a line: the agent, with its threads or ranks where it has more than one."""
+    count, kind = int(row.get("workers", 1)), "threads" if row["agent"] in (PEER, SECOND_PEER) else "ranks"
+    return row["agent"] if count == 1 else f"{row['agent']}, {count} {kind}"
+
+
+def workers_of(rows: Sequence[dict[str, Any]]) -> str:
+    """What of the machine the agents used."""
+    if all(int(row.get("workers", 1)) == 1 for row in rows):
+        return "one thread"
+    return "two ranks of ours, peers with one thread and with two"
+
+
 def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
-    """Frames/s of every line, beside the CSV."""
-    colours = {"sync": "#9aa5b1", "envpool": "#3465a4"}
+    """Frames/s of every line, beside the CSV; peers in brown, Python environments in grey."""
+    colours = {"sync": "#9aa5b1", "envpool": "#3465a4"} | dict.fromkeys((PEER, SECOND_PEER), "#c17d11")
     plot_bars(
         path,
-        [f"{row['num_envs']} {row['backend']}, {row['agent']}, {row['algo']}" for row in rows],
+        [f"{row['num_envs']} {row['backend']}, {agent_of(row)}, {row['algo']}" for row in rows],
         [float(row["fps"]) for row in rows],
-        [colours[row["backend"]] for row in rows],
-        f"training frames per second on {rows[0]['env']}, one thread",
+        [colours.get(row["agent"], colours[row["backend"]]) for row in rows],
+        f"training frames per second on {rows[0]['env']}, {workers_of(rows)}",
         [f"({float(row['ratio']):.1f}x)" for row in rows],
     )
 
