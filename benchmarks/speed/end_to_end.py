@@ -248,7 +248,7 @@ def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
         [f"{row['num_envs']} {row['backend']}, {agent_of(row)}, {row['algo']}" for row in rows],
         [float(row["fps"]) for row in rows],
         [colours.get(row["agent"], colours[row["backend"]]) for row in rows],
-        f"training frames per second on {rows[0]['env']}, {workers_of(rows)}",
+        f"training frames per second on {rows[0]['env']}\n{workers_of(rows)}",
         [f"({float(row['ratio']):.1f}x)" for row in rows],
     )
 
