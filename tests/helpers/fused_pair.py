@@ -9,6 +9,10 @@ import torch
 from torch import Tensor
 
 from memory import CoreConfig, FusedMNMCore, MNMCore, MNMState, make_core, map_state
+from memory.mnm.cpp_backend.build import KernelUnavailable, find_kernel
+
+IMPLEMENTATIONS = ["fused"] if isinstance(find_kernel(), KernelUnavailable) else ["fused", "compiled"]
+"""The fast formulations that run here."""
 
 X, N = 5, 6
 VARIANTS = {

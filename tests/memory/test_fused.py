@@ -9,7 +9,18 @@ from typing import Any
 
 import pytest
 import torch
-from fused_pair import RESETS, VARIANTS, X, assert_same, gradients, lived_in, pair, resets, total_of
+from fused_pair import (
+    IMPLEMENTATIONS,
+    RESETS,
+    VARIANTS,
+    X,
+    assert_same,
+    gradients,
+    lived_in,
+    pair,
+    resets,
+    total_of,
+)
 from torch import Tensor
 
 from agents.config import TrainConfig
@@ -19,19 +30,8 @@ from agents.model import ActorCritic
 from agents.rollout import Collector
 from envs import make_vec
 from memory import CoreConfig, FusedMNMCore, MNMCore, MNMState, detach_state, make_core, map_state
-from memory.mnm.cpp_backend.build import KernelUnavailable, find_kernel
 from memory.mnm.fast import backward_pass, forward_pass
 from memory.mnm.tape import Lease, OutputGradients
-
-IMPLEMENTATIONS = ["fused"] if isinstance(find_kernel(), KernelUnavailable) else ["fused", "compiled"]
-
-
-@pytest.fixture(params=["fused", "compiled"])
-def implementation(request: pytest.FixtureRequest) -> Any:
-    """The fast formulations in turn."""
-    if request.param not in IMPLEMENTATIONS:
-        pytest.skip(f"no compiled kernel: {find_kernel()}")
-    return request.param
 
 
 @pytest.mark.parametrize("kind", RESETS)

@@ -15,18 +15,9 @@ from fused_pair import RESETS, VARIANTS, X, assert_same, gradients, lived_in, pa
 from torch import Tensor
 
 from memory import CoreConfig, FusedMNMCore, MNMState, detach_state, make_core, map_state, reset_state
-from memory.mnm.cpp_backend.build import KernelUnavailable, find_kernel
 from memory.mnm.tape import Spec
 
 OPEN = [name for name, config in VARIANTS.items() if not (config.read_feedback and config.read_memory)]
-
-
-@pytest.fixture(params=["fused", "compiled"])
-def implementation(request: pytest.FixtureRequest) -> Any:
-    """The fast formulations in turn."""
-    if request.param == "compiled" and isinstance(find_kernel(), KernelUnavailable):
-        pytest.skip(f"no compiled kernel: {find_kernel()}")
-    return request.param
 
 
 def everything(core: FusedMNMCore, xs: Tensor, state: MNMState, is_first: Tensor) -> dict[str, Tensor | None]:
