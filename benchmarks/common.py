@@ -40,21 +40,24 @@ def usable_cores() -> int:
 
 
 def names_in(text: str, known: Iterable[str], kind: str) -> list[str]:
-    """Names separated by commas, or `all` or `none` of the known ones; raises UserError for any other."""
+    """Names separated by commas, or `all` or `none` of the known ones; raises UserError for any other.
+
+    Where `none` is a name itself, such as that of a core, it is that name.
+    """
     known = list(known)
-    named = {"all": known, "none": []}.get(text, text.split(","))
+    named = [text] if text in known else {"all": known, "none": []}.get(text, text.split(","))
     for name in named:
         if name not in known:
             raise UserError(f"unknown {kind} {name!r}{suggestion(name, known)}; known: {', '.join(known)}")
     return named
 
 
-def seeds_in(text: str) -> list[int]:
-    """Seeds separated by commas; raises UserError."""
-    seeds = text.split(",")
-    if not all(seed.isdecimal() for seed in seeds):
-        raise UserError(f"--seeds takes whole numbers separated by commas, such as 0,1,2; got {text!r}")
-    return [int(seed) for seed in seeds]
+def numbers_in(text: str, name: str) -> list[int]:
+    """Whole numbers separated by commas, of the option `--name`; raises UserError."""
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() for part in parts):
+        raise UserError(f"--{name} takes whole numbers separated by commas, such as 0,1,2; got {text!r}")
+    return [int(part) for part in parts]
 
 
 def machine_columns() -> dict[str, str | int]:

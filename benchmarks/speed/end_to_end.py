@@ -31,7 +31,7 @@ from agents.config import TrainConfig, preset
 from agents.files import read_csv, write_csv
 from agents.options import option, parse, run_command
 from agents.trainer import Trainer
-from benchmarks.common import RESULTS_DIR, machine_columns, require_clean_tree
+from benchmarks.common import RESULTS_DIR, machine_columns, numbers_in, require_clean_tree
 from benchmarks.report.speed_page import plot_bars, put_table
 from benchmarks.speed.peers import Sb3Run, SkrlRun
 from benchmarks.speed.ranked import RankedRun
@@ -161,7 +161,7 @@ def shared_settings(config: EndToEndConfig) -> TrainConfig:
 
 def measure(config: EndToEndConfig) -> list[dict[str, Any]]:
     """Rows of the table."""
-    shared, sizes = shared_settings(config), [int(size) for size in config.num_envs.split(",")]
+    shared, sizes = shared_settings(config), numbers_in(config.num_envs, "num-envs")
     contestants = peers_at_hand()
     found = [
         entry

@@ -110,15 +110,18 @@ def main(argv: Sequence[str]) -> int:
     """Run the command; returns the exit code."""
     config = parse(ScalingConfig(), argv, description=__doc__ or "")
     require_clean_tree()
+    cores = config.cores.split(",")
+    for core in cores:  # an unknown one is refused here, in one line, and not by every rank
+        options_of(config, core, config.num_envs, Path())
     ranks = join()
     if ranks is ALONE:
         return launch(config, argv)
-    cores = sorted(os.sched_getaffinity(0))
-    os.sched_setaffinity(0, {cores[ranks.local % len(cores)]})
+    processors = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {processors[ranks.local % len(processors)]})
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         # Only rank 0 writes, so every rank may have a folder of its own.
-        for core in config.cores.split(","):
+        for core in cores:
             for kind in ("weak", "strong"):
                 rows.append(measure(config, ranks, core, kind, Path(folder)))
                 if ranks.leads:

@@ -31,8 +31,8 @@ from benchmarks.common import (
     commit_of,
     is_committed,
     names_in,
+    numbers_in,
     require_clean_tree,
-    seeds_in,
 )
 from benchmarks.report.speed_page import put_table
 from envs.errors import UserError
@@ -183,7 +183,7 @@ def main(argv: Sequence[str]) -> int:
     config = parse(OrdinaryConfig(), argv, description=__doc__ or "")
     named = names_in(config.tasks, TASKS, "task")
     wanted = names_in(config.cores or "all", CORES, "core")
-    seeds = seeds_in(config.seeds)
+    seeds = numbers_in(config.seeds, "seeds")
     if named:
         require_clean_tree()
     for seed in seeds:

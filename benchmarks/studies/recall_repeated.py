@@ -20,7 +20,7 @@ import torch
 from agents.evaluation import LoadedAgent, load_agent
 from agents.files import read_csv, renew_csv
 from agents.options import check_at_least, option, parse, run_command
-from benchmarks.common import RESULTS_DIR, machine_columns, require_clean_tree
+from benchmarks.common import RESULTS_DIR, machine_columns, numbers_in, require_clean_tree
 from envs.errors import UserError
 from recall.validate.checks import ValidityReport
 from recall.validate.ranking import BLIND_BASELINES, R2
@@ -41,12 +41,6 @@ class BlocksConfig:
 
     def __post_init__(self) -> None:
         check_at_least(self, 1, "episodes")
-
-    def block_numbers(self) -> list[int]:
-        """The chosen blocks; raises UserError."""
-        if not all(part.strip().isdigit() for part in self.blocks.split(",")):
-            raise UserError(f'--blocks must be numbers such as "0,3", got {self.blocks!r}')
-        return [int(part) for part in self.blocks.split(",")]
 
 
 def row_of(report: ValidityReport) -> dict[str, Any]:
@@ -107,7 +101,7 @@ def main(argv: Sequence[str]) -> int:
             raise UserError(
                 "--agents is needed: directories of runs or published agents, separated by commas"
             )
-        blocks = config.block_numbers()
+        blocks = numbers_in(config.blocks, "blocks")
         require_clean_tree()
         torch.set_num_threads(1)
         control = None if config.control is None else load(config.control)

@@ -33,10 +33,9 @@ from rich.console import Console
 from agents.config import TrainConfig
 from agents.evaluation import load_agent
 from agents.files import read_csv, renew_csv, write_text
-from agents.options import option, parse, run_command, suggestion
+from agents.options import option, parse, run_command
 from agents.trainer import Trainer
-from benchmarks.common import RESULTS_DIR, RUNS_DIR, commit_of, require_clean_tree
-from envs.errors import UserError
+from benchmarks.common import RESULTS_DIR, RUNS_DIR, commit_of, names_in, require_clean_tree
 from recall.validate.checks import Limits
 from recall.validate.validity import check_recall
 
@@ -241,13 +240,11 @@ def main(argv: Sequence[str]) -> int:
     """Run the command; returns the exit code."""
     config = parse(RecallValidityConfig(), argv, description=__doc__ or "")
     torch.set_num_threads(1)
-    for given, known in ((config.cores, CORES), (config.controllers, CONTROLLERS)):
-        for name in given.split(","):
-            if name not in known:
-                raise UserError(f"unknown {name!r}{suggestion(name, known)}; here: {', '.join(known)}")
+    cores = names_in(config.cores, CORES, "core")
+    controllers = names_in(config.controllers, CONTROLLERS, "controller")
     if not config.summary:
         require_clean_tree()
-        runs = all_runs(config.seeds, config.cores.split(","), config.controllers.split(","))
+        runs = all_runs(config.seeds, cores, controllers)
         if not config.trained_only:
             for run in runs:
                 run.train()

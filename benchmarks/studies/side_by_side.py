@@ -36,7 +36,7 @@ from agents.evaluation import LoadedAgent, play_episodes
 from agents.files import read_csv, renew_csv
 from agents.options import option, parse, run_command
 from agents.trainer import Trainer
-from benchmarks.common import RESULTS_DIR, ROOT, machine_columns, names_in, require_clean_tree, seeds_in
+from benchmarks.common import RESULTS_DIR, ROOT, machine_columns, names_in, numbers_in, require_clean_tree
 from benchmarks.report.speed_page import put_table
 from benchmarks.speed.peers import FlatOneHot, make_sb3
 from benchmarks.studies import ordinary_tasks
@@ -336,7 +336,7 @@ def main(argv: Sequence[str]) -> int:
     for name in named:
         if not set(wanted) & set(sides(name)):
             raise UserError(f"{name} has none of the sides {config.sides}; it has {', '.join(sides(name))}")
-    seeds = seeds_in(config.seeds)
+    seeds = numbers_in(config.seeds, "seeds")
     if named:
         require_clean_tree()
     done = {(row["task"], row["side"], int(row["seed"])) for row in read_csv(RESULTS)}

@@ -35,7 +35,7 @@ def test_rows_are_replaced_and_say_what_was_found(
 
 
 def test_wrong_blocks_and_no_agents_are_refused() -> None:
-    with pytest.raises(UserError, match="--blocks must be numbers"):
+    with pytest.raises(UserError, match="--blocks takes whole numbers"):
         recall_repeated.main([*AGENTS, "--blocks", "0,x"])
     with pytest.raises(UserError, match="--agents is needed"):
         recall_repeated.main([])

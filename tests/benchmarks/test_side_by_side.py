@@ -8,6 +8,7 @@ import pytest
 from checks import refusal
 
 from agents.files import read_csv
+from benchmarks.common import names_in, numbers_in
 from benchmarks.studies import side_by_side
 from benchmarks.studies.side_by_side import (
     CONTESTS,
@@ -20,6 +21,7 @@ from benchmarks.studies.side_by_side import (
     sides,
     table,
 )
+from envs.errors import UserError
 
 
 def test_ours_take_part_with_every_core_of_the_task_but_none_where_memory_is_needed() -> None:
@@ -105,3 +107,22 @@ def test_what_is_misspelt_is_one_line() -> None:
 def test_the_page_shows_what_the_csv_says() -> None:
     rows = read_csv(RESULTS)
     assert not rows or table(rows) in PAGE.read_text()
+
+
+def test_none_is_a_core_where_there_is_one() -> None:
+    assert names_in("none", ["none", "lstm"], "core") == ["none"]
+    assert names_in("none", ["CartPole", "Acrobot"], "task") == []
+    assert names_in("all", ["CartPole", "Acrobot"], "task") == ["CartPole", "Acrobot"]
+    with pytest.raises(UserError, match=r"unknown core 'lstmm' \(did you mean lstm"):
+        names_in("none,lstmm", ["none", "lstm"], "core")
+
+
+def test_numbers_are_whole() -> None:
+    assert numbers_in("0, 2", "seeds") == [0, 2]
+    with pytest.raises(UserError, match="--num-envs takes whole numbers"):
+        numbers_in("16,x", "num-envs")
+
+
+def test_a_task_without_the_asked_sides_is_refused() -> None:
+    with pytest.raises(UserError, match="MemoryS7 has none of the sides none; it has sb3 RecurrentPPO"):
+        side_by_side.main(["--tasks", "MemoryS7", "--sides", "none"])
