@@ -52,8 +52,9 @@ CORES = ("none", *MEMORIES)
 
 POSITIONS = ("--wrapper", 'envs.wrappers:KeepEntries {"keep": [0, 2]}')
 """CartPole's cart and pole without their velocities."""
-ANGLE = ("--preset", "continuous", "--wrapper", 'envs.wrappers:KeepEntries {"keep": [0, 1]}')
-"""Pendulum's angle without its velocity."""
+ANGLE = ("--preset", "continuous", "--anneal", "--wrapper", 'envs.wrappers:KeepEntries {"keep": [0, 1]}')
+"""Pendulum's angle without its velocity. At a constant rate what was learnt is lost again: as the policy becomes
+certain, one update changes it more and more."""
 
 
 @dataclass(frozen=True)
