@@ -273,6 +273,10 @@ def treasure(side: int, objects: int, steps: int, total_steps: int) -> Study:
     )  # fmt: skip
 
 
+BACKWARDS = ("--rollout-steps", "206", "--gamma", "0", "--learning-rate", "1e-3", "--interaction-window", "1")
+"""A rollout of two episodes of AutoencodeEasy, an answer that is paid at once, and keys that see the card."""
+
+
 STUDIES: dict[str, Study] = {
     study.name: study
     for study in (
@@ -358,17 +362,7 @@ STUDIES: dict[str, Study] = {
             15_000_000,
             ("gru", "mnm-p"),
             seeds=2,
-            # A rollout of two episodes, an answer that is paid at once, and keys that see the card.
-            options=(
-                "--rollout-steps",
-                "206",
-                "--gamma",
-                "0",
-                "--learning-rate",
-                "1e-3",
-                "--interaction-window",
-                "1",
-            ),
+            options=BACKWARDS,
             per_core=SAME_SIZE,
             figure="return",
         ),

@@ -74,8 +74,7 @@ def render_against(
     """Play one episode per seed with either agent and write the page; returns where each episode parts.
 
     `rng_of(n)` is the random stream of episode n, made anew for each agent; `most_steps` ends episodes that do not end;
-    `table` and `note` are what the page says
-    of all episodes (`agents.compare`).
+    `table` and `note` are what the page says of all episodes (`agents.compare`).
     """
     limits, seeds = thresholds or Thresholds(), list(seeds)
     kinds = [kind_of(side.model.core) for side in sides]
