@@ -1,6 +1,6 @@
 # make test   create .venv, install everything the tests need, run the whole suite
 # make demo   create .venv, train MNM-p in the maze of doors, evaluate it, write runs/demo/
-# make test-fast   the tests that take no learning run (`-m "not slow"`)
+# make test-fast   the tests not marked slow, in less than a minute
 # make lint   ruff and mypy
 
 PYTHON ?= python3

@@ -40,6 +40,7 @@ def agent_of(trainer: Trainer) -> LoadedAgent:
     return LoadedAgent(trainer.model.eval(), trainer.config, trainer.collector.frames, "in memory")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ACTION_SPACES)
 def test_every_action_space_is_collected_learnt_evaluated_and_recalled(kind: str, tmp_path: Path) -> None:
     trainer = trained(tmp_path / "run", "action_envs:Acts-v0", {"kind": kind}, core="mnm-p")
@@ -78,6 +79,7 @@ def test_the_first_update_sees_the_policy_that_acted(kind: str, tmp_path: Path) 
     assert metrics["ratio_error_first"] < 1e-4
 
 
+@pytest.mark.slow
 def test_pages_and_animations_show_vectors(tmp_path: Path) -> None:
     trainer = trained(tmp_path / "run", "Pendulum-v1", {}, core="lstm")
     outputs = Outputs(gif=tmp_path / "a.gif", html=tmp_path / "a.html")
@@ -93,6 +95,7 @@ def test_pages_and_animations_show_vectors(tmp_path: Path) -> None:
     assert "[" in (tmp_path / "a.html").read_text()
 
 
+@pytest.mark.slow
 def test_box_actions_are_clipped_at_the_environment_only(tmp_path: Path) -> None:
     seen: list[Any] = []
     step = Acts.step
@@ -115,6 +118,7 @@ def test_box_actions_are_clipped_at_the_environment_only(tmp_path: Path) -> None
     torch.testing.assert_close(received[:32], action.clamp(low, high))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "vector"), [(False, False), (True, False), (False, True)])
 @pytest.mark.parametrize("core", ["lstm", "mnm-p"])
 def test_no_illegal_action_is_ever_taken(core: str, method: bool, vector: bool, tmp_path: Path) -> None:

@@ -125,6 +125,7 @@ def test_predict_plays_as_evaluation_does(env: Any, core: str, tmp_path: Path) -
         assert total == pytest.approx(result.episode_return, abs=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("core", ["lstm", "gru", "mnm-p"])
 def test_the_exported_step_answers_the_same(core: str, tmp_path: Path) -> None:
     agent = train(env="mnm/TMaze-v0", core=core, run_dir=str(tmp_path / "run"), **SMALL)
@@ -163,6 +164,7 @@ def example(name: str) -> Any:
     return module
 
 
+@pytest.mark.slow
 def test_the_example_of_an_own_environment_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(ROOT / "examples")
     import own_environment
@@ -170,5 +172,6 @@ def test_the_example_of_an_own_environment_runs(tmp_path: Path, monkeypatch: pyt
     assert 0.0 <= own_environment.main(total_steps=256, run_dir=str(tmp_path / "run")) <= 1.0
 
 
+@pytest.mark.slow
 def test_the_example_of_deployment_runs(tmp_path: Path) -> None:
     assert example("deploy").main(exported=str(tmp_path / "step.pt2")) > 0.0

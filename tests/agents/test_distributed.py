@@ -32,6 +32,8 @@ from agents.trainer import Trainer, build_model, make_generator
 from envs import make_vec
 from envs.errors import UserError
 
+pytestmark = pytest.mark.slow
+
 MAZE: dict[str, Any] = {**SMALL, "env": "mnm/GridMaze9-v0", "env_kwargs": '{"max_steps": 13}', "core": "lstm"}
 """Episodes of 13 steps in rollouts of 9: they end inside rollouts and reach across them."""
 
@@ -269,7 +271,6 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc").exists(), reason="finds the ranks in /proc")
 def test_a_killed_rank_ends_the_job_with_the_checkpoint_whole_and_torchrun_resumes_it(tmp_path: Path) -> None:
     """Killed twice with one restart allowed: the first time the run goes on, the second time it ends."""
@@ -295,7 +296,6 @@ def test_a_killed_rank_ends_the_job_with_the_checkpoint_whole_and_torchrun_resum
     assert state_of(path)["updates"] in (len(updates) - 1, len(updates))
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc").exists(), reason="finds the ranks in /proc")
 def test_a_rank_that_stops_answering_ends_the_job_after_the_timeout(tmp_path: Path) -> None:
     path = tmp_path / "run"

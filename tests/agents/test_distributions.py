@@ -38,6 +38,7 @@ def test_it_agrees_with_torch_distributions() -> None:
     torch.testing.assert_close(mine.kl(mine), torch.zeros(5, 4, dtype=torch.float64))
 
 
+@pytest.mark.slow
 def test_draws_have_the_probabilities_of_the_policy() -> None:
     logits = torch.tensor([[0.0, 1.0, -1.0]]).expand(40_000, 3)
     policy = ACTIONS.distribution(logits)

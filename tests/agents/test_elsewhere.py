@@ -74,6 +74,7 @@ def test_an_agent_behind_the_protocol_plays_and_recalls_as_itself() -> None:
     np.testing.assert_allclose(effects[0].value_change, effects[1].value_change, rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_its_recalls_are_checked() -> None:
     report = check_recall(wrapped(state_agent()), 6)
     outcomes = {check.name: check.outcome for check in report.checks}
@@ -83,6 +84,7 @@ def test_its_recalls_are_checked() -> None:
     assert report.verdict.startswith("VALID")
 
 
+@pytest.mark.slow
 def test_the_example_is_evaluated_and_shown(tmp_path: Path) -> None:
     files = {name: str(tmp_path / f"a.{name}") for name in ("gif", "html", "json")} | {
         "tape": str(tmp_path / "a.npz")

@@ -97,6 +97,7 @@ def test_a_task_stops_before_the_step(tmp_path: Path, monkeypatch: pytest.Monkey
     assert isinstance(trainer.config, TaskConfig)
 
 
+@pytest.mark.slow
 def test_weights_that_are_not_finite_are_neither_written_nor_evaluated(tmp_path: Path) -> None:
     run = tmp_path / "run"
     assert train_rl.main([*ARGV, "--run-dir", str(run)]) == 0

@@ -40,6 +40,7 @@ def rows_of(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+@pytest.mark.slow
 def test_evaluation_changes_nothing_of_the_training(tmp_path: Path) -> None:
     for core in ("mnm-p", "hard"):
         off = trained(replace(SMALL, core=core, total_steps=80), tmp_path / f"{core}-off")
@@ -53,6 +54,7 @@ def test_evaluation_changes_nothing_of_the_training(tmp_path: Path) -> None:
         assert list(rows_of(tmp_path / f"{core}-off")[0]) == without
 
 
+@pytest.mark.slow
 @pytest.mark.curves
 def test_rows_hold_what_evaluate_finds_and_best_is_the_best_of_them(tmp_path: Path) -> None:
     trained(EVALUATED, tmp_path / "run")
@@ -72,6 +74,7 @@ def test_rows_hold_what_evaluate_finds_and_best_is_the_best_of_them(tmp_path: Pa
     assert (tmp_path / "run" / "curves.png").stat().st_size > 0
 
 
+@pytest.mark.slow
 def test_a_resumed_run_evaluates_when_the_whole_run_does(tmp_path: Path) -> None:
     config = replace(EVALUATED, core="lstm", eval_episodes=1)
     whole = trained(config, tmp_path / "whole")

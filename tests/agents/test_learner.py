@@ -43,6 +43,7 @@ def build(env: VecEnv, double: bool = False, **options: Any) -> tuple[Collector,
     return collector, Learner(model, config, make_generator(0, 2, torch.device("cpu")))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("core", CORE_NAMES)
 @pytest.mark.parametrize("dialect", ["native maze", AutoresetMode.SAME_STEP, AutoresetMode.NEXT_STEP])
 def test_ppo_ratio_is_one_on_the_first_minibatch(core: str, dialect: str) -> None:
@@ -164,6 +165,7 @@ class Clock(gymnasium.Env[Any, Any]):
         return np.ones(1, dtype=np.float32), 1.0, False, self.steps >= 5, {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", [AutoresetMode.SAME_STEP, AutoresetMode.NEXT_STEP])
 def test_the_value_of_an_endless_task_reaches_its_limit_in_spite_of_the_clock(mode: AutoresetMode) -> None:
     """V = 1 / (1 - gamma) = 5. Without a bootstrap at truncation it could not exceed 3."""

@@ -80,6 +80,7 @@ def test_episodes_that_never_end_are_cut_and_counted(
     assert (found["episodes_cut"], found["returns"]) == (2, [9.0, 9.0])
 
 
+@pytest.mark.slow
 def test_what_is_shown_is_cut_like_what_is_played(tmp_path: Path) -> None:
     train(env=Endless, run_dir=str(tmp_path / "run"), **SMALL)
     argv = [str(tmp_path / "run"), "--episodes", "1", "--max-episode-steps", "9"]

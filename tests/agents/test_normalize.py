@@ -145,6 +145,7 @@ def test_training_counts_and_evaluation_does_not(tmp_path: Path) -> None:
     assert before["encoder.parts.far.moments.number"] == 96
 
 
+@pytest.mark.slow
 def test_a_resumed_run_has_the_same_statistics_bit_for_bit(tmp_path: Path) -> None:
     whole = Trainer(config(tmp_path / "whole"))
     whole.run()

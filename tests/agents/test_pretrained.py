@@ -52,6 +52,7 @@ def publish_to(root: Path, run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     return root / "pretrained" / "tiny"
 
 
+@pytest.mark.slow
 def test_a_published_agent_plays_as_its_run_does(
     run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -76,6 +77,7 @@ def test_a_published_agent_plays_as_its_run_does(
         publish.main([str(run_dir), "--recalls-only"])
 
 
+@pytest.mark.slow
 def test_a_card_names_the_control_agent(
     run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

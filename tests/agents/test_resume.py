@@ -14,6 +14,8 @@ from agents.config import TrainConfig
 from agents.metrics import read_metrics
 from agents.trainer import Trainer
 
+pytestmark = pytest.mark.slow
+
 SMALL: dict[str, Any] = {
     "num_envs": 4, "rollout_steps": 9, "epochs": 2, "minibatches": 2, "hidden_size": 16, "embedding_size": 16,
     "memory_size": 8, "log_every": 1, "checkpoint_every": 100, "threads": 1, "device": "cpu", "seed": 3,
@@ -87,7 +89,6 @@ def test_two_runs_with_the_same_seed_end_bit_identical(number: int, whole: Path,
     assert same(state_of(whole / str(number)), state_of(tmp_path / "again"))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("number", NUMBERS)
 def test_a_resume_in_a_new_process_equals_no_interruption_bit_for_bit(
     number: int, whole: Path, resumed: Path

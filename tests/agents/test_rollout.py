@@ -47,6 +47,7 @@ def valid_rows(rollout: Rollout, env: int) -> list[tuple[float, ...]]:
     return list(zip(*(x[keep, env].double().tolist() for x in columns), strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("core", CORE_NAMES)
 def test_every_dialect_gives_the_same_valid_rows(core: str, monkeypatch: pytest.MonkeyPatch) -> None:
     # The dialects have different rows, so a stream of noise would be dealt out differently.
@@ -63,6 +64,7 @@ def test_every_dialect_gives_the_same_valid_rows(core: str, monkeypatch: pytest.
             np.testing.assert_allclose(table[env][:count], tables[0][env][:count], rtol=0, atol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("core", ["mnm-p", "hard"])
 @pytest.mark.parametrize("mode", DIALECTS)
 def test_short_rollouts_equal_one_long_rollout(mode: object, core: str) -> None:

@@ -48,6 +48,7 @@ def copy_of(run: Path, place: Path) -> Path:
     return Path(shutil.copytree(run, place / "run"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("left", [[], [".lock"], [".lock", ".config.json.x.part"], ["config.json"],
                                   ["config.json", ".lock", "checkpoints/.latest.pt.x.part"]])  # fmt: skip
 def test_what_a_start_killed_at_any_instant_leaves_is_started_by_the_same_command(
@@ -189,6 +190,7 @@ def flipped(data: bytes, rng: random.Random) -> bytes:
     return bytes(changed)
 
 
+@pytest.mark.slow
 def test_a_flipped_bit_is_refused_or_changes_nothing(trained: Path, tmp_path: Path) -> None:
     path, rng = tmp_path / "x.pt", random.Random(0)
     whole = (trained / "checkpoints" / "latest.pt").read_bytes()

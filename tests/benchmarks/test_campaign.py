@@ -19,6 +19,7 @@ def table() -> Table:
     return Table()
 
 
+@pytest.mark.slow
 def test_malformed_inputs_are_one_line_and_never_accepted_wrongly(table: Table, tmp_path: Path) -> None:
     campaign.malformed(table, tmp_path, 25, random.Random(1))
     assert table.sound, "\n".join([*table.lines(), *table.details])
@@ -26,6 +27,7 @@ def test_malformed_inputs_are_one_line_and_never_accepted_wrongly(table: Table, 
     assert all(sum(counts.values()) == 25 for counts in table.rows.values())
 
 
+@pytest.mark.slow
 def test_a_few_kills_and_a_full_disk_lose_nothing(
     table: Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

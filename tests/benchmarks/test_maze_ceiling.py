@@ -36,6 +36,7 @@ def test_where_every_cell_looks_different_the_plan_is_the_shortest_path() -> Non
         assert plan(maze, goal).steps_per_goal == pytest.approx(mean_distance(maze, goal))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("side", [9, 11])
 def test_nobody_beats_knowing_the_cell(side: int) -> None:
     maze = layout(side)
@@ -85,6 +86,7 @@ def test_the_player_is_where_it_believes_to_be(player: Player) -> None:
         assert player.goal == env.goal
 
 
+@pytest.mark.slow
 def test_returns_agree_with_the_plan(player: Player) -> None:
     # After the search, a goal every 5.12 steps in the mean: (200 - 21.65) / 5.12 goals and the first one.
     goals = [goal for goal in player.plans if goal != player.maze.centre]

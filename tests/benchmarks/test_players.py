@@ -13,6 +13,7 @@ from envs.treasure_maze import TreasureMaze
 EPISODES = 12
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kwargs", "least"),
     [
@@ -50,6 +51,7 @@ def test_players_need_their_place():
         Remembers(TreasureMaze(place=False).rules)
 
 
+@pytest.mark.slow
 def test_island_players_reach_the_published_figures():
     env = IslandGraph()
     random, remembers, knows = (

@@ -14,6 +14,7 @@ from envs.errors import UserError
 AGENTS = ["--agents", str(ROOT / "pretrained" / "three-arms-mnm-p"), "--episodes", "6"]
 
 
+@pytest.mark.slow
 def test_rows_are_replaced_and_say_what_was_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -77,6 +77,7 @@ def test_a_return_study_reports_intervals_over_seeds_and_the_probability_of_impr
     assert results.return_row("lstm", rows[1:3], rows).split(" | ")[7] == "-"
 
 
+@pytest.mark.slow
 def test_runs_from_an_uncommitted_tree_are_marked_and_counted(data: Path) -> None:
     assert "†" not in build(data)
     (data / "tiny.csv").write_text(FIXTURE.replace("1000,abd,", "1000,abd-dirty,"))
@@ -118,6 +119,7 @@ def test_no_two_cores_of_a_study_look_the_same() -> None:
         assert len({results.look(study, place) for place in range(len(study.cores))}) == len(study.cores)
 
 
+@pytest.mark.slow
 def test_every_study_is_a_valid_training_command() -> None:
     from train_rl import read_command
 

@@ -44,6 +44,7 @@ def bad_id(request: pytest.FixtureRequest) -> Any:
     del gymnasium.registry[name]
 
 
+@pytest.mark.slow
 def test_what_fails_is_a_row(bad_id: str) -> None:
     row = tried(bad_id, timeout=2.0 if "hangs" in bad_id else 60.0)
     assert (row["train"], row["recall"]) == ("", "")
@@ -55,6 +56,7 @@ def test_what_fails_is_a_row(bad_id: str) -> None:
     assert next(text for how, text in expected.items() if how in bad_id) in row["refusal"]
 
 
+@pytest.mark.slow
 def test_what_works_is_a_row_and_the_page_counts_it() -> None:
     row = tried("mnm/TMaze-v0", timeout=100.0)
     assert [row[key] for key in ("train", "evaluate", "recall", "picture", "refusal", "backend")] == [
@@ -82,6 +84,7 @@ SAMPLE = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SAMPLE)
 def test_an_id_of_every_installed_suite_trains_evaluates_and_recalls(name: str) -> None:
     if not ids_of(SUITES[name], 0):

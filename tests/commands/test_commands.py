@@ -34,6 +34,7 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_run_directory_holds_everything(run_dir: Path) -> None:
     names = {path.name for path in run_dir.iterdir()}
     assert {"config.json", "metrics.csv", "checkpoints", "curves.png"} <= names
@@ -41,6 +42,7 @@ def test_a_run_directory_holds_everything(run_dir: Path) -> None:
     assert not [path for path in run_dir.rglob("*") if path.name.endswith(".part")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("argv", "expected"),
     [
@@ -83,6 +85,7 @@ def test_bad_input_is_refused_in_one_line(argv: list[str], expected: str, tmp_pa
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
 def test_an_environment_with_tuple_observations_is_trained_and_evaluated(tmp_path: Path) -> None:
     run = tmp_path / "blackjack"
@@ -122,6 +125,7 @@ def test_resume_keeps_the_architecture(run_dir: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_resume_trains_on_where_more_steps_are_asked_for(run_dir: Path, tmp_path: Path) -> None:
     path = tmp_path / "run"
     assert train_rl.main([*TINY, "--total-steps", "200", "--run-dir", str(path)]) == 0
@@ -199,6 +203,7 @@ def test_evaluation_json_says_everything(run_dir: Path, tmp_path: Path) -> None:
     assert result["versions"]["torch"] == version("torch")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", ["greedy", "sample"])
 def test_any_number_of_environments_plays_the_same_episodes(run_dir: Path, policy: str) -> None:
     agent = load_agent(run_dir, "latest", torch.device("cpu"))
@@ -228,6 +233,7 @@ def test_presets_are_valid_configurations(name: str) -> None:
     assert isinstance(preset(name), TrainConfig)
 
 
+@pytest.mark.slow
 def test_training_ends_once_success_is_enough_and_says_that_it_is_done(tmp_path: Path) -> None:
     """Without memory at most half of the T-maze's episodes succeed: a tenth is soon enough, nine tenths never."""
     options = ["--env", "mnm/TMaze-v0", "--core", "none", "--total-steps", "10_000", "--log-every", "1"]
@@ -257,6 +263,7 @@ def test_a_user_error_is_one_line_and_exit_code_2(capsys: pytest.CaptureFixture[
     assert capsys.readouterr().err == "error: this is what was wrong\n"
 
 
+@pytest.mark.slow
 def test_a_reader_who_leaves_ends_a_command_without_a_traceback() -> None:
     talk = """
 from agents.options import run_command

@@ -14,6 +14,8 @@ import train_rl
 from agents.checkpoint import load_checkpoint
 from envs.errors import UserError
 
+pytestmark = pytest.mark.slow
+
 PLUGIN = """
 import gymnasium, numpy as np
 from gymnasium import spaces

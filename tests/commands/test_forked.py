@@ -26,6 +26,7 @@ __import__("json").dump(facts, sys.stdout)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["a script", "-c", "-m"])
 def test_a_command_finds_what_a_fresh_interpreter_finds(how: str, tmp_path: Path) -> None:
     words = ["-c", TOLD]
@@ -48,6 +49,7 @@ def test_a_command_finds_what_a_fresh_interpreter_finds(how: str, tmp_path: Path
     assert (forked.returncode, forked.stderr) == (fresh.returncode, fresh.stderr) == (0, "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("end", "code"),
     [("raise SystemExit(7)", 7), ("raise ValueError('x')", 1), ("os.kill(os.getpid(), 9)", -9), ("pass", 0)],

@@ -91,6 +91,7 @@ def test_names_are_printed_as_they_are_and_hints_can_be_typed(
     assert f"evaluate.py '{run}'" in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("more", [{}, {"FORCE_COLOR": "1"}, {"PYTHONIOENCODING": "ascii"}, {"COLUMNS": "20"}])
 def test_a_log_file_holds_whole_lines_and_nothing_drawn(more: dict[str, str], tmp_path: Path) -> None:
     path = tmp_path / ("long" * 40)

@@ -41,6 +41,7 @@ def fresh(program: str, *argv: str) -> str:
     return done.stdout.splitlines()[-1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("argv", "code"),
     [
@@ -95,6 +96,7 @@ def test_the_names_of_scores_are_those_of_the_registry() -> None:
     assert tuple(SCORES) == SCORE_NAMES
 
 
+@pytest.mark.slow
 def test_an_optimizer_step_does_not_load_the_compiler() -> None:
     program = """
 import sys, torch
@@ -110,6 +112,7 @@ print(x.tolist() != [1.0] * 3, x.grad, "torch._dynamo" in sys.modules)
     assert fresh(program) == "True None False"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", ["import envs, gymnasium", "import gymnasium, envs"])
 def test_importing_envs_registers_whatever_is_imported_first(order: str) -> None:
     ids = "MiniGrid-MemoryS7-v0", "mnm/GridMaze9-v0"

@@ -32,6 +32,7 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_run_directory_holds_everything(run_dir: Path) -> None:
     names = {path.name for path in run_dir.iterdir()}
     expected = {"config.json", "metrics.csv", "checkpoints", "curves.png", "result.json"}
@@ -91,6 +92,7 @@ def test_the_defaults_of_a_task_carry_its_name(name: str) -> None:
     assert TASKS[name].defaults.task == name
 
 
+@pytest.mark.slow
 def test_resume_in_a_new_process_equals_no_interruption_bit_for_bit(run_dir: Path, tmp_path: Path) -> None:
     """Weights, optimiser, random stream, counters, and the means of a row that the stop cut in two."""
     path = tmp_path / "parts"
@@ -110,6 +112,7 @@ def test_resume_in_a_new_process_equals_no_interruption_bit_for_bit(run_dir: Pat
     assert (run_dir / "accuracy.csv").read_text() == (path / "accuracy.csv").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("core", ["hard", "lstm"])
 def test_resume_replays_no_noise_twice(core: str, tmp_path: Path) -> None:
     """The noise of a core that chooses at random comes from the stream that is saved."""
@@ -133,6 +136,7 @@ def test_resume_replays_no_noise_twice(core: str, tmp_path: Path) -> None:
     assert same(latest[0]["model"], latest[1]["model"])
 
 
+@pytest.mark.slow
 def test_another_seed_gives_another_run(run_dir: Path, tmp_path: Path) -> None:
     path = tmp_path / "run"
     assert train_task.main([*TINY, "--steps", "1", "--seed", "1", "--run-dir", str(path)]) == 0
@@ -142,6 +146,7 @@ def test_another_seed_gives_another_run(run_dir: Path, tmp_path: Path) -> None:
     assert not torch.equal(first, second)
 
 
+@pytest.mark.slow
 def test_a_run_ends_at_the_score_wanted(tmp_path: Path) -> None:
     """And has its result; a higher score continues it."""
     path = tmp_path / "run"
@@ -151,6 +156,7 @@ def test_a_run_ends_at_the_score_wanted(tmp_path: Path) -> None:
     assert json.loads((path / "result.json").read_text())["updates"] == 8
 
 
+@pytest.mark.slow
 def test_a_run_can_be_resumed_from_its_first_moment(tmp_path: Path) -> None:
     """Killed before the first regular checkpoint, it begins again instead of being refused."""
     command = [*TINY, "--steps", "4", "--run-dir", str(tmp_path / "run")]

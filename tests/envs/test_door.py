@@ -115,6 +115,7 @@ def play(vec: envs.VecEnv) -> None:
         vec.step(np.zeros(vec.num_envs, dtype=np.int64))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["sync", "async"])
 @pytest.mark.parametrize("fault", FAULTS)
 def test_every_fault_is_one_line_that_names_environment_step_and_cause(fault: str, backend: str) -> None:
@@ -133,6 +134,7 @@ def test_infos_that_differ_in_type_are_not_passed_on(backend: str) -> None:
     vec.close()
 
 
+@pytest.mark.slow
 def test_a_worker_that_hangs_is_named_after_the_timeout() -> None:
     vec = envs.make_vec("odd_plugin:Odd-v0", 2, 0, "async", {"fault": "hangs"}, timeout=0.5)
     one_line(lambda: play(vec), "environment [0, 1] has not answered for 0.5 s")

@@ -28,6 +28,7 @@ SETTINGS: list[dict[str, Any]] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kwargs", SETTINGS)
 def test_native_form_equals_single_environments_step_by_step(kwargs):
     assert_equals_single_form("mnm/IslandGraph-v0", kwargs, steps=300)

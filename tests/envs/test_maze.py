@@ -197,6 +197,7 @@ def test_same_seed_same_trajectory() -> None:
     assert run(5) != run(6)
 
 
+@pytest.mark.slow
 def test_native_equals_single_mazes_over_10_000_steps() -> None:
     kwargs: dict[str, Any] = {"side": 9, "max_steps": 37, "bump_penalty": 0.1}
     native = gymnasium.make_vec("mnm/GridMaze-v0", num_envs=8, **kwargs)
@@ -259,6 +260,7 @@ def native_returns(side: int, episodes: int, oracle: bool, **kwargs: Any) -> np.
     return total
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("side", "kwargs", "oracle", "random"),
     [
@@ -283,6 +285,7 @@ def test_oracle_and_random_policy_reach_the_derived_returns(
         )  # 0.05: the expected values are rounded
 
 
+@pytest.mark.slow
 def test_spread_of_returns_is_the_published_one() -> None:
     assert native_returns(11, 2000, True).std() == pytest.approx(55, rel=0.1)
     assert native_returns(11, 2000, False).std() == pytest.approx(9.4, rel=0.15)

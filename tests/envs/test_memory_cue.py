@@ -32,6 +32,7 @@ def wandering(env: gymnasium.Env, seed: int, steps: int = 200, **options: bool):
     return rows
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("env_id", [ENV, "MiniGrid-MemoryS17Random-v0"])
 def test_the_task_stays_what_it_was(env_id: str) -> None:
     for seed in range(10):
@@ -44,6 +45,7 @@ def test_the_task_stays_what_it_was(env_id: str) -> None:
             assert (mine["direction"], paid) == (theirs["direction"], due)
 
 
+@pytest.mark.slow
 def test_the_cue_step_is_the_first_at_which_minigrid_says_that_the_agent_sees_it() -> None:
     found = []
     for seed in range(30):

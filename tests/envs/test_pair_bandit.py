@@ -51,6 +51,7 @@ def play(env: PairBandit, memory: bool, seed: int) -> float:
     return total
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kwargs", [*SETTINGS, {"contexts": 4, "rounds": 6, "feedback": "reward"}])
 @pytest.mark.parametrize("memory", [True, False])
 def test_closed_form_returns_are_those_of_players(kwargs, memory):

@@ -50,6 +50,7 @@ def assert_same_rows(one: dict[str, Any], other: dict[str, Any]) -> None:
         np.testing.assert_array_equal(value, other[key], err_msg=key)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES, ids=lambda case: "-".join(case[:3]))
 def test_restored_vector_goes_on_exactly(case: tuple[str, str, str, dict[str, Any]]) -> None:
     rng = np.random.default_rng(0)
@@ -80,6 +81,7 @@ def test_restored_vector_goes_on_exactly(case: tuple[str, str, str, dict[str, An
     restored.close()
 
 
+@pytest.mark.slow
 def test_snapshot_does_not_disturb() -> None:
     for case in CASES[:5]:
         one, other = make(case), make(case)

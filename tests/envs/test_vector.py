@@ -225,6 +225,7 @@ def valid_rows(vec: VecEnv, actions: np.ndarray) -> list[tuple[Any, ...]]:
     return rows
 
 
+@pytest.mark.slow
 def test_python_minigrid_same_step_and_next_step_and_envpool_agree() -> None:
     """The same actions give the same valid transitions. Empty-8x8 has no random layout, so seeds do not matter."""
     rng = np.random.default_rng(3)
@@ -241,6 +242,7 @@ def test_python_minigrid_same_step_and_next_step_and_envpool_agree() -> None:
     assert valid_rows(make["next"](), actions) == same
 
 
+@pytest.mark.slow
 def test_real_envpool_equals_python_minigrid() -> None:
     pytest.importorskip("envpool", reason="EnvPool is not installed (pip install 'mnm-rl[envpool]')")
     rng = np.random.default_rng(3)

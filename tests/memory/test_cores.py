@@ -100,6 +100,7 @@ def gradients(core: MemoryCore, xs: Tensor, state: Any, output: Any, final: Any)
     return list(torch.autograd.grad(total, everything, allow_unused=True, materialize_grads=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("resets", RESETS)
 def test_unroll_equals_repeated_steps_in_values_and_gradients(core: MemoryCore, resets: str) -> None:
     xs, state = inputs(core)
@@ -114,6 +115,7 @@ def test_unroll_equals_repeated_steps_in_values_and_gradients(core: MemoryCore, 
         torch.testing.assert_close(mine, theirs, rtol=1e-10, atol=1e-11)
 
 
+@pytest.mark.slow
 def test_one_batch_with_resets_equals_separate_sequences(core: MemoryCore) -> None:
     """Column b, cut at its resets, run piece by piece alone, gives the same values and input gradients."""
     xs, state = inputs(core)
@@ -139,6 +141,7 @@ def test_one_batch_with_resets_equals_separate_sequences(core: MemoryCore) -> No
             torch.testing.assert_close(mine[0], whole[b], rtol=1e-12, atol=1e-13)
 
 
+@pytest.mark.slow
 def test_gradcheck_of_unroll(core: MemoryCore) -> None:
     """Finite differences in float64: inputs, initial state and every parameter, phi_0 included."""
     if core.addresses:

@@ -34,6 +34,7 @@ from memory.mnm.fast import backward_pass, forward_pass
 from memory.mnm.tape import Lease, OutputGradients
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", RESETS)
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_fused_equals_plain_in_values_and_every_gradient(variant: str, kind: str) -> None:
@@ -97,6 +98,7 @@ PARTS = ["features", "meta_loss", "h", "c", "value_read", "delta1", "delta3", "r
 OPEN = ("p of several panels sees four inputs", "g without read feedback, rate per layer")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", PARTS)
 def test_each_output_alone_has_the_gradient_of_plain(part: str, implementation: str) -> None:
     """Gradients that are absent from above are not taken for something else."""
@@ -113,6 +115,7 @@ def test_each_output_alone_has_the_gradient_of_plain(part: str, implementation: 
             assert_same(found[0][name], found[1][name], name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_gradcheck(variant: str, implementation: str) -> None:
     fused, _ = pair(VARIANTS[variant], implementation)
@@ -150,6 +153,7 @@ def test_segments_carried_over_equal_plain_and_leak_no_gradient(
     assert (found[0][0][:2].abs().sum() == 0) == detached
 
 
+@pytest.mark.slow
 def test_a_walk_can_be_repeated_and_does_not_touch_the_tape(implementation: str) -> None:
     for variant in VARIANTS.values():
         fused, _ = pair(variant, implementation)
@@ -181,6 +185,7 @@ def test_a_changed_parameter_between_forward_and_backward_is_noticed(implementat
         output.features.sum().backward()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mnm-p", "mnm-g"])
 def test_weights_recovered_over_2000_steps_drift_less_than_1e_5(name: Any, implementation: Any) -> None:
     """float32: undo 2,000 writes and compare with the weights before them, relative to their size."""
@@ -270,6 +275,7 @@ def test_the_acting_step_equals_the_plain_step_and_changes_nothing_it_was_given(
             assert_same(a, b, name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("core", ["mnm-p", "mnm-g"])
 def test_learning_agrees_with_plain_over_the_first_updates(core: Any, implementation: Any) -> None:
     """PPO on a small maze from the same seed in float64: the parameters stay together."""
@@ -307,6 +313,7 @@ def test_checkpoints_load_in_both(implementation: str) -> None:
         plain.load_state_dict(fused.state_dict())
 
 
+@pytest.mark.slow
 def test_a_tape_is_reused_only_after_its_graph_is_gone() -> None:
     """Buffers return to the shelf with the graph that owned them, and never before: a walk can be repeated."""
     fused, _ = pair(VARIANTS["p"], "fused")

@@ -230,6 +230,7 @@ def test_mean_and_variance_equal_those_of_torchs_own_sampler(temperature: float)
     torch.testing.assert_close(mine.var(0), reference.var(0), rtol=0.05, atol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("temperature", "ratio"), [(0.3, 0.33), (0.67, 0.59), (1.0, 0.75), (2.0, 0.93)])
 def test_gumbel_rao_keeps_the_mean_and_lowers_the_variance(temperature: float, ratio: float) -> None:
     plain = sampled_gradients("st", temperature, 11)

@@ -121,6 +121,7 @@ def test_the_acting_step_notices_that_a_parameter_changed(library: Any) -> None:
         assert_up_to_date()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("acts", ["before the pass", "before the backward", "before the step"])
 @pytest.mark.parametrize("by", ["unroll", "step"])
 @pytest.mark.parametrize("choice", ["fused", "foreach", "plain"])
@@ -254,6 +255,7 @@ def test_a_run_without_the_kernel_it_asks_for_does_not_begin(
     assert not list(tmp_path.rglob("*.pt"))
 
 
+@pytest.mark.slow
 def test_processes_that_build_at_once_end_with_one_whole_library(
     library: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -69,6 +69,7 @@ def trained_for_a_while(config: CoreConfig) -> tuple[Any, Any]:
         return core, core.unroll(torch.randn(10, B, X), core.initial_state(B), is_first)[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("implementation", ["auto", "fused", "plain"])
 @pytest.mark.parametrize("name", ["mnm-g", "mnm-p"])
 def test_layers_that_are_not_written_stay_what_they_were_however_long_one_trains(

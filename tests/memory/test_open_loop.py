@@ -59,6 +59,7 @@ def test_the_loop_is_open_exactly_where_the_controller_does_not_see_what_is_read
         assert found.pop().is_open == (name in OPEN)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", RESETS)
 @pytest.mark.parametrize("variant", OPEN)
 def test_the_open_loop_equals_the_closed_one(variant: str, kind: str, implementation: str) -> None:

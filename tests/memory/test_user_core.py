@@ -145,6 +145,7 @@ def test_a_core_need_not_derive_from_ours(home: Path) -> None:
     assert type(core).__name__ == "Leaky"
 
 
+@pytest.mark.slow
 def test_it_trains_resumes_and_plays_from_anywhere(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (home / "cores_of_mine.py").write_text(GOOD)
     core = [*TMAZE, "--core", "cores_of_mine:Leaky"]
@@ -164,6 +165,7 @@ def test_it_trains_resumes_and_plays_from_anywhere(home: Path, monkeypatch: pyte
     assert Path("a.gif").stat().st_size > 0
 
 
+@pytest.mark.slow
 def test_it_learns_tasks_and_resumes_them(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (home / "cores_of_mine.py").write_text(GOOD)
     small = ["--batch-size", "4", "--valid-examples", "4", "--test-examples", "4", "--log-every", "1"]
@@ -183,6 +185,7 @@ def test_a_module_that_has_left_is_one_line(home: Path, monkeypatch: pytest.Monk
         load_agent(home / "run", "latest", torch.device("cpu"))
 
 
+@pytest.mark.slow
 def test_the_example_recalls_what_it_saw_first() -> None:
     """A sign is shown once among four steps of noise and asked for at the end; forgetting every step cannot answer."""
     torch.manual_seed(0)

@@ -187,6 +187,7 @@ def test_action_unaffected_is_judged_against_reading_nothing() -> None:
     np.testing.assert_allclose(policy_effect(model, tape), expected, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_film_page_and_tape_show_the_same_addresses(tmp_path: Path) -> None:
     agent = agent_of()
 
@@ -250,6 +251,7 @@ def test_what_is_not_for_slots_says_so(tmp_path: Path) -> None:
 # What it means ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_report_of_an_agent_that_reads_the_cue(tmp_path: Path) -> None:
     report = check_recall(slot_agent(), 12, control=slot_agent_that_sees())
     outcomes = {check.name: check.outcome for check in report.checks}
@@ -266,6 +268,7 @@ def slot_agent_that_sees() -> LoadedAgent:
     return replace(agent, config=replace(agent.config, env_kwargs='{"length": 12, "always_visible": true}'))
 
 
+@pytest.mark.slow
 def test_the_report_of_an_agent_that_remembers_nothing() -> None:
     report = check_recall(slot_agent(remembers=False), 12)
     outcomes = {check.name: check.outcome for check in report.checks}

@@ -40,6 +40,7 @@ def agents() -> tuple[LoadedAgent, LoadedAgent]:
     return one_write_agent(), state_agent(remembers=False)
 
 
+@pytest.mark.slow
 def test_the_page_holds_both_agents_and_where_they_part(agents: Any, tmp_path: Path) -> None:
     seeds = [held_out_seed(0, n) for n in range(2)]
     path = tmp_path / "two.html"
@@ -65,6 +66,7 @@ def test_the_page_holds_both_agents_and_where_they_part(agents: Any, tmp_path: P
     assert any(pair["first"] == LENGTH for pair in pairs), "at the junction"
 
 
+@pytest.mark.slow
 def test_its_recalls_are_those_of_either_agent_alone(agents: Any, tmp_path: Path) -> None:
     seed = held_out_seed(0, 0)
     path = tmp_path / "two.html"
@@ -126,6 +128,7 @@ def test_the_sampled_policy_draws_the_same_for_both(tmp_path: Path) -> None:
 # The command ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_command_compares_and_shows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     files = ["--html", str(tmp_path / "a.html"), "--json", str(tmp_path / "a.json")]
     argv = ["--agent", EXAMPLE, *TMAZE, "--against", EXAMPLE, "--against-kwargs", '{"seed": 1}']

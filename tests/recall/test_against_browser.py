@@ -16,6 +16,8 @@ from viewer_page import page_data
 from envs import held_out_seed
 from recall.render.against import render_against
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def two_agents(tmp_path_factory: pytest.TempPathFactory) -> Path:

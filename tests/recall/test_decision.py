@@ -156,6 +156,7 @@ def test_layers_with_rates_of_their_own_are_silenced_together():
     )
 
 
+@pytest.mark.slow
 def test_the_write_that_decides_is_the_only_one_with_an_effect():
     agent = one_write_agent()
     for episode in play_planted(agent, 8, 3):

@@ -15,6 +15,8 @@ from benchmarks.studies import memory_deletion
 from envs import held_out_seed, make_single
 from envs.errors import UserError
 
+pytestmark = pytest.mark.slow
+
 MEMORY = ("delta1", "delta2", "delta3")
 CARRIED = ("h", "c", "value_read")
 EPISODES = 8

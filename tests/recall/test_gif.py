@@ -72,6 +72,7 @@ def parse_gif(data: bytes) -> GifFacts:
 # The file ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_one_frame_per_step_and_one_palette(tmp_path):
     path = tmp_path / "recall.gif"
     summary = render_recall_gif(linear_agent(), maze, [3, 4], path=path, fps=5.0)
@@ -90,6 +91,7 @@ def test_one_frame_per_step_and_one_palette(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["recall.gif"]
 
 
+@pytest.mark.slow
 def test_long_episode_is_small_and_fast(tmp_path):
     start_s = time.process_time()
     summary = render_recall_gif(
@@ -150,6 +152,7 @@ def test_writer_brings_unforeseen_colours_close(tmp_path):
 # The picture ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_agent_and_goal_are_where_they_are(tmp_path):
     path = tmp_path / "recall.gif"
     render_recall_gif(linear_agent(), maze, [3], path=path)
@@ -168,6 +171,7 @@ def test_agent_and_goal_are_where_they_are(tmp_path):
     assert len(moved) > 5
 
 
+@pytest.mark.slow
 def test_tiles_come_in_the_order_of_their_scores():
     """The pictures of the tiles, found again in the frame, are those of the best writes, best on top."""
     episode = record_episode(linear_agent(), maze(), 3)
@@ -248,6 +252,7 @@ def test_frames_do_not_jitter():
     assert same[-45:].all(), "explanation"
 
 
+@pytest.mark.slow
 def test_an_agent_without_memory_recalls_nothing(tmp_path):
     env, path = maze(steps=6), tmp_path / "none.gif"
     model = ActorCritic(env.observation_space, env.action_space, CoreConfig(name="none"))
@@ -274,6 +279,7 @@ def test_numbers_are_short(number, text):
 # Recording -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_recording_and_drawing_change_nothing():
     def play(**options: Any) -> Any:
         return record_episode(ReferenceAgent(seed=7), maze(), 11, policy="sample", **options).tape
@@ -287,6 +293,7 @@ def test_recording_and_drawing_change_nothing():
     np.testing.assert_array_equal(drawn.reward, silent.reward)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("core", ["mnm-p", "mnm-g", "lstm"])
 def test_a_real_agent_plays_the_same_with_and_without_the_tape(tmp_path, core):
     env = maze()
@@ -366,6 +373,7 @@ def test_mistakes_are_told_in_one_line_and_leave_no_file(tmp_path, number):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_crash_leaves_the_old_file(tmp_path):
     path = tmp_path / "a.gif"
     path.write_bytes(b"old")

@@ -22,6 +22,8 @@ from recall.render.outputs import Outputs, render_recalls
 from recall.scores.recalls import DOUBTS, Thresholds, bar_scale, recalls_of, stable_rows
 from recall.scores.registry import cheap_scores, score_matrices
 
+pytestmark = pytest.mark.slow
+
 
 def test_the_lists_are_exactly_those_of_the_gif(tmp_path):
     played = episode()

@@ -52,6 +52,7 @@ def test_any_needed_step_counts_as_found(played):
     assert judge("scores", blind, played).hit_1.mean < 0.8
 
 
+@pytest.mark.slow
 def test_the_report_ranks_them(agent):
     report = check_recall(agent, 6)
     assert {result.name for result in report.rankings} >= {"R2 removal", "recency"}

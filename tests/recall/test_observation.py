@@ -178,6 +178,7 @@ def test_pictures_are_taken_where_the_environment_can_draw_them() -> None:
     assert scene_of(env).picture.max() > 0
 
 
+@pytest.mark.slow
 def test_gif_page_tape_and_maps_of_an_environment_without_pictures(tmp_path: Path) -> None:
     run = tmp_path / "run"
     train_rl.main(

@@ -40,6 +40,7 @@ def test_field_of_view_is_shaded():
     assert scene.picture.shape[0] <= MAP_SIZE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("env_id", "goal_is_filled"),
     [("MiniGrid-Empty-8x8-v0", True), ("MiniGrid-DoorKey-6x6-v0", True), ("MiniGrid-MemoryS7-v0", False)],
@@ -73,6 +74,7 @@ def test_minigrid_is_repainted(env_id, goal_is_filled):
         env.step(action)
 
 
+@pytest.mark.slow
 def test_minigrid_shades_what_the_agent_sees():
     env = make_single("MiniGrid-MemoryS7-v0", render_mode="rgb_array")
     env.reset(seed=2)
@@ -84,6 +86,7 @@ def test_minigrid_shades_what_the_agent_sees():
     assert (differs < 0.15).sum() >= 47  # outlines of the field of view aside, all but agent and goal agree
 
 
+@pytest.mark.slow
 def test_minigrid_and_plain_frames_make_gifs(tmp_path):
     for name, env_id, actions in (("grid", "MiniGrid-MemoryS7-v0", 3), ("plain", "mnm/TMaze-v0", 3)):
         path = tmp_path / f"{name}.gif"
@@ -97,6 +100,7 @@ def test_minigrid_and_plain_frames_make_gifs(tmp_path):
         assert len(frames_of(path)) == summary["frames"] == summary["episodes"][0]["steps"]
 
 
+@pytest.mark.slow
 def test_any_frame_is_shown_as_it_is(tmp_path):
     render_recall_gif(ReferenceAgent(), lambda: Photo("rgb_array"), [0], path=tmp_path / "photo.gif")
     frames = frames_of(tmp_path / "photo.gif")

@@ -177,6 +177,7 @@ def test_tape_and_scores_survive_a_file(tmp_path):
     assert recalls_of(type(tape).load(tmp_path / "tape.npz"), 5) == recalls_of(tape, 5)
 
 
+@pytest.mark.slow
 def test_a_whole_episode_costs_tens_of_batched_products():
     tape, _ = random_tape(steps=200, size=128, dtype=np.float32)
     inputs, weight = np.ones((200, 200, 128), np.float32), np.ones((128, 128), np.float32)

@@ -102,6 +102,7 @@ def test_maps_of_a_tape_are_those_of_its_writes():
     np.testing.assert_array_equal(maps.values, head_similarity(memory.target_value, memory.target_value))
 
 
+@pytest.mark.slow
 def test_the_picture_has_one_fixed_scale_strips_and_labels(tmp_path):
     keys, values, beta = draw()
     words = [f"word{n}" for n in range(12)]
@@ -121,6 +122,7 @@ def test_the_picture_has_one_fixed_scale_strips_and_labels(tmp_path):
         assert image.width > 800
 
 
+@pytest.mark.slow
 def test_the_picture_of_an_episode_has_thumbnails(tmp_path):
     episode = record_episode(ReferenceAgent(), maze(), 3)
     seen = [episode.scenes.small(t).seen for t in range(episode.tape.steps)]

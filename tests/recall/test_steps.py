@@ -116,6 +116,7 @@ def replay(
     return torch.stack(log_pi), np.array(values)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reference", [None, "held", "blank"])
 def test_batched_replay_equals_one_by_one_replay(played: Any, reference: Any) -> None:
     core, model, tape = played
@@ -238,6 +239,7 @@ def test_what_is_drawn_by_chance_is_drawn_again() -> None:
 # What is shown ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("core", ["none", "lstm", "gru", "hard", "mnm-p"])
 def test_film_page_and_tape_of_every_core(core: str, tmp_path: Path) -> None:
     agent = agent_of(core)
@@ -324,6 +326,7 @@ def outcomes(report: ValidityReport) -> dict[str, str]:
     return {check.name: check.outcome for check in report.checks}
 
 
+@pytest.mark.slow
 def test_the_report_of_an_agent_whose_state_carries_the_cue() -> None:
     control = state_agent(remembers=False, visible=True)
     report = check_recall(state_agent(), 6, control=control)
@@ -334,6 +337,7 @@ def test_the_report_of_an_agent_whose_state_carries_the_cue() -> None:
     json.dumps(report.to_json())
 
 
+@pytest.mark.slow
 def test_the_report_of_an_agent_that_remembers_nothing() -> None:
     report = check_recall(state_agent(remembers=False), 6, control=state_agent())
     found = outcomes(report)

@@ -51,6 +51,7 @@ def report_on(name: str) -> ValidityReport:
     return check_recall(AGENTS[name](), EPISODES, seed=0, control=control)
 
 
+@pytest.mark.slow
 def test_every_check_passes_on_an_agent_that_uses_one_write():
     report = report_on("one write")
     assert {check.name: check.outcome for check in report.checks} == {c.name: "PASS" for c in report.checks}
@@ -67,6 +68,7 @@ def test_every_check_passes_on_an_agent_that_uses_one_write():
     assert restored == [pytest.approx(1.0, abs=1e-3)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "failing"),
     [
@@ -93,11 +95,13 @@ def test_the_right_checks_fail_on_broken_agents(name, failing):
     assert report.verdict.startswith("NOT VALID")
 
 
+@pytest.mark.slow
 def test_an_agent_that_does_not_solve_the_task_need_not_recall_the_cue():
     report = report_on("forgetful")
     assert report.outcome("planted cue, R2") == report.outcome("planted cue, R4") == "NOT APPLICABLE"
 
 
+@pytest.mark.slow
 def test_the_report_says_when_the_controller_carries_the_cue():
     check = next(c for c in report_on("lstm").checks if c.name == "memory carries the decision")
     assert "CONTROLLER carries it" in check.figure
@@ -115,6 +119,7 @@ def study_of(agent: LoadedAgent, played) -> WriteStudy:
     return study
 
 
+@pytest.mark.slow
 def test_a_trained_agent_posing_as_untrained_is_caught(played, monkeypatch):
     agent = one_write_agent()
     monkeypatch.setattr(recall.validate.controls, "untrained_model", lambda agent: agent.model)
@@ -122,6 +127,7 @@ def test_a_trained_agent_posing_as_untrained_is_caught(played, monkeypatch):
     assert outcomes == {"untrained agent": "FAIL", "permuted writes": "PASS"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("addressed", "found_by"), [(False, "what"), (True, "where")])
 def test_the_cue_is_found_by_what_was_written_or_by_where(addressed, found_by):
     agent = one_write_agent(addressed)
@@ -134,6 +140,7 @@ def test_the_cue_is_found_by_what_was_written_or_by_where(addressed, found_by):
     assert hits[f"R2, permuted {broken}"] < 0.5
 
 
+@pytest.mark.slow
 def test_a_ranking_that_comes_from_neither_is_caught(played, monkeypatch):
     monkeypatch.setattr(recall.validate.controls, "permuted", lambda tape, *_: tape)
     outcomes = {
@@ -142,6 +149,7 @@ def test_a_ranking_that_comes_from_neither_is_caught(played, monkeypatch):
     assert outcomes["permuted writes"] == "FAIL"
 
 
+@pytest.mark.slow
 def test_an_agent_that_goes_on_reading_is_caught(played, monkeypatch):
     monkeypatch.setattr(recall.validate.controls, "without_read", lambda model: model)
     outcomes = {check.name: check for check in study_of(one_write_agent(), played).flip_checks()}
@@ -151,6 +159,7 @@ def test_an_agent_that_goes_on_reading_is_caught(played, monkeypatch):
     assert {other.outcome for other in outcomes.values()} == {"PASS"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrong", ["random deletion does not", "bottom least"])
 def test_deletions_that_hit_the_wrong_writes_are_caught(played, monkeypatch, wrong):
     def swapped(*args):
@@ -250,6 +259,7 @@ def test_decisions_at_which_the_panel_is_grey_are_told_apart(played):
     assert result.to_json()["hit_1_shown"] == [1.0, 1.0, 1.0]
 
 
+@pytest.mark.slow
 def test_report_prints_and_is_json():
     report = report_on("one write")
     out = io.StringIO()

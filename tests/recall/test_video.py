@@ -46,6 +46,7 @@ def linear_agent() -> ReferenceAgent:
 # The file ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_an_mp4_shows_what_the_gif_shows(tmp_path):
     pytest.importorskip("imageio_ffmpeg", reason="MP4 needs imageio-ffmpeg")
     summary = render_recall_gif(linear_agent(), lambda: maze(steps=12), [3], path=tmp_path / "a.mp4", fps=4.0)
@@ -75,6 +76,7 @@ def test_an_unknown_suffix_is_refused(tmp_path):
             render_recall_gif(linear_agent(), maze, [3], path=tmp_path / name)
 
 
+@pytest.mark.slow
 def test_an_interrupted_film_leaves_no_file(tmp_path):
     pytest.importorskip("imageio_ffmpeg", reason="MP4 needs imageio-ffmpeg")
 
@@ -87,6 +89,7 @@ def test_an_interrupted_film_leaves_no_file(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="pygame needs a dummy video driver")
 def test_cartpole_is_shown_frame_by_frame(tmp_path, monkeypatch):
     pytest.importorskip("pygame")
@@ -230,6 +233,7 @@ def test_another_score_ranks_and_keeps_the_facts_of_the_read():
     assert plain == recalls_of(tape, 4, measures.removal)
 
 
+@pytest.mark.slow
 def test_a_score_of_the_callers_ranks_the_gif_and_opens_the_page(tmp_path):
     def oldest(tape: Tape) -> dict[str, np.ndarray]:
         return {"decision": np.tril(np.arange(tape.steps, 0, -1.0)[None].repeat(tape.steps, 0))}
@@ -330,6 +334,7 @@ def test_mistakes_with_scores(tmp_path):
 # All files of one recording ------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_one_recording_gives_every_file(tmp_path):
     played = []
 

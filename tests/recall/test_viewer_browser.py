@@ -20,6 +20,8 @@ from viewer_page import episode, numbers, page_data
 from recall.render.episode import record_episode
 from recall.render.html import render_html
 
+pytestmark = pytest.mark.slow
+
 playwright = pytest.importorskip(
     "playwright.sync_api", reason="the viewer's tests need Playwright: python -m pip install playwright"
 )

@@ -49,6 +49,7 @@ class Constant(nn.Module):
         return SequenceOutput(self.preferences.expand(int(batch.answer.sum()), -1), zero, zero)
 
 
+@pytest.mark.slow
 def test_a_constant_answer_is_wrong_as_often_as_counted():
     task = BabiTask(BabiConfig(task="babi", tasks="6,15", **SIZES), torch.device("cpu"))
     task.model = Constant([float(answer in ("no", "wolf")) for answer in task.vocabulary.answers])  # type: ignore
@@ -84,6 +85,7 @@ def test_the_table_counts_failed_tasks():
     assert table[-2:] == ["| mean error % | 2.75 | 5.05 |", "| failed tasks (error > 5%) | 0 | 1 |"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("core", ["mnm-p", "hard"])
 def test_a_run_without_data_says_so_and_writes_its_tables(core, tmp_path, capsys):
     run = tmp_path / "run"
@@ -101,6 +103,7 @@ def test_a_run_without_data_says_so_and_writes_its_tables(core, tmp_path, capsys
         assert (run / name).exists() == (core == "mnm-p")
 
 
+@pytest.mark.slow
 def test_a_run_in_pieces_equals_one_run_and_may_move_its_data(tmp_path):
     (tmp_path / "here").mkdir()
     (tmp_path / "there").mkdir()

@@ -131,6 +131,7 @@ def test_enumeration_is_the_mean_over_many_choices() -> None:
     assert exact.item() == pytest.approx(sampled.mean().item(), rel=0.03)
 
 
+@pytest.mark.slow
 def test_a_doubled_bank_gives_the_doubled_curve_exactly_and_is_put_back(tmp_path: Path) -> None:
     task = task_of()
     task.model.eval()
@@ -150,6 +151,7 @@ def test_a_doubled_bank_gives_the_doubled_curve_exactly_and_is_put_back(tmp_path
 # The command
 
 
+@pytest.mark.slow
 def test_the_command_writes_the_three_figures_and_the_fit(tmp_path: Path) -> None:
     path = tmp_path / "run"
     argv = ["curve-fit", "--steps", "6", "--log-every", "3", "--device", "cpu", "--run-dir", str(path)]

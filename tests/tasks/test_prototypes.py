@@ -159,6 +159,7 @@ def test_the_figures_fall_if_the_addresses_are_wrong_or_the_read_is_a_mixture(tm
 # The command
 
 
+@pytest.mark.slow
 def test_the_command_writes_its_pictures(tmp_path: Path) -> None:
     path = tmp_path / "run"
     argv = ["--steps", "4", "--test-examples", "300", "--device", "cpu", "--run-dir", str(path)]
