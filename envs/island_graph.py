@@ -8,11 +8,12 @@ drawn again. An episode ends (`terminated`) after `max_steps`.
 The graph of an episode: every island gets a way to a random other island, by a random transport; then every island
 gets one from a random other island, by a random transport that is still free there; a graph in which some island
 cannot be reached from some other is thrown away. `graphs="fresh"` draws one per episode; `graphs="fixed"` takes one
-of 600 graphs, or of 600 others under held-out seeds (`envs/seeds.py`).
+of 600 graphs, or of 600 others under held-out seeds (`envs/seeds.py`). With `names` more than `islands` the islands of
+an episode have as many of those names, drawn anew: stages with 3, 4 and 5 islands of 5 look alike.
 
-The observation, in this order:
-    S    the target, one-hot
-    S    the position, one-hot
+The observation, in this order (N names):
+    N    the name of the target, one-hot
+    N    the name of the position, one-hot
     A+1  the last action, one-hot; the last entry stands for none, at the start and after drawing again
     1    the constant 1
     1    step / max_steps
@@ -101,6 +102,8 @@ class Rules:
     """Steps of an episode."""
     graphs: str
     """fresh: drawn per episode; fixed: one of 600."""
+    given_names: int | None
+    """Names that islands may have; None: one for each."""
 
     def __post_init__(self) -> None:
         for name, low, high in (("islands", 3, 32), ("transports", 2, 16), ("max_steps", 1, 10**6)):
@@ -111,11 +114,25 @@ class Rules:
                 )
         if self.graphs not in ("fresh", "fixed"):
             raise UserError(f"graphs of the island graph must be fresh or fixed, not {self.graphs!r}")
+        if (
+            isinstance(self.names, bool)
+            or not isinstance(self.names, int)
+            or not self.islands <= self.names <= 1024
+        ):
+            raise UserError(
+                f"names of the island graph must be a whole number from islands ({self.islands}) to 1024, "
+                f"not {self.names!r}"
+            )
+
+    @property
+    def names(self) -> int:
+        """N."""
+        return self.islands if self.given_names is None else self.given_names
 
     @property
     def space(self) -> spaces.Box:
         """The space of one observation."""
-        return spaces.Box(0.0, 1.0, (2 * self.islands + self.transports + 3,), dtype=np.float32)
+        return spaces.Box(0.0, 1.0, (2 * self.names + self.transports + 3,), dtype=np.float32)
 
     @cached_property
     def queue(self) -> int:
@@ -123,14 +140,34 @@ class Rules:
         return DRAWN_AT_ONCE if self.graphs == "fresh" else 1
 
     def draw(self, held_out: bool, rng: np.random.Generator) -> NDArray[np.int64]:
-        """[queue, S, A] the graphs of the next episodes."""
+        """[queue, N, A] the graphs of the next episodes; no way leads from or to a name that no island has."""
         if self.graphs == "fresh":
-            return draw_graphs(self.islands, self.transports, self.queue, rng)
-        chosen = int(rng.integers(FIXED_GRAPHS)) + FIXED_GRAPHS * held_out
-        return fixed_graphs(self.islands, self.transports)[chosen : chosen + 1]
+            graphs = draw_graphs(self.islands, self.transports, self.queue, rng)
+        else:
+            chosen = int(rng.integers(FIXED_GRAPHS)) + FIXED_GRAPHS * held_out
+            graphs = fixed_graphs(self.islands, self.transports)[chosen : chosen + 1]
+        return (
+            graphs if self.names == self.islands else np.stack([self.named(graph, rng) for graph in graphs])
+        )
 
-    def errand(self, old: int | None, rng: np.random.Generator) -> tuple[int, int]:
-        """A new target, another than the old one, and a position that is not the target."""
+    def named(self, graph: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
+        """[N, A] a graph [S, A] whose islands have names drawn from all."""
+        names = np.append(
+            rng.permutation(self.names)[: self.islands], NO_WAY
+        )  # NO_WAY is the last index, too
+        found = np.full((self.names, self.transports), NO_WAY, dtype=np.int64)
+        found[names[:-1]] = names[graph]
+        return found
+
+    def errand(self, graph: NDArray[np.int64], old: int | None, rng: np.random.Generator) -> tuple[int, int]:
+        """A new target in graph [N, A], another than the old one, and a position that is not the target."""
+        if self.names == self.islands:
+            return self._errand(old, rng)
+        there = np.flatnonzero((graph != NO_WAY).any(axis=1))  # a way leads from every island
+        target, position = self._errand(None if old is None else int(np.searchsorted(there, old)), rng)
+        return int(there[target]), int(there[position])
+
+    def _errand(self, old: int | None, rng: np.random.Generator) -> tuple[int, int]:
         others = self.islands - 1
         # `random` answers ten times as fast as `integers`, and this is what a step waits for.
         target, position = divmod(
@@ -152,15 +189,16 @@ class IslandGraphVector(NativeVector):
         transports: int = 3,
         max_steps: int = 30,
         graphs: str = "fresh",
+        names: int | None = None,
         render_mode: str | None = None,
     ) -> None:
-        self.rules = Rules(islands, transports, max_steps, graphs)
+        self.rules = Rules(islands, transports, max_steps, graphs, names)
         super().__init__(num_envs, self.rules.space, transports, render_mode)
-        self.ahead = np.zeros((num_envs, self.rules.queue, islands, transports), dtype=np.int64)
+        self.ahead = np.zeros((num_envs, self.rules.queue, self.rules.names, transports), dtype=np.int64)
         """The graphs that were drawn together."""
         self.used = np.zeros(num_envs, dtype=np.int64)
         """How many of them were played."""
-        self.graphs = np.zeros((num_envs, islands, transports), dtype=np.int64)
+        self.graphs = np.zeros((num_envs, self.rules.names, transports), dtype=np.int64)
         self.targets = np.zeros(num_envs, dtype=np.int64)
         self.positions = np.zeros(num_envs, dtype=np.int64)
         self.waited = np.zeros(num_envs, dtype=np.int64)
@@ -183,7 +221,7 @@ class IslandGraphVector(NativeVector):
         last[late] = rules.transports
         for i in np.flatnonzero(arrived | late):
             old = int(self.targets[i]) if arrived[i] else None
-            self.targets[i], self.positions[i] = rules.errand(old, self.generators[i])
+            self.targets[i], self.positions[i] = rules.errand(self.graphs[i], old, self.generators[i])
         self.waited[arrived | late] = 0
         observations = self._blank()
         self._show(self.rows, last, observations)
@@ -200,16 +238,16 @@ class IslandGraphVector(NativeVector):
             if self.used[i] % rules.queue == 0:
                 self.ahead[i] = rules.draw(bool(self.held_out[i]), self.generators[i])
             self.graphs[i] = self.ahead[i, self.used[i] % rules.queue]
-            self.targets[i], self.positions[i] = rules.errand(None, self.generators[i])
+            self.targets[i], self.positions[i] = rules.errand(self.graphs[i], None, self.generators[i])
         self.used[rows] += 1
         self.waited[rows] = self.steps[rows] = 0
         self._show(rows, np.full(rows.size, rules.transports), observations)
 
     def _show(self, rows: Array, last: Array, observations: Array) -> None:
-        islands, steps = self.rules.islands, self.steps[rows]
+        names, steps = self.rules.names, self.steps[rows]
         observations[rows, self.targets[rows]] = 1.0
-        observations[rows, islands + self.positions[rows]] = 1.0
-        observations[rows, 2 * islands + last] = 1.0
+        observations[rows, names + self.positions[rows]] = 1.0
+        observations[rows, 2 * names + last] = 1.0
         observations[rows, -2] = 1.0
         observations[rows, -1] = steps / self.rules.max_steps
 
@@ -229,16 +267,17 @@ class IslandGraph(gymnasium.Env[Any, Any]):
         transports: int = 3,
         max_steps: int = 30,
         graphs: str = "fresh",
+        names: int | None = None,
         render_mode: str | None = None,
     ) -> None:
-        self.rules = Rules(islands, transports, max_steps, graphs)
+        self.rules = Rules(islands, transports, max_steps, graphs, names)
         self.render_mode = render_mode
         self.observation_space = self.rules.space
         self.action_space = spaces.Discrete(transports)
         self.action_names = tuple(f"transport {number + 1}" for number in range(transports))
         self.ahead: deque[NDArray[np.int64]] = deque()
         self.held_out = False
-        self.graph: NDArray[np.int64] = np.full((islands, transports), NO_WAY, dtype=np.int64)
+        self.graph: NDArray[np.int64] = np.full((self.rules.names, transports), NO_WAY, dtype=np.int64)
         self.target, self.position = 0, 1
         self.steps = self.waited = 0
         self.travelled: dict[tuple[int, int], list[int]] = {}
@@ -265,10 +304,10 @@ class IslandGraph(gymnasium.Env[Any, Any]):
             self.position = reached
         if self.position == self.target:
             reward += REWARD
-            self.target, self.position = self.rules.errand(self.target, self.np_random)
+            self.target, self.position = self.rules.errand(self.graph, self.target, self.np_random)
             self.waited = 0
         elif self.waited > self.rules.islands:
-            self.target, self.position = self.rules.errand(None, self.np_random)
+            self.target, self.position = self.rules.errand(self.graph, None, self.np_random)
             self.waited, shown = 0, None
         if reached != NO_WAY and shown is not None:
             self.travelled.setdefault((start, action), []).append(self.steps)
@@ -279,17 +318,15 @@ class IslandGraph(gymnasium.Env[Any, Any]):
         if self.render_mode != "rgb_array":
             return None
         ways = [(int(a), int(self.graph[a, by]), int(by)) for a, by in np.argwhere(self.graph != NO_WAY)]
-        return draw_islands(self.rules.islands, ways, self.position, self.target)
+        return draw_islands(self.rules.names, ways, self.position, self.target)
 
     def observation_words(self) -> str:
         """Where the agent is now, for the recalls; islands are counted from 1."""
         return f"on island {self.position + 1}, bound for {self.target + 1}"
 
     def distances(self) -> NDArray[np.int64]:
-        """[S] steps of the shortest walk from every island to the target."""
-        far = np.full(
-            self.rules.islands + 1, self.rules.islands, dtype=np.int64
-        )  # the last stands for NO_WAY
+        """[N] steps of the shortest walk from every island to the target; S where no island is."""
+        far = np.full(self.rules.names + 1, self.rules.islands, dtype=np.int64)  # the last stands for NO_WAY
         far[self.target] = 0
         for _ in range(self.rules.islands):
             far[:-1] = np.minimum(far[:-1], 1 + far[self.graph].min(axis=1))
@@ -299,7 +336,7 @@ class IslandGraph(gymnasium.Env[Any, Any]):
         if not self.ahead:
             self.ahead.extend(self.rules.draw(self.held_out, rng))
         self.graph = self.ahead.popleft()
-        self.target, self.position = self.rules.errand(None, rng)
+        self.target, self.position = self.rules.errand(self.graph, None, rng)
         self.steps = self.waited = 0
         self.travelled = {}
 
@@ -314,7 +351,7 @@ class IslandGraph(gymnasium.Env[Any, Any]):
     def _observe(self, last: int | None) -> NDArray[np.float32]:
         rules = self.rules
         observation = np.zeros(rules.space.shape, dtype=np.float32)
-        observation[self.target] = observation[rules.islands + self.position] = 1.0
-        observation[2 * rules.islands + (rules.transports if last is None else last)] = 1.0
+        observation[self.target] = observation[rules.names + self.position] = 1.0
+        observation[2 * rules.names + (rules.transports if last is None else last)] = 1.0
         observation[-2], observation[-1] = 1.0, self.steps / rules.max_steps
         return observation

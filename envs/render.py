@@ -103,21 +103,22 @@ SEA: Colour = (222, 236, 246)
 
 
 def draw_islands(
-    islands: int, ways: Sequence[tuple[int, int, int]], agent: int, target: int, size: int = 264
+    names: int, ways: Sequence[tuple[int, int, int]], agent: int, target: int, size: int = 264
 ) -> Image:
     """Islands on a circle, the target red, the agent orange on its island; ways (from, to, transport) as arrows.
 
-    The colour of an arrow is its transport's.
+    Every name has its place on the circle, which stays empty where no way begins. The colour of an arrow is its
+    transport's.
     """
     image = np.full((size, size, 3), SEA, dtype=np.uint8)
-    angles = 2 * np.pi * np.arange(islands) / islands
+    angles = 2 * np.pi * np.arange(names) / names
     centres = size / 2 + 0.37 * size * np.stack([-np.cos(angles), np.sin(angles)], axis=1)
-    radius = min(0.09, 0.75 / islands) * size
+    radius = min(0.09, 0.75 / names) * size
     for start, end, by in ways:
         _draw_arrow(image, centres[start], centres[end], radius, OBJECT_COLOURS[by % len(OBJECT_COLOURS)], by)
-    for number, centre in enumerate(centres):
-        _draw_disc(image, centre, radius, WALL)
-        _draw_disc(image, centre, radius - 2, RED if number == target else FREE)
+    for number in {start for start, _, _ in ways}:
+        _draw_disc(image, centres[number], radius, WALL)
+        _draw_disc(image, centres[number], radius - 2, RED if number == target else FREE)
     _draw_disc(image, centres[agent], 0.55 * radius, ORANGE)
     return image
 

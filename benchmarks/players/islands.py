@@ -17,7 +17,7 @@ class Traveller:
 
     def __init__(self, env: IslandGraph) -> None:
         self.rules = env.rules
-        self.graph: NDArray[np.int64] = np.full((self.rules.islands, self.rules.transports), UNKNOWN)
+        self.graph: NDArray[np.int64] = np.full((self.rules.names, self.rules.transports), UNKNOWN)
         self.target = self.position = 0
 
     def start(self, observation: Observation) -> None:
@@ -28,19 +28,19 @@ class Traveller:
 
     def read(self, observation: Observation) -> None:
         """Take target and position from an observation."""
-        islands = self.rules.islands
-        self.target = int(observation[:islands].argmax())
-        self.position = int(observation[islands : 2 * islands].argmax())
+        names = self.rules.names
+        self.target = int(observation[:names].argmax())
+        self.position = int(observation[names : 2 * names].argmax())
 
     def walk(self, goals: NDArray[np.bool_]) -> int | None:
         """The first transport of a shortest walk to one of the islands; None if no known walk leads there."""
-        islands = self.rules.islands
-        far = np.where(goals, 0, islands)
-        ways = np.where(self.graph >= 0, self.graph, islands)
-        for _ in range(islands):
-            far = np.minimum(far, 1 + np.append(far, islands)[ways].min(axis=1))
-        steps = np.append(far, islands)[ways[self.position]]
-        return int(steps.argmin()) if steps.min() < islands else None
+        names = self.rules.names
+        far = np.where(goals, 0, names)
+        ways = np.where(self.graph >= 0, self.graph, names)
+        for _ in range(names):
+            far = np.minimum(far, 1 + np.append(far, names)[ways].min(axis=1))
+        steps = np.append(far, names)[ways[self.position]]
+        return int(steps.argmin()) if steps.min() < names else None
 
 
 class Knows(Traveller):
@@ -52,7 +52,7 @@ class Knows(Traveller):
 
     def act(self) -> int:
         self.graph = self.env.graph
-        action = self.walk(np.arange(self.rules.islands) == self.target)
+        action = self.walk(np.arange(self.rules.names) == self.target)
         assert action is not None, "every island can be reached"
         return action
 
@@ -65,7 +65,7 @@ class Remembers(Traveller):
         super().start(observation)
 
     def act(self) -> int:
-        action = self.walk(np.arange(self.rules.islands) == self.target)
+        action = self.walk(np.arange(self.rules.names) == self.target)
         if action is not None:
             return action
         new = self.graph == UNKNOWN

@@ -25,6 +25,8 @@ SETTINGS: list[dict[str, Any]] = [
     {},
     {"graphs": "fixed", "max_steps": 20},
     {"islands": 7, "transports": 4, "max_steps": 9},
+    {"islands": 3, "names": 5},
+    {"islands": 4, "names": 6, "graphs": "fixed"},
 ]
 
 
@@ -56,6 +58,35 @@ def test_graphs_have_two_ways_per_island_and_lead_everywhere():
     assert not (graphs == np.arange(5)[:, None]).any()
     assert all(can_go_everywhere(graph, start) for graph in graphs for start in range(5))
     assert not is_connected(np.array([[[1, 2], [0, NO_WAY], [NO_WAY, NO_WAY]]]))[0]
+
+
+def test_islands_have_names_drawn_from_all_and_nothing_leads_elsewhere():
+    env = IslandGraph(islands=3, names=5)
+    found, rng = set(), np.random.default_rng(0)
+    for seed in range(40):
+        observation, _ = env.reset(seed=seed)
+        there = np.flatnonzero((env.graph != NO_WAY).any(axis=1))
+        assert observation.shape == env.observation_space.shape == (16,)
+        assert len(there) == 3
+        assert set(env.graph[env.graph != NO_WAY]) == set(there)
+        found.add(tuple(there.tolist()))
+        for _ in range(29):
+            observation = env.step(int(rng.integers(3)))[0]
+            assert int(observation[:5].argmax()) in there
+            assert int(observation[5:10].argmax()) in there
+    assert len(found) == 10, "every three of five names come up"
+
+
+def test_a_renamed_graph_is_the_same_graph():
+    rules = Rules(3, 3, 30, "fresh", 7)
+    graph = draw_graphs(3, 3, 1, np.random.default_rng(1))[0]
+    named = rules.named(graph, np.random.default_rng(2))
+    there = np.flatnonzero((named != NO_WAY).any(axis=1))
+    order = np.random.default_rng(2).permutation(7)[:3]
+    assert sorted(order) == there.tolist()
+    for island, by in np.ndindex(3, 3):
+        reached = graph[island, by]
+        assert named[order[island], by] == (NO_WAY if reached == NO_WAY else order[reached])
 
 
 def test_fixed_graphs_differ_between_training_and_held_out_seeds():
@@ -136,7 +167,12 @@ def test_picture_and_gymnasium_checker():
 
 @pytest.mark.parametrize(
     ("kwargs", "message"),
-    [({"islands": 2}, "islands"), ({"transports": 1}, "transports"), ({"graphs": "old"}, "fresh or fixed")],
+    [
+        ({"islands": 2}, "islands"),
+        ({"transports": 1}, "transports"),
+        ({"graphs": "old"}, "fresh or fixed"),
+        ({"names": 4}, "from islands"),
+    ],
 )
 def test_faults_are_named(kwargs, message):
     with pytest.raises(envs.UserError, match=message):
@@ -145,4 +181,4 @@ def test_faults_are_named(kwargs, message):
 
 def test_too_few_graphs_for_the_fixed_protocol_are_named():
     with pytest.raises(envs.UserError, match="use graphs=fresh"):
-        Rules(3, 2, 30, "fixed").draw(False, np.random.default_rng(0))
+        Rules(3, 2, 30, "fixed", None).draw(False, np.random.default_rng(0))
