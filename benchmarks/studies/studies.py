@@ -273,6 +273,18 @@ def treasure(side: int, objects: int, steps: int, total_steps: int) -> Study:
     )  # fmt: skip
 
 
+SMALLER_STEPS = ("--learning-rate", "5e-4")
+
+
+def island(islands: int, total_steps: int, *options: str, after: str = "") -> Study:
+    """A study of the island graph, a stage of a curriculum: so many islands, with names of five."""
+    return Study(
+        f"island-{islands}-of-5", f"Island graph, {islands} islands of 5", "island", "mnm/IslandGraph-v0", total_steps,
+        ("lstm", "mnm-p"), options=("--env-kwargs", json.dumps({"islands": islands, "names": 5}), *options),
+        per_core=SAME_SIZE, figure="return", after=after,
+    )  # fmt: skip
+
+
 BACKWARDS = ("--rollout-steps", "206", "--gamma", "0", "--learning-rate", "1e-3", "--interaction-window", "1")
 """A rollout of two episodes of AutoencodeEasy, an answer that is paid at once, and keys that see the card."""
 
@@ -344,16 +356,9 @@ STUDIES: dict[str, Study] = {
         ),
         treasure(9, 8, 64, 600_000),
         treasure(11, 10, 96, 800_000),
-        Study(
-            "island-5",
-            "Island graph, 5 islands, fresh graphs",
-            "island",
-            "mnm/IslandGraph-v0",
-            3_000_000,
-            ("lstm", "mnm-p"),
-            per_core=SAME_SIZE,
-            figure="return",
-        ),
+        island(3, 700_000),
+        island(4, 800_000, *SMALLER_STEPS, after="island-3-of-5"),
+        island(5, 2_000_000, "--anneal", *SMALLER_STEPS, after="island-4-of-5"),
         Study(
             "popgym-autoencode-easy",
             "POPGym AutoencodeEasy",
