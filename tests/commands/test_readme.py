@@ -7,15 +7,18 @@ import importlib.util
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 
 from agents.config import TrainConfig
+from agents.files import read_csv
 from docs.options import PAGE as OPTIONS
 from docs.options import page, row
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "CONTRIBUTING.md"]
+README = ROOT / "README.md"
+PAGES = [README, *sorted((ROOT / "docs").glob("*.md")), ROOT / "CONTRIBUTING.md"]
 FOLDERS = "agents|benchmarks|docs|envs|examples|memory|pretrained|recall|tasks|tests"
 ENDINGS = "py|md|csv|png|gif|svg|h|cpp|js|css|html|json|txt"
 WRITTEN_BY_THE_READER = {
@@ -153,3 +156,28 @@ def test_the_layout_names_every_file(package: str) -> None:
 
 def test_the_readme_stays_short() -> None:
     assert len((ROOT / "README.md").read_text().splitlines()) <= 200
+
+
+RESULTS_IN_README = {
+    "doors, 0.5 M": ("pair-bandit-16", "return_greedy"),
+    "treasure, 0.6 M": ("treasure-9", "return_greedy"),
+    "maze 9, 1 M frames": ("maze-9-ppo", "return_sample"),
+    "maze 11, 4 M": ("maze-11-ppo", "return_sample"),
+    "maze 13, 1 M": ("maze-13-ppo", "return_sample"),
+}
+
+
+@pytest.mark.parametrize("column", RESULTS_IN_README)
+def test_the_table_of_results_is_that_of_the_committed_runs(column: str) -> None:
+    study, figure = RESULTS_IN_README[column]
+    found: dict[str, list[float]] = {}
+    for run in read_csv(ROOT / "benchmarks" / "results" / "studies" / f"{study}.csv"):
+        if run[figure]:
+            found.setdefault(run["core"], []).append(float(run[figure]))
+    head, _, *rows = re.findall(r"^\|(.+)\|$", README.read_text().split("\n## Results\n")[1], re.MULTILINE)
+    place = [name.strip() for name in head.split("|")].index(column)
+    said = {core.strip(): cells[place - 1].strip(" *") for core, *cells in (row.split("|") for row in rows)}
+    compared = [core for core in found if re.fullmatch(r"[\d.]+", said.get(core, ""))]
+    assert len(compared) >= 3
+    for core in compared:
+        assert said[core] == f"{fmean(found[core]):.1f}", core
