@@ -7,6 +7,7 @@ the same for all cores but for what `per_core` says.
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -287,6 +288,17 @@ def island(islands: int, total_steps: int, *options: str, after: str = "") -> St
 
 BACKWARDS = ("--rollout-steps", "206", "--gamma", "0", "--learning-rate", "1e-3", "--interaction-window", "1")
 """A rollout of two episodes of AutoencodeEasy, an answer that is paid at once, and keys that see the card."""
+SYMBOLS_AGO = ("--gamma", "0", "--interaction-window", "4")
+"""An answer is paid at once."""
+
+
+def popgym(name: str, total_steps: int, *options: str) -> Study:
+    """A study of a task of POPGym, whose published runs took 15 M frames."""
+    found = re.sub(r"(?<!^)(?=[A-Z])", "-", name).lower()
+    return Study(
+        f"popgym-{found}", f"POPGym {name}", "popgym", f"popgym-{name}-v0", total_steps, ("gru", "mnm-p"), seeds=2,
+        options=options, per_core=SAME_SIZE, figure="return",
+    )  # fmt: skip
 
 
 STUDIES: dict[str, Study] = {
@@ -359,18 +371,9 @@ STUDIES: dict[str, Study] = {
         island(3, 700_000),
         island(4, 800_000, *SMALLER_STEPS, after="island-3-of-5"),
         island(5, 2_000_000, "--anneal", *SMALLER_STEPS, after="island-4-of-5"),
-        Study(
-            "popgym-autoencode-easy",
-            "POPGym AutoencodeEasy",
-            "popgym",
-            "popgym-AutoencodeEasy-v0",
-            15_000_000,
-            ("gru", "mnm-p"),
-            seeds=2,
-            options=BACKWARDS,
-            per_core=SAME_SIZE,
-            figure="return",
-        ),
+        popgym("AutoencodeEasy", 15_000_000, *BACKWARDS),
+        popgym("RepeatPreviousEasy", 1_000_000, *SYMBOLS_AGO),
+        popgym("RepeatPreviousMedium", 1_000_000, *SYMBOLS_AGO, "--rollout-steps", "104"),
         Study(
             "memory-s7-view3",
             "MiniGrid-MemoryS7-v0, view 3, Python backend",
