@@ -51,7 +51,12 @@ TREASURES: tuple[Kwargs, ...] = (
     {"side": 9, "wanted": "seen"},
     {"side": 9, "pillars": True},
 )
-ISLANDS: tuple[Kwargs, ...] = ({}, {"graphs": "fixed"})
+ISLANDS: tuple[Kwargs, ...] = (
+    {"islands": 3, "names": 5},
+    {"islands": 4, "names": 5},
+    {},
+    {"graphs": "fixed"},
+)
 MAZES = (9, 11, 13)
 
 
