@@ -106,7 +106,13 @@ class Rules:
     """Names that islands may have; None: one for each."""
 
     def __post_init__(self) -> None:
-        for name, low, high in (("islands", 3, 32), ("transports", 2, 16), ("max_steps", 1, 10**6)):
+        ranges = (
+            ("islands", 3, 32),
+            ("transports", 2, 16),
+            ("max_steps", 1, 10**6),
+            ("names", self.islands, 1024),
+        )
+        for name, low, high in ranges:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
                 raise UserError(
@@ -114,15 +120,6 @@ class Rules:
                 )
         if self.graphs not in ("fresh", "fixed"):
             raise UserError(f"graphs of the island graph must be fresh or fixed, not {self.graphs!r}")
-        if (
-            isinstance(self.names, bool)
-            or not isinstance(self.names, int)
-            or not self.islands <= self.names <= 1024
-        ):
-            raise UserError(
-                f"names of the island graph must be a whole number from islands ({self.islands}) to 1024, "
-                f"not {self.names!r}"
-            )
 
     @property
     def names(self) -> int:
@@ -146,17 +143,16 @@ class Rules:
         else:
             chosen = int(rng.integers(FIXED_GRAPHS)) + FIXED_GRAPHS * held_out
             graphs = fixed_graphs(self.islands, self.transports)[chosen : chosen + 1]
-        return (
-            graphs if self.names == self.islands else np.stack([self.named(graph, rng) for graph in graphs])
-        )
+        if self.names > self.islands:
+            graphs = np.stack([self.named(graph, rng) for graph in graphs])
+        return graphs
 
     def named(self, graph: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
         """[N, A] a graph [S, A] whose islands have names drawn from all."""
-        names = np.append(
-            rng.permutation(self.names)[: self.islands], NO_WAY
-        )  # NO_WAY is the last index, too
+        drawn = rng.permutation(self.names)[: self.islands]
+        names = np.append(drawn, NO_WAY)  # a graph's NO_WAY, -1, is the last index
         found = np.full((self.names, self.transports), NO_WAY, dtype=np.int64)
-        found[names[:-1]] = names[graph]
+        found[drawn] = names[graph]
         return found
 
     def errand(self, graph: NDArray[np.int64], old: int | None, rng: np.random.Generator) -> tuple[int, int]:

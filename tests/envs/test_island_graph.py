@@ -171,7 +171,8 @@ def test_picture_and_gymnasium_checker():
         ({"islands": 2}, "islands"),
         ({"transports": 1}, "transports"),
         ({"graphs": "old"}, "fresh or fixed"),
-        ({"names": 4}, "from islands"),
+        ({"names": 4}, "names of the island graph must be a whole number from 5"),
+        ({"islands": "5"}, "not '5'"),
     ],
 )
 def test_faults_are_named(kwargs, message):
