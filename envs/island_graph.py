@@ -35,7 +35,7 @@ from numpy.typing import NDArray
 
 from envs.errors import UserError
 from envs.native import Array, NativeVector
-from envs.render import Image, draw_islands
+from envs.render import Image, colour_name, draw_islands
 from envs.seeds import HALF
 
 FIXED_GRAPHS = 600
@@ -270,7 +270,7 @@ class IslandGraph(gymnasium.Env[Any, Any]):
         self.render_mode = render_mode
         self.observation_space = self.rules.space
         self.action_space = spaces.Discrete(transports)
-        self.action_names = tuple(f"transport {number + 1}" for number in range(transports))
+        self.action_names = tuple(f"{colour_name(number)} {number + 1}" for number in range(transports))
         self.ahead: deque[NDArray[np.int64]] = deque()
         self.held_out = False
         self.graph: NDArray[np.int64] = np.full((self.rules.names, transports), NO_WAY, dtype=np.int64)

@@ -62,9 +62,14 @@ COLOUR_NAMES = ("green", "purple", "turquoise", "yellow", "brown", "pink", "blue
 SHAPE_NAMES = ("circle", "square", "diamond", "triangle", "cross")
 
 
+def colour_name(number: int) -> str:
+    """The colour of object or transport `number`."""
+    return COLOUR_NAMES[number % len(COLOUR_NAMES)]
+
+
 def object_name(number: int) -> str:
     """What object `number` looks like where it is drawn."""
-    return f"{COLOUR_NAMES[number % len(COLOUR_NAMES)]} {SHAPE_NAMES[number % len(SHAPE_NAMES)]}"
+    return f"{colour_name(number)} {SHAPE_NAMES[number % len(SHAPE_NAMES)]}"
 
 
 def draw_treasures(
@@ -100,6 +105,7 @@ def _object_shape(number: int, size: int) -> NDArray[np.bool_]:
 
 
 SEA: Colour = (222, 236, 246)
+DARK: Colour = (70, 70, 78)
 
 
 def draw_islands(
@@ -107,8 +113,8 @@ def draw_islands(
 ) -> Image:
     """Islands on a circle, the target red, the agent orange on its island; ways (from, to, transport) as arrows.
 
-    Every name has its place on the circle, which stays empty where no way begins. The colour of an arrow is its
-    transport's.
+    Every name has its place on the circle, which stays empty where no way begins; names are counted from 1. The
+    colour of an arrow is its transport's.
     """
     image = np.full((size, size, 3), SEA, dtype=np.uint8)
     angles = 2 * np.pi * np.arange(names) / names
@@ -119,13 +125,28 @@ def draw_islands(
     for number in {start for start, _, _ in ways}:
         _draw_disc(image, centres[number], radius, WALL)
         _draw_disc(image, centres[number], radius - 2, RED if number == target else FREE)
-    _draw_disc(image, centres[agent], 0.55 * radius, ORANGE)
+    _draw_disc(image, centres[agent], 0.65 * radius, ORANGE)
+    for number in {start for start, _, _ in ways}:
+        _draw_number(image, centres[number], number + 1, max(1, int(radius / 9)))
     return image
 
 
 def _draw_disc(image: Image, centre: NDArray[np.float64], radius: float, colour: Colour) -> None:
     rows, columns = np.indices(image.shape[:2])
     image[(rows - centre[0]) ** 2 + (columns - centre[1]) ** 2 <= radius**2] = colour
+
+
+DIGITS = ("75557", "26227", "71747", "71317", "55711", "74717", "74757", "71222", "75757", "75717")
+"""Five rows of three pixels for every digit: a row is the octal digit whose bits are its pixels."""
+
+
+def _draw_number(image: Image, centre: NDArray[np.float64], number: int, scale: int) -> None:
+    digits = [
+        [[int(row) >> bit & 1 for bit in (2, 1, 0)] + [0] for row in DIGITS[int(d)]] for d in str(number)
+    ]
+    pixels = np.concatenate(digits, axis=1)[:, :-1].repeat(scale, axis=0).repeat(scale, axis=1)
+    top, left = (int(c - n / 2) for c, n in zip(centre, pixels.shape, strict=True))
+    image[top : top + pixels.shape[0], left : left + pixels.shape[1]][pixels == 1] = DARK
 
 
 def _draw_arrow(
@@ -158,7 +179,6 @@ def _dot(image: Image, points: NDArray[np.float64], colour: Colour) -> None:
             image[rows + down, columns + right] = colour
 
 
-DARK: Colour = (70, 70, 78)
 LIT: Colour = (255, 214, 64)
 
 

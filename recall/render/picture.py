@@ -220,14 +220,10 @@ class Painter:
         ]
         if facts.episodes > 1:
             slots.append(("episode", f"{facts.episode} / {facts.episodes}"))
-        for place, (name, text) in enumerate(slots):
-            left = MARGIN + place * (MAP_SIZE // len(slots))
-            _slot(draw, (left, 8), name, text, strong=name == "reward" and facts.reward != 0)
-
-        # An agent trained elsewhere goes by its file; the folder would run into the seed.
-        core = shortened(facts.core.rpartition("/")[2], VALUE_SIZE, PANEL_WIDTH // 2 - MARGIN)
-        for place, (name, text) in enumerate([("memory core", core), ("seed", str(facts.seed))]):
-            _slot(draw, (self.panel_left + place * PANEL_WIDTH // 2, 8), name, text)
+        _slots(draw, (MARGIN, 8), MAP_SIZE // len(slots), slots, strong="reward" if facts.reward else "")
+        # An agent trained elsewhere goes by its file, without the folder.
+        slots = [("memory core", facts.core.rpartition("/")[2]), ("seed", str(facts.seed))]
+        _slots(draw, (self.panel_left, 8), PANEL_WIDTH // 2, slots)
 
     def _paint_words(self, draw: ImageDraw.ImageDraw, doubt: str, tiles: Sequence[Tile]) -> None:
         """What is recalled, in words; quiet where nothing is."""
@@ -350,9 +346,7 @@ class Painter:
             ]
         else:
             slots.append(("heads that read a slot", _share(recalls.use_share)))
-        step = (self.width - 2 * MARGIN) // len(slots)
-        for place, (name, text) in enumerate(slots):
-            _slot(draw, (MARGIN + place * step, top), name, text)
+        _slots(draw, (MARGIN, top), (self.width - 2 * MARGIN) // len(slots), slots)
         for number, line in enumerate(self._explanation(recalls, scale)):
             text_at(draw, (MARGIN, top + 52 + 20 * number), line, 14, palette.FAINT_INK)
 
@@ -397,9 +391,17 @@ def _badge(draw: ImageDraw.ImageDraw, middle: tuple[int, int], rank: int, size: 
     text_at(draw, middle, str(rank + 1), round(size * 0.8), palette.PAPER, "mm")
 
 
-def _slot(
-    draw: ImageDraw.ImageDraw, corner: tuple[int, int], name: str, text: str, strong: bool = False
+def _slots(
+    draw: ImageDraw.ImageDraw,
+    corner: tuple[int, int],
+    step: int,
+    slots: Sequence[tuple[str, str]],
+    strong: str = "",
 ) -> None:
-    """A small grey name above a large value."""
-    text_at(draw, corner, name, 14, palette.FAINT_INK)
-    text_at(draw, (corner[0], corner[1] + 17), text, VALUE_SIZE, palette.SUPPORTS if strong else palette.INK)
+    """Small grey names above large values, `step` pixels apart; what is too long for that ends in dots."""
+    left, top = corner
+    for name, text in slots:
+        ink = palette.SUPPORTS if name == strong else palette.INK
+        text_at(draw, (left, top), name, 14, palette.FAINT_INK)
+        text_at(draw, (left, top + 17), shortened(text, VALUE_SIZE, step - 8), VALUE_SIZE, ink)
+        left += step

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import tracemalloc
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,7 +20,7 @@ from memory import CoreConfig
 from recall.render import palette
 from recall.render.movie import GifWriter
 from recall.render.outputs import SceneStore, facts_of, record_episode, render_recall_gif, tiles_of
-from recall.render.picture import MARGIN, Painter, signed
+from recall.render.picture import MAP_SIZE, MARGIN, Painter, signed
 from recall.render.scene import scene_of
 from recall.scores.recalls import Thresholds, recalls_of
 
@@ -274,6 +275,19 @@ def test_an_agent_without_memory_recalls_nothing(tmp_path):
 )
 def test_numbers_are_short(number, text):
     assert signed(number) == text
+
+
+def test_a_long_name_of_an_action_keeps_to_its_slot():
+    episode, painter = record_episode(ReferenceAgent(), maze(), 3), Painter(5, Thresholds())
+    recalls, facts = recalls_of(episode.tape, 5)[20], facts_of(episode, 20, 1, 1)
+    short, long = (
+        painter.paint(episode.scenes[20], replace(facts, action=name), recalls)
+        for name in ("up", "up and over the hills")
+    )
+    rows, columns = np.nonzero((short != long).any(axis=2))
+    assert rows.size > 0
+    # Four slots share the width of the map: the reward's begins at half of it.
+    assert columns.max() < MARGIN + MAP_SIZE // 2
 
 
 # Recording -----------------------------------------------------------------------------------------------------
