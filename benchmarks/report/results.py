@@ -35,6 +35,7 @@ PROSE = Path(__file__).with_name("prose")
 FIGURES = "results"
 """Directory of the figures, beside the pages."""
 
+OWN_CORE_COLOUR = "#cc79a7"
 VARIANT_COLOURS = ("#d55e00", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#0072b2", "#000000", "#999999")
 VARIANT_LINES = ("-", "--", ":")
 """For studies that compare many variants of a core, in their order: all colours with one line after the other."""
@@ -160,8 +161,9 @@ def look(study: Study, place: int) -> tuple[str, str]:
     """Colour and line of the core at this place of the study."""
     kinds = [core.split()[0] for core in study.cores]
     # A core keeps its colour everywhere, and its few variants differ by their line.
-    if max(map(kinds.count, kinds)) <= len(VARIANT_LINES) and set(kinds) <= set(CORE_COLOURS):
-        return CORE_COLOURS[kinds[place]], VARIANT_LINES[kinds[:place].count(kinds[place])]
+    if max(map(kinds.count, kinds)) <= len(VARIANT_LINES) and len(set(kinds) - set(CORE_COLOURS)) <= 1:
+        line = VARIANT_LINES[kinds[:place].count(kinds[place])]
+        return CORE_COLOURS.get(kinds[place], OWN_CORE_COLOUR), line
     turn, number = divmod(place, len(VARIANT_COLOURS))
     return VARIANT_COLOURS[number], VARIANT_LINES[turn]
 
