@@ -18,7 +18,7 @@ from agents.config import PRESETS, TrainConfig, preset
         ("popgym", (64, 64, 8, 2e-3, True, 0.9)),
         ("pair-bandit", (128, 48, 8, 2e-3, True, 0.3)),
         ("treasure", (64, 64, 4, 1e-3, False, 0.5)),
-        ("island", (128, 30, 8, 1e-3, True, 0.9)),
+        ("island", (128, 30, 8, 1e-3, False, 0.5)),
         ("atari", (8, 128, 4, 2.5e-4, True, 0.99)),
     ],
 )
