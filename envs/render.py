@@ -122,11 +122,12 @@ def draw_islands(
     radius = min(0.09, 0.75 / names) * size
     for start, end, by in ways:
         _draw_arrow(image, centres[start], centres[end], radius, OBJECT_COLOURS[by % len(OBJECT_COLOURS)], by)
-    for number in {start for start, _, _ in ways}:
+    inhabited = {start for start, _, _ in ways}
+    for number in inhabited:
         _draw_disc(image, centres[number], radius, WALL)
         _draw_disc(image, centres[number], radius - 2, RED if number == target else FREE)
     _draw_disc(image, centres[agent], 0.65 * radius, ORANGE)
-    for number in {start for start, _, _ in ways}:
+    for number in inhabited:
         _draw_number(image, centres[number], number + 1, max(1, int(radius / 9)))
     return image
 

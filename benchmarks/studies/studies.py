@@ -275,6 +275,7 @@ def treasure(side: int, objects: int, steps: int, total_steps: int) -> Study:
 
 
 SMALLER_STEPS = ("--learning-rate", "5e-4")
+"""For the later stages of the island graph."""
 
 
 def island(islands: int, total_steps: int, *options: str, after: str = "") -> Study:
