@@ -49,7 +49,7 @@ class TrainConfig(CoreOptions):
     )
     num_envs: int = option(16, "environments stepped in parallel", most=100_000)
     rollout_steps: int = option(
-        128, "steps per environment per rollout; the length of truncated BPTT", most=10**6
+        64, "steps per environment per rollout; the length of truncated BPTT", most=10**6
     )
     seed: int = option(0, "seed of weights, environments, actions and minibatches")
     backend: BackendName = option("auto", "environment backend")
@@ -321,7 +321,7 @@ CLASSIC: dict[str, Any] = {
     # Returns of a hundred: unscaled, the error of the value function drowns the policy's gradient in what both share.
     "normalize_rewards": True,
     "num_envs": 16,
-    "rollout_steps": 128,
+    "rollout_steps": 64,
     "minibatches": 8,
     "learning_rate": 1e-3,
     "anneal": False,

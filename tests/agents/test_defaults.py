@@ -10,8 +10,8 @@ from agents.config import PRESETS, TrainConfig, preset
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("classic", (16, 128, 8, 1e-3, False, 0.99)),
-        ("continuous", (16, 128, 8, 1e-3, False, 0.95)),
+        ("classic", (16, 64, 8, 1e-3, False, 0.99)),
+        ("continuous", (16, 64, 8, 1e-3, False, 0.95)),
         ("maze", (64, 50, 4, 3e-3, True, 0.95)),
         ("demo", (128, 48, 8, 2e-3, True, 0.3)),
         ("minigrid-memory", (128, 128, 8, 1.5e-3, False, 0.995)),
