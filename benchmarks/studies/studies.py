@@ -166,6 +166,8 @@ def repeat_previous(
 
 LAST_LAYER = ("--written-layers", "last")
 """A linear memory over features that training shapes: what its writes add to a read sums up."""
+ADDITIVE = (*LAST_LAYER, "--meta-coef", "0", "--interaction-gain", "3")
+"""The same where it has to bind: its writes are small, and its own loss would shrink the target values to fit."""
 SWITCHED_OFF: dict[str, tuple[str, ...]] = {
     "mnm-p writes-off": ("--written-layers", "none"),
     "mnm-p reads-off": ("--no-read-memory",),
@@ -214,6 +216,7 @@ def pair_bandit(
     *options: str,
     symbols: int | None = None,
     feedback: str = "told",
+    doors: int = 4,
     **more: Any,
 ) -> Study:
     """A study of the pair bandit: bind signs to doors, the right door told after each choice or only rewarded."""
@@ -222,6 +225,8 @@ def pair_bandit(
         name, title, kwargs["symbols"] = f"{name}-of-{symbols}", f"{title} of {symbols}", symbols
     if feedback != "told":
         name, kwargs["feedback"], kwargs["rounds"] = f"{name}-{feedback}", feedback, REWARD_ROUNDS
+    if doors != 4:
+        name, title, kwargs["doors"] = f"{name}-{doors}-doors", f"{title}, {doors} doors", doors
     return Study(
         name, f"Pair bandit, {title}, {feedback}", "pair-bandit", "mnm/PairBandit-v0", total_steps,
         options=("--env-kwargs", json.dumps(kwargs), *options), figure="return", **more,
@@ -233,7 +238,7 @@ REWARD_ROUNDS = 6
 
 
 def pair_bandit_stages(
-    *stages: tuple[int, int], cores: tuple[str, ...], feedback: str = "told"
+    *stages: tuple[int, int], cores: tuple[str, ...], feedback: str = "told", **more: Any
 ) -> list[Study]:
     """A curriculum: (signs of an episode, frames) of each stage, all of one alphabet; the last one shows it whole.
 
@@ -248,7 +253,14 @@ def pair_bandit_stages(
         after = found[-1].name if found else ""
         found.append(
             pair_bandit(
-                contexts, frames, *options, symbols=symbols, feedback=feedback, cores=cores, after=after
+                contexts,
+                frames,
+                *options,
+                symbols=symbols,
+                feedback=feedback,
+                cores=cores,
+                after=after,
+                **more,
             )
         )
     return found
@@ -356,7 +368,7 @@ STUDIES: dict[str, Study] = {
                 "mnm-p last-layer",
                 GATED_DELTA,
             ),
-            per_core={"mnm-p published": PUBLISHED, "mnm-p last-layer": LAST_LAYER},
+            per_core={"mnm-p published": PUBLISHED, "mnm-p last-layer": ADDITIVE},
             seeds=5,
         ),
         pair_bandit(32, 2_000_000, "--rollout-steps", "96", cores=("mnm-p",)),
@@ -366,6 +378,14 @@ STUDIES: dict[str, Study] = {
         ),
         *pair_bandit_stages(
             (4, 500_000), (8, 400_000), (16, 600_000), cores=("lstm", "mnm-p"), feedback="reward"
+        ),
+        *pair_bandit_stages(
+            (4, 200_000),
+            (8, 200_000),
+            (16, 500_000),
+            cores=("mnm-p last-layer",),
+            doors=8,
+            per_core={"mnm-p last-layer": ADDITIVE},
         ),
         treasure(9, 8, 64, 600_000),
         treasure(11, 10, 96, 800_000),
