@@ -355,7 +355,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         # With six doors an agent that has forgotten chooses otherwise five times in six, and --check-recall can tell.
         "env_kwargs": '{"contexts": 8, "doors": 6}',
         "total_steps": 200_000,
-        "checkpoint_every": 10,
+        "num_envs": 64,
+        "checkpoint_every": 20,
         # What single writes of one linear layer add to a read sums up, so that every recall can be told exactly. Such
         # writes are small at first: keys are to be large, and their own loss would shrink the target values to fit.
         "written_layers": "last",

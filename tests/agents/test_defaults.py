@@ -13,7 +13,7 @@ from agents.config import PRESETS, TrainConfig, preset
         ("classic", (16, 64, 8, 1e-3, False, 0.99)),
         ("continuous", (16, 64, 8, 1e-3, False, 0.95)),
         ("maze", (64, 50, 4, 3e-3, True, 0.95)),
-        ("demo", (128, 48, 8, 2e-3, True, 0.3)),
+        ("demo", (64, 48, 8, 2e-3, True, 0.3)),
         ("minigrid-memory", (128, 128, 8, 1.5e-3, False, 0.995)),
         ("popgym", (64, 64, 8, 2e-3, True, 0.9)),
         ("pair-bandit", (128, 48, 8, 2e-3, True, 0.3)),
