@@ -167,8 +167,8 @@ def repeat_previous(
 LAST_LAYER = ("--written-layers", "last")
 """A linear memory over features that training shapes: what its writes add to a read sums up."""
 ADDITIVE = (*LAST_LAYER, "--meta-coef", "0", "--interaction-gain", "3", "--num-envs", "64")
-"""The same where it has to bind: its writes are small, its own loss would shrink the target values to fit, and it begins
-later than a memory that is written as a whole, hence more updates."""
+"""The same where it has to bind: its writes are small, so that its own loss would shrink the target values to fit, and
+it begins later than a memory that is written as a whole, hence more updates."""
 SWITCHED_OFF: dict[str, tuple[str, ...]] = {
     "mnm-p writes-off": ("--written-layers", "none"),
     "mnm-p reads-off": ("--no-read-memory",),
