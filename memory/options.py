@@ -107,7 +107,11 @@ class MNMOptions(MemoryOptions, SizeOptions):
         "scalar", "MNM: one update rate, or one per layer", architecture=True, advanced=True
     )
     written_layers: Literal["all", "last", "none"] = option(
-        "all", "MNM, for ablations: layers of the memory that writes change", architecture=True, advanced=True
+        "all",
+        "MNM: layers of the memory that writes change; last: what single writes add to a read sums up; none is for "
+        "ablations",
+        architecture=True,
+        advanced=True,
     )
     read_memory: bool = option(
         True,

@@ -43,6 +43,9 @@ NEVER = -1000.0
 """Bias of the rate of a layer that is never written: its sigmoid is 0 (in the compiled kernel 4e-39, which no
 weight feels), and so is the gradient, so that training leaves it there."""
 
+UNWRITTEN_SCALE = 0.1
+"""Factor on the initial weights of the last layer where it alone is written."""
+
 
 class MNMState(NamedTuple):
     """Controller state, last value read, and the memory as its change D^l = M^l - phi_0^l."""
@@ -105,6 +108,10 @@ class MNMCore(MemoryCore):
         self.memory = NeuralMemory(d, memory_hidden, write_rule, options.initial_weights == "learned")
         self.output = nn.Linear(n + d, n)
         self.written_layers = options.written_layers
+        if options.written_layers == "last":
+            # A write of this layer alone is a few per cent of its target: what was never written must not drown it.
+            with torch.no_grad():
+                self.memory.phi0_3.mul_(UNWRITTEN_SCALE)
         switch_off(self)
         # Weights of an agent that writes and reads may be loaded to go on without.
         self.register_load_state_dict_post_hook(switch_off)

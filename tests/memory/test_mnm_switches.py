@@ -81,6 +81,39 @@ def test_layers_that_are_not_written_stay_what_they_were_however_long_one_trains
         assert [bool(delta.any()) for delta in after.delta] == changed
 
 
+def test_what_the_writes_of_one_layer_add_to_a_read_sums_up() -> None:
+    """v = mean over heads of (phi_0^3 - sum_t U_3(t)^T Z_3(t)) z^2(k^r): one term per write, and no other."""
+    torch.manual_seed(0)
+    config = CoreConfig("mnm-p", hidden_size=N, memory_size=D, heads=H, interaction_gain=3.0)
+    core: Any = make_core(replace(config, written_layers="last"), X)
+    state, terms, records = core.initial_state(B), [], []
+    with torch.no_grad():
+        for x_t in torch.randn(6, B, X):
+            output, state = core.step(x_t, state, record=True)
+            records.append(output.record)
+        read = records[-1].read_hidden[1]
+        for record in records:
+            written = record.write_steps[2].mT @ record.write_inputs[2]
+            terms.append(-(read @ written.mT).mean(dim=1))
+        unwritten = core.memory.read(core.weights(core.initial_state(B)), records[-1].read_key).value.mean(
+            dim=1
+        )
+    assert torch.allclose(unwritten + torch.stack(terms).sum(0), records[-1].value_read, atol=1e-6)
+    assert torch.stack(terms).norm(dim=-1).min() > 0
+
+
+def test_a_layer_that_alone_is_written_begins_small() -> None:
+    config = CoreConfig("mnm-p", hidden_size=N, memory_size=D)
+    first = []
+    for written in ("all", "last"):
+        torch.manual_seed(0)
+        core: Any = make_core(replace(config, written_layers=written, update_rate="per-layer"), X)
+        first.append([x.detach() for x in core.memory.initial_weights])
+    (a1, a2, a3), (b1, b2, b3) = first
+    assert torch.equal(a1, b1) and torch.equal(a2, b2)
+    assert torch.allclose(0.1 * a3, b3)
+
+
 def test_weights_of_an_agent_that_writes_do_not_make_a_core_write_again() -> None:
     config = CoreConfig("mnm-p", hidden_size=N, memory_size=D, read_feedback=False)
     trained, _ = trained_for_a_while(config)
