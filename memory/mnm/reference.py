@@ -111,7 +111,7 @@ class MNMCore(MemoryCore):
         if options.written_layers == "last":
             # A write of this layer alone is a few per cent of its target: what was never written must not drown it.
             with torch.no_grad():
-                self.memory.phi0_3.mul_(UNWRITTEN_SCALE)
+                self.memory.initial_weights[2].mul_(UNWRITTEN_SCALE)
         switch_off(self)
         # Weights of an agent that writes and reads may be loaded to go on without.
         self.register_load_state_dict_post_hook(switch_off)

@@ -110,7 +110,8 @@ def test_a_layer_that_alone_is_written_begins_small() -> None:
         core: Any = make_core(replace(config, written_layers=written, update_rate="per-layer"), X)
         first.append([x.detach() for x in core.memory.initial_weights])
     (a1, a2, a3), (b1, b2, b3) = first
-    assert torch.equal(a1, b1) and torch.equal(a2, b2)
+    assert torch.equal(a1, b1)
+    assert torch.equal(a2, b2)
     assert torch.allclose(0.1 * a3, b3)
 
 
