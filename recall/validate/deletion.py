@@ -133,24 +133,39 @@ def open_loop(
 
 
 class _Return(Observer):
-    """The return from the first observed step on."""
+    """The return from the first observed step on; where the environment names needed steps, until others are needed.
 
-    total = 0.0
+    A write that is deleted there may be needed for another thing later, whichever it is: in the maze of doors five
+    writes cost the same in later rounds. What the ones that are needed now are worth shows before that.
+    """
+
+    def __init__(self, episode: PlayedEpisode) -> None:
+        self.total, self.over, self.needed = (
+            0.0,
+            False,
+            set(episode.needed) if episode.repeats else set[int](),
+        )
 
     def after(self, moment: Moment) -> None:
-        self.total += moment.reward
+        if not self.over:
+            self.total += moment.reward
+        self.over |= not self.needed <= {int(step) for step in moment.info.get("needed_steps", ())}
 
 
 def closed_loop(
     model: Actor, env: Env, episode: PlayedEpisode, forms: Mapping[str, AgentState]
 ) -> dict[str, float]:
-    """The return of the episode if it goes on from the decision step with each of the given states."""
+    """The return of the episode if it goes on from the decision step with each of the given states.
+
+    Where the environment names needed steps it is what is earned from the decision on until others are needed.
+    """
     return {name: _go_on(model, env, episode, state) for name, state in forms.items()}
 
 
 def _go_on(model: Actor, env: Env, episode: PlayedEpisode, state: AgentState) -> float:
-    tape, rest = episode.tape, _Return()
+    tape, rest = episode.tape, _Return(episode)
     lived = tape.action[: episode.decision]
     wire = model.actions.to_env(torch.from_numpy(lived))
     play(model, [env], [Opening(episode.seed, actions=wire, state=repeat_state(state, 1))], "greedy", rest)
-    return float(tape.reward[: episode.decision].sum(dtype=np.float64)) + rest.total
+    before = 0.0 if episode.repeats else float(tape.reward[: episode.decision].sum(dtype=np.float64))
+    return before + rest.total

@@ -234,8 +234,8 @@ class WriteStudy(Study):
         for episode, chosen in sets:
             state = state_before(self.agent.model, episode.tape, episode.decision)
             forms = variants(state, episode.tape, chosen)
-            forms = {name: form for name, form in forms.items() if name.startswith("delete")}
-            rows.append({"intact": episode.total, **closed_loop(self.agent.model, env, episode, forms)})
+            forms = {name: form for name, form in forms.items() if name.startswith(("intact", "delete"))}
+            rows.append(closed_loop(self.agent.model, env, episode, forms))
         env.close()
         found = {name: np.array([row[name] for row in rows]) for name in rows[0]}
         self.measures["mean return"] = {name: round(float(x.mean()), 3) for name, x in found.items()}

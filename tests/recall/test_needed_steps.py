@@ -11,6 +11,8 @@ from hand_built import loaded
 from agents.config import TrainConfig
 from agents.trainer import build_model
 from envs import make_single
+from recall.scores.decision import state_before
+from recall.validate.deletion import closed_loop
 from recall.validate.planted import play_planted
 from recall.validate.ranking import judge
 from recall.validate.validity import check_recall
@@ -50,6 +52,17 @@ def test_any_needed_step_counts_as_found(played):
         assert judge("scores", scores, played).hit_1.mean == 1.0
     blind = [np.zeros(episode.decision) for episode in played]
     assert judge("scores", blind, played).hit_1.mean < 0.8
+
+
+def test_a_deletion_is_judged_by_what_is_earned_until_other_steps_are_needed(agent, played):
+    """In the pair bandit that is the reward of the decision, for the next sign needs another step."""
+    env = make_single(agent.config.env, agent.config.env_arguments())
+    found = []
+    for episode in played:
+        state = state_before(agent.model, episode.tape, episode.decision)
+        found.append(closed_loop(agent.model, env, episode, {"intact": state})["intact"])
+    assert found == [float(episode.tape.reward[episode.decision]) for episode in played]
+    assert 0 < sum(found) < len(found)
 
 
 @pytest.mark.slow
