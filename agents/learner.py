@@ -52,9 +52,15 @@ class Learner:
         targets = self._targets(rollout)
         valid = ranks.concatenate(rollout.valid.sum(dim=0, dtype=rollout.value.dtype))
         logs: list[dict[str, Tensor]] = []
-        for _ in range(self.epochs):
-            for columns in cut(len(valid), self.minibatches, config.minibatch_cut, self.generator):
-                logs.append(self._step(rollout, targets, columns, valid, entropy_coef))
+        passes = (
+            columns
+            for _ in range(self.epochs)
+            for columns in cut(len(valid), self.minibatches, config.minibatch_cut, self.generator)
+        )
+        for columns in passes:
+            logs.append(self._step(rollout, targets, columns, valid, entropy_coef))
+            if self._moved_too_far(logs[-1]["approx_kl"]):
+                break
         self.model.core.parameters_changed()
         means = ranks.sum(torch.stack([torch.stack([log[name] for log in logs]) for name in MEANS]))
         grad_norms = torch.stack([log["grad_norm"] for log in logs])
@@ -72,6 +78,14 @@ class Learner:
             "learning_rate": learning_rate,
             "entropy_coef": entropy_coef,
         }
+
+    def _moved_too_far(self, approx_kl: Tensor) -> bool:
+        """Whether the policy, as this minibatch saw it, is further from the one that acted than it may be.
+
+        Where it is certain of its actions, a few steps at a constant rate can undo what it has learnt.
+        """
+        limit = self.config.target_kl
+        return self.config.algo == "ppo" and limit is not None and float(self.ranks.sum(approx_kl)) > limit
 
     def _targets(self, rollout: Rollout) -> Targets:
         """Advantages and returns of the whole rollout; constants of the update."""

@@ -35,6 +35,13 @@ def test_rewards_are_normalized_by_default_and_in_the_presets_that_say_so(name: 
     assert preset(name).normalize_rewards is (name in ("classic", "continuous"))
 
 
+@pytest.mark.parametrize("name", PRESETS)
+def test_updates_end_early_by_default_and_in_the_presets_that_say_so(name: str) -> None:
+    assert TrainConfig().target_kl == 0.1
+    assert "target_kl" in PRESETS[name]
+    assert preset(name).target_kl == (0.1 if name in ("classic", "continuous") else None)
+
+
 @pytest.mark.parametrize(("environments", "minibatches"), [(16, 8), (8, 8), (3, 3), (1, 1)])
 def test_there_are_never_more_minibatches_than_environments(environments: int, minibatches: int) -> None:
     assert TrainConfig(num_envs=environments).passes() == (4, minibatches)
