@@ -100,11 +100,11 @@ class TrainConfig(CoreOptions):
         "PPO: how environments are assigned to minibatches: at random, or equally many from each rank",
     )
     clip: float = option(0.2, "PPO clipping range of the probability ratio")
-    target_kl: float | None = option(
+    target_kl: float = option(
         0.1,
         "PPO: end an update at the minibatch where the policy has moved this far, in KL divergence from the one that "
-        "acted (None: never)",
-        before=None,
+        "acted (0: never)",
+        before=0.0,
     )
     value_clip: float | None = option(None, "PPO value clipping range (None: no clipping)")
     value_coef: float = option(0.5, "coefficient of the value loss")
@@ -129,7 +129,7 @@ class TrainConfig(CoreOptions):
             "embedding_size", "epochs", "frame_skip", "frame_stack", "eval_episodes",
             "keep_checkpoints",
         )  # fmt: skip
-        check_at_least(self, 0, "eval_every", "threads", "seed")
+        check_at_least(self, 0, "eval_every", "threads", "seed", "target_kl")
         if self.max_episode_steps is not None:
             check_at_least(self, 1, "max_episode_steps")
         object.__setattr__(self, "wrapper", tuple(self.wrapper))  # JSON has lists only
@@ -141,8 +141,6 @@ class TrainConfig(CoreOptions):
                 raise UserError(f"--{name.replace('_', '-')} must lie in [0, 1], got {getattr(self, name)}")
         if self.enough_success is not None and not 0.0 < self.enough_success <= 1.0:
             raise UserError(f"--enough-success must lie in (0, 1], got {self.enough_success:g}")
-        if self.target_kl is not None and self.target_kl <= 0.0:
-            raise UserError(f"--target-kl must be positive, got {self.target_kl:g}")
         if self.env_timeout <= 0.0:
             raise UserError(f"--env-timeout must be positive, got {self.env_timeout:g}")
         if self.learning_rate <= 0.0 or self.max_grad_norm <= 0.0 or self.clip <= 0.0:
@@ -221,7 +219,7 @@ MAZE: dict[str, Any] = {
     "gae_lambda": 0.95,
     "log_every": 10,
     "normalize_rewards": False,
-    "target_kl": None,
+    "target_kl": 0.0,
 }
 
 MINIGRID_MEMORY: dict[str, Any] = {
@@ -242,7 +240,7 @@ MINIGRID_MEMORY: dict[str, Any] = {
     "gae_lambda": 0.97,
     "value_coef": 0.25,
     "normalize_rewards": False,
-    "target_kl": None,
+    "target_kl": 0.0,
 }
 
 POPGYM: dict[str, Any] = {
@@ -254,7 +252,7 @@ POPGYM: dict[str, Any] = {
     "anneal": True,
     "gamma": 0.9,
     "normalize_rewards": False,
-    "target_kl": None,
+    "target_kl": 0.0,
 }
 """Tasks in the manner of POPGym: short episodes, a symbol per step, an answer that is due later."""
 
@@ -274,7 +272,7 @@ PAIR_BANDIT: dict[str, Any] = {
     # Keys and values see the sign and its answer directly, and need not wait for the controller to pass them on.
     "interaction_window": 1,
     "normalize_rewards": False,
-    "target_kl": None,
+    "target_kl": 0.0,
 }
 """A memory in which many pairs are bound; an episode of 16 contexts and 3 rounds is one rollout."""
 
@@ -294,7 +292,7 @@ ATARI: dict[str, Any] = {
     "clip": 0.1,
     "log_every": 10,
     "normalize_rewards": False,
-    "target_kl": None,
+    "target_kl": 0.0,
 }
 """The usual preprocessing: no-op starts, 4 frames per action, 84 x 84 grey, stacks of 4 (any `--env ALE/...-v5`)."""
 

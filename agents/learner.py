@@ -85,7 +85,7 @@ class Learner:
         Where it is certain of its actions, a few steps at a constant rate can undo what it has learnt.
         """
         limit = self.config.target_kl
-        return self.config.algo == "ppo" and limit is not None and float(self.ranks.sum(approx_kl)) > limit
+        return self.config.algo == "ppo" and limit > 0.0 and float(self.ranks.sum(approx_kl)) > limit
 
     def _targets(self, rollout: Rollout) -> Targets:
         """Advantages and returns of the whole rollout; constants of the update."""

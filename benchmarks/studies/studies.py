@@ -369,7 +369,7 @@ STUDIES: dict[str, Study] = {
                 "mnm-p last-layer",
                 GATED_DELTA,
             ),
-            per_core={"mnm-p published": PUBLISHED, "mnm-p last-layer": ADDITIVE},
+            per_core={"mnm-p published": PUBLISHED, "mnm-p last-layer": LAST_LAYER},
             seeds=5,
         ),
         pair_bandit(32, 2_000_000, "--rollout-steps", "96", cores=("mnm-p",)),

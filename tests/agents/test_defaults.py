@@ -39,7 +39,7 @@ def test_rewards_are_normalized_by_default_and_in_the_presets_that_say_so(name: 
 def test_updates_end_early_by_default_and_in_the_presets_that_say_so(name: str) -> None:
     assert TrainConfig().target_kl == 0.1
     assert "target_kl" in PRESETS[name]
-    assert preset(name).target_kl == (0.1 if name in ("classic", "continuous") else None)
+    assert preset(name).target_kl == (0.1 if name in ("classic", "continuous") else 0.0)
 
 
 @pytest.mark.parametrize(("environments", "minibatches"), [(16, 8), (8, 8), (3, 3), (1, 1)])
