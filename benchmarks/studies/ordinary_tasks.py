@@ -53,11 +53,8 @@ CORES = ("none", *MEMORIES)
 POSITIONS = ("--wrapper", 'envs.wrappers:KeepEntries {"keep": [0, 2]}')
 """CartPole's cart and pole without their velocities."""
 EARLIER = ("--rollout-steps", "128", "--target-kl", "0")
-"""The defaults, and those of preset `continuous`, with which the tasks that name this were run."""
-ANGLE = (
-    *("--preset", "continuous", *EARLIER, "--anneal"),
-    *("--wrapper", 'envs.wrappers:KeepEntries {"keep": [0, 1]}'),
-)
+"""What the defaults were when the tasks that name this were run."""
+ANGLE = ("--preset", "continuous", "--anneal", "--wrapper", 'envs.wrappers:KeepEntries {"keep": [0, 1]}')
 """Pendulum's angle without its velocity. At a constant rate what was learnt is lost again: as the policy becomes
 certain, one update changes it more and more."""
 
