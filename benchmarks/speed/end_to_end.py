@@ -1,4 +1,4 @@
-"""Training speed end to end: every core and both algorithms, against RecurrentPPO of sb3-contrib (and skrl's).
+"""Training speed end to end: every core and both algorithms, against RecurrentPPO of sb3-contrib (and two more).
 
     python -m benchmarks.speed.end_to_end            the table, benchmarks/results/end_to_end.csv and .png
     python -m benchmarks.speed.end_to_end --both-cores       two ranks of ours, peers with one thread and with two
@@ -10,7 +10,7 @@ peers take part twice, with one thread and with two). Every contestant makes one
 turns, one update each per round, and the fastest round counts. `sync` is Python MiniGrid for all; `envpool` is
 MiniGrid in C++, which the peers cannot use. `fps_cpu` divides by the processor time of the process (of the busier of
 two) instead of the time on the clock. Ratios are those to sb3-contrib, the faster one where it takes part twice;
-skrl's PPO_RNN takes part where it is installed.
+skrl's PPO_RNN and a PPO of TorchRL take part where they are installed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import dataclasses
 import importlib.util
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,13 +35,15 @@ from benchmarks.common import RESULTS_DIR, machine_columns, numbers_in, require_
 from benchmarks.report.speed_page import plot_bars, put_table
 from benchmarks.speed.peers import Sb3Run, SkrlRun
 from benchmarks.speed.ranked import RankedRun
+from benchmarks.speed.torchrl_peer import TorchRLRun
 from memory import CORE_NAMES
 
 RESULTS = RESULTS_DIR / "end_to_end.csv"
 RESULTS_OF_BOTH = RESULTS_DIR / "end_to_end_2.csv"
 """With --both-cores."""
 PEER = "sb3-contrib"
-SECOND_PEER = "skrl"
+PEERS: dict[str, Callable[[TrainConfig], Contestant]] = {PEER: Sb3Run, "skrl": SkrlRun, "torchrl": TorchRLRun}
+"""Ratios are taken to the first; the others, called as their packages, take part where they are installed."""
 BARS = {"lstm": 10.0, "mnm-p": 4.0}
 """PPO against the peer, at least; mnm-p with d = 64 and H = 4."""
 
@@ -115,13 +117,10 @@ class Entry:
 
     def start(self, shared: TrainConfig, folder: str) -> Contestant:
         """Build it, ready for its first update."""
-        is_peer = self.agent in (PEER, SECOND_PEER)
-        threads = self.workers if is_peer else 1
+        threads = self.workers if self.agent in PEERS else 1
         shared = dataclasses.replace(shared, num_envs=self.num_envs, threads=threads)
-        if self.agent == PEER:
-            return Sb3Run(shared)
-        if self.agent == SECOND_PEER:
-            return SkrlRun(shared)
+        if self.agent in PEERS:
+            return PEERS[self.agent](shared)
         run_dir = str(Path(folder) / f"{self.agent}-{self.algo}-{self.backend}-{self.num_envs}")
         changes: dict[str, Any] = {
             "core": self.agent, "algo": self.algo, "backend": self.backend, "run_dir": run_dir,
@@ -131,11 +130,11 @@ class Entry:
 
 
 def peers_at_hand() -> list[str]:
-    """The peer that ratios are taken to, and the second one if it is installed."""
-    if importlib.util.find_spec("skrl") is None:
-        print("skrl is not installed and is left out: pip install 'mnm-rl[bench]'", flush=True)
-        return [PEER]
-    return [PEER, SECOND_PEER]
+    """The peer that ratios are taken to, and those of the others that are installed."""
+    missing = [name for name in PEERS if name != PEER and importlib.util.find_spec(name) is None]
+    for name in missing:
+        print(f"{name} is not installed and is left out: pip install 'mnm-rl[bench]'", flush=True)
+    return [name for name in PEERS if name not in missing]
 
 
 def entries(peers: Sequence[str], cores: Sequence[str], num_envs: int, both_cores: bool) -> list[Entry]:
@@ -229,7 +228,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 
 def agent_of(row: dict[str, Any]) -> str:
     """Name of a line: the agent, with its threads or ranks where it has more than one."""
-    count, kind = int(row.get("workers", 1)), "threads" if row["agent"] in (PEER, SECOND_PEER) else "ranks"
+    count, kind = int(row.get("workers", 1)), "threads" if row["agent"] in PEERS else "ranks"
     return row["agent"] if count == 1 else f"{row['agent']}, {count} {kind}"
 
 
@@ -242,7 +241,7 @@ def workers_of(rows: Sequence[dict[str, Any]]) -> str:
 
 def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
     """Frames/s of every line, beside the CSV; peers in brown, Python environments in grey."""
-    colours = {"sync": "#9aa5b1", "envpool": "#3465a4"} | dict.fromkeys((PEER, SECOND_PEER), "#c17d11")
+    colours = {"sync": "#9aa5b1", "envpool": "#3465a4"} | dict.fromkeys(PEERS, "#c17d11")
     plot_bars(
         path,
         [f"{row['num_envs']} {row['backend']}, {agent_of(row)}, {row['algo']}" for row in rows],

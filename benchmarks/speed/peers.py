@@ -1,4 +1,4 @@
-"""The peers of `end_to_end.py`: RecurrentPPO of sb3-contrib and PPO_RNN of skrl, on our environments and sizes.
+"""Peers of `end_to_end.py`: RecurrentPPO of sb3-contrib and PPO_RNN of skrl, on our environments and sizes.
 
     pip install -e '.[bench]'
 
@@ -131,8 +131,8 @@ class CpuEnvs(SyncVectorEnv):
 
 
 @contextmanager
-def skrl_defaults() -> Iterator[None]:
-    """Importing skrl switches off the argument checks of all distributions; the other contestants keep theirs."""
+def without_checks() -> Iterator[None]:
+    """Importing skrl or TorchRL ends the argument checks of all distributions; the other contestants keep theirs."""
     before = Distribution._validate_args
     Distribution.set_default_validate_args(False)
     try:
@@ -254,13 +254,13 @@ class SkrlRun:
 
     def __init__(self, config: TrainConfig) -> None:
         torch.set_num_threads(config.threads)
-        with skrl_defaults():
+        with without_checks():
             self.trainer = make_skrl(config)
         self.frames_per_update = config.num_envs * config.rollout_steps
 
     def advance(self) -> int:
         """One rollout and one update; returns the frames played."""
-        with skrl_defaults():
+        with without_checks():
             self.trainer.train()
         return self.frames_per_update
 

@@ -1,18 +1,27 @@
-"""The second peer of the speed benchmark: its network is the one it says, and it may be missing."""
+"""The second and third peer of the speed benchmark: their networks are what they say, and they may be missing."""
 
 from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import sys
+from typing import Any
 
 import pytest
 import torch
-from torch import nn
-from torch.distributions import Distribution
+from torch import Tensor, nn
+from torch.distributions import Categorical, Distribution
 
 from agents.config import preset
 from benchmarks.speed.end_to_end import PEER, peers_at_hand
-from benchmarks.speed.peers import SkrlRun, lstm_over_episodes
+from benchmarks.speed.peers import SkrlRun, lstm_over_episodes, make_flat
+from benchmarks.speed.torchrl_peer import TorchRLRun
+from envs.errors import UserError
+
+# Not importorskip: importing it here would end the argument checks of distributions for all tests.
+needs_torchrl = pytest.mark.skipif(
+    importlib.util.find_spec("torchrl") is None, reason="torchrl is not installed"
+)
 
 
 def test_pieces_equal_the_loop_of_steps_and_resets() -> None:
@@ -60,9 +69,83 @@ def test_learning_sees_what_acting_did() -> None:
     assert Distribution._validate_args == checks, "skrl's setting reached the other contestants"
 
 
-def test_a_missing_skrl_is_said_in_one_line(
+def test_a_missing_peer_is_said_in_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert peers_at_hand() == [PEER]
-    assert capsys.readouterr().out == "skrl is not installed and is left out: pip install 'mnm-rl[bench]'\n"
+    lines = "{} is not installed and is left out: pip install 'mnm-rl[bench]'\n"
+    assert capsys.readouterr().out == lines.format("skrl") + lines.format("torchrl")
+
+
+def test_torchrl_without_its_packages_is_a_users_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tensordict.nn", None)
+    with pytest.raises(UserError, match="torchrl is not installed"):
+        TorchRLRun(preset("minigrid-memory"))
+
+
+@needs_torchrl
+def test_torchrl_has_our_sizes_and_its_update_changes_every_weight() -> None:
+    checks = Distribution._validate_args
+    config = dataclasses.replace(
+        preset("minigrid-memory"), num_envs=4, rollout_steps=8, minibatches=2, epochs=2
+    )
+    run = TorchRLRun(config)
+    try:
+        weights = dict(run.parts.loss.named_parameters())
+        embedding, hidden = config.embedding_size, config.hidden_size
+        size = make_flat(config).observation_space.shape[0]
+        lstm = sum(weight.numel() for weight in nn.LSTM(embedding, hidden).parameters())
+        heads = (3 + 1) * (hidden + 1)
+        assert sum(weight.numel() for weight in weights.values()) == (size + 1) * embedding + lstm + heads
+        before = {name: weight.detach().clone() for name, weight in weights.items()}
+        assert run.advance() == 4 * 8
+        assert not [name for name, weight in weights.items() if torch.equal(weight, before[name])]
+        assert all(weight.isfinite().all() for weight in weights.values())
+    finally:
+        run.close()
+    assert Distribution._validate_args == checks, "TorchRL's setting reached the other contestants"
+
+
+def values_step_by_step(run: TorchRLRun, rollout: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """Values [N, T, 1] of the observations and of the next ones, log-probabilities [N, T] of the actions."""
+    embedding, lstm, logits = run.parts.policy[0]
+    value = run.parts.advantage.value_network[-1].module
+    state = tuple(rollout[f"recurrent_state_{part}"][:, 0].transpose(0, 1) for part in "hc")
+    values, next_values, log_probs = [], [], []
+    with torch.no_grad():
+        x, next_x = embedding.module(rollout["observation"]), embedding.module(rollout["next", "observation"])
+        for t in range(rollout.shape[1]):
+            keep = rollout["is_init"][:, t].logical_not()
+            y, state = lstm.lstm(x[:, t : t + 1], tuple(part * keep for part in state))
+            after, _ = lstm.lstm(next_x[:, t : t + 1], state)
+            values.append(value(y))
+            next_values.append(value(after))
+            log_probs.append(Categorical(logits=logits.module(y[:, 0])).log_prob(rollout["action"][:, t]))
+    return torch.cat(values, 1), torch.cat(next_values, 1), torch.stack(log_probs, 1)
+
+
+@needs_torchrl
+def test_torchrl_learns_what_it_did_and_estimates_over_episodes() -> None:
+    config = dataclasses.replace(
+        preset("minigrid-memory"), num_envs=4, rollout_steps=128, minibatches=2, epochs=1
+    )
+    run = TorchRLRun(config)
+    try:
+        run.advance()
+        rollout = next(run.rollouts)
+        done, is_init = rollout["next", "done"][..., 0], rollout["is_init"][..., 0]
+        assert done[:, :-1].any(), "no episode ended: the rollout does not try the cut"
+        assert torch.equal(is_init[:, 1:], done[:, :-1])
+        values, next_values, log_probs = values_step_by_step(run, rollout)
+        losses = run.learn(rollout)
+        torch.testing.assert_close(rollout["action_log_prob"], log_probs, rtol=0.0, atol=1e-6)
+        torch.testing.assert_close(rollout["state_value"], values, rtol=0.0, atol=1e-6)
+        torch.testing.assert_close(rollout["next", "state_value"], next_values, rtol=0.0, atol=1e-6)
+        first = losses[0]  # its weights are still those that acted
+        assert first["max_ratio"].item() == pytest.approx(1.0, abs=1e-5), (
+            "learning does not see what acting did"
+        )
+        assert all(loss.isfinite().all() for loss in losses for loss in loss.values())
+    finally:
+        run.close()
