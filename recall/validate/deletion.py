@@ -140,11 +140,8 @@ class _Return(Observer):
     """
 
     def __init__(self, episode: PlayedEpisode) -> None:
-        self.total, self.over, self.needed = (
-            0.0,
-            False,
-            set(episode.needed) if episode.repeats else set[int](),
-        )
+        self.total, self.over = 0.0, False
+        self.needed = set(episode.needed) if episode.repeats and episode.planted else set[int]()
 
     def after(self, moment: Moment) -> None:
         if not self.over:
