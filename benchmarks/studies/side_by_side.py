@@ -1,4 +1,4 @@
-"""How soon is a task learnt? The defaults against PPO of stable-baselines3 and RecurrentPPO of sb3-contrib.
+"""How soon is a task learnt? The defaults against stable-baselines3, sb3-contrib and torch-ac.
 
     pip install -e '.[bench]'
     python -m benchmarks.studies.side_by_side                                  all that is missing
@@ -6,12 +6,12 @@
     python -m benchmarks.studies.side_by_side --tasks none                     only writes the table again
 
 The peers train with the settings that rl-baselines3-zoo publishes for the task (hyperparams/ppo.yml, ppo_lstm.yml),
-their falling rates over the budget given here; ours with what docs/defaults.md says. The zoo has none for MiniGrid's
-memory tasks: there every side has those of the study memory-s7-view3, the peer in the sizes of ours
-(benchmarks/speed/peers.py). Every run is a process of its own with one thread, one at a time, ours and theirs in turn.
-About every 1,900 frames (DoorKey and positions: 8,000, LunarLander: 16,384, MemoryS7: 65,536) 20 episodes are played
-with the greedy policy; a task is learnt at the first of these evaluations that reaches its target, and given up after
-an hour. Seconds are those of the processor, from the making of the environments on, without imports and without those
+their falling rates over the budget given here, and torch-ac in MiniGrid with those of its starter files; ours with
+what docs/defaults.md says. The zoo has none for MiniGrid's memory tasks: there every side has those of the study
+memory-s7-view3, the peer in the sizes of ours (benchmarks/speed/peers.py). Every run is a process of its own with one
+thread, one at a time, ours and theirs in turn. Every so many frames (`Contest.every`) 20 episodes are played with the
+greedy policy; a task is learnt at the first of these evaluations that reaches its target, and given up after an hour.
+Seconds are those of the processor, from the making of the environments on, without imports and without those
 evaluations. A row per run goes to benchmarks/results/side_by_side.csv.
 """
 
@@ -39,6 +39,7 @@ from agents.trainer import Trainer
 from benchmarks.common import RESULTS_DIR, ROOT, machine_columns, names_in, numbers_in, require_clean_tree
 from benchmarks.report.speed_page import put_table
 from benchmarks.speed.peers import FlatOneHot, make_sb3
+from benchmarks.speed.torch_ac_peer import images, make_torch_ac
 from benchmarks.studies import ordinary_tasks
 from benchmarks.studies.ordinary_tasks import MEMORIES, POSITIONS, Task
 from benchmarks.studies.studies import MORE_UPDATES, VIEW_3
@@ -51,7 +52,7 @@ PAGE = ROOT / "docs" / "defaults.md"
 EPISODES = 20
 LIMIT_S = 3_600.0
 """Processor time after which a run that has not learnt is given up."""
-PEER, PEER_LSTM = "sb3 PPO", "sb3 RecurrentPPO"
+PEER, PEER_LSTM, PEER_MINIGRID = "sb3 PPO", "sb3 RecurrentPPO", "torch-ac PPO"
 TASKS = ordinary_tasks.TASKS | {
     "MemoryS7": Task(
         "MiniGrid-MemoryS7-v0", 2_000_000, 0.9, ("--preset", "minigrid-memory", *VIEW_3, *MORE_UPDATES),
@@ -84,15 +85,19 @@ class Contest:
     """Frames between two evaluations; this is just below two updates of ours, whose resets are not counted."""
 
     @property
-    def peer(self) -> str:
-        """Name of the peer."""
-        return PEER_LSTM if self.recurrent else PEER
+    def peers(self) -> list[str]:
+        """Names of the peers; the first is the measure of the others."""
+        return [
+            PEER_LSTM if self.recurrent else PEER,
+            *([PEER_MINIGRID] if self.settings is MINIGRID else []),
+        ]
 
 
 CARTPOLE: dict[str, Any] = {
     "n_steps": 32, "batch_size": 256, "n_epochs": 20, "gamma": 0.98, "gae_lambda": 0.8,
     "learning_rate": falling(1e-3), "clip_range": falling(0.2),
 }  # fmt: skip
+MINIGRID: dict[str, Any] = {"n_steps": 128, "batch_size": 64, "learning_rate": 2.5e-4}
 CONTESTS = {
     "CartPole": Contest(200_000, 8, CARTPOLE),
     "CartPole-positions": Contest(300_000, 8, CARTPOLE, recurrent=True, every=8_000),
@@ -102,9 +107,11 @@ CONTESTS = {
         4,
         {"n_steps": 1024, "gamma": 0.9, "learning_rate": 1e-3, "use_sde": True, "sde_sample_freq": 4},
     ),
-    "DoorKey-5x5": Contest(
-        200_000, 8, {"n_steps": 128, "batch_size": 64, "learning_rate": 2.5e-4}, normalize=True, every=8_000
-    ),
+    "DoorKey-5x5": Contest(200_000, 8, MINIGRID, normalize=True, every=8_000),
+    "DoorKey-6x6": Contest(500_000, 8, MINIGRID, normalize=True, every=16_000),
+    "MultiRoom-N2-S4": Contest(200_000, 8, MINIGRID, normalize=True, every=8_000),
+    "FourRooms": Contest(1_000_000, 8, MINIGRID, normalize=True, every=16_000),
+    "GoToRedBall": Contest(500_000, 8, MINIGRID, normalize=True, every=16_000),
     "LunarLander": Contest(
         1_000_000,
         16,
@@ -116,9 +123,12 @@ CONTESTS = {
 
 
 def sides(task: str) -> list[str]:
-    """The peer, then our cores."""
+    """The peers, then our cores."""
     contest = CONTESTS[task]
-    return [contest.peer, *(core for core in TASKS[task].cores if not (contest.recurrent and core == "none"))]
+    return [
+        *contest.peers,
+        *(core for core in TASKS[task].cores if not (contest.recurrent and core == "none")),
+    ]
 
 
 @dataclass
@@ -221,8 +231,21 @@ def make_peer(task: str, seed: int) -> Any:
     return algorithm(vector, seed=seed, device="cpu", **contest.settings)
 
 
-def run_peer(task: str, seed: int) -> dict[str, Any]:
-    """The same for the peer."""
+def play_peer(task: str, env: gymnasium.Env[Any, Any], act: Callable[[Any, bool], Any]) -> float:
+    """What an agent that is told of the first observation of an episode earns in ours; or how often it succeeds."""
+    total = 0.0
+    for number in range(EPISODES):
+        obs, _ = env.reset(seed=held_out_seed(0, number))
+        begins, done, earned = True, False, 0.0
+        while not done:
+            obs, reward, terminated, truncated, _ = env.step(act(obs, begins))
+            begins, done, earned = False, terminated or truncated, earned + float(reward)
+        total += float(earned > 0) if TASKS[task].figure == "success" else earned
+    return total / EPISODES
+
+
+def run_sb3(task: str, seed: int) -> dict[str, Any]:
+    """The same for a peer of stable-baselines3."""
     try:
         from stable_baselines3.common.callbacks import BaseCallback
         from stable_baselines3.common.vec_env import VecNormalize
@@ -230,22 +253,19 @@ def run_peer(task: str, seed: int) -> dict[str, Any]:
         raise UserError("sb3-contrib is not installed: pip install 'mnm-rl[bench]'") from None
 
     torch.set_num_threads(1)
-    contest, by_success = CONTESTS[task], TASKS[task].figure == "success"
+    contest = CONTESTS[task]
     ours = our_config(task, "lstm", seed, "") if contest.settings is None else None
 
-    def play() -> float:
-        total, env, vector = 0.0, make_env(task), model.get_env()
-        for number in range(EPISODES):
-            obs, _ = env.reset(seed=held_out_seed(0, number))
-            state, begins, done, earned = None, True, False, 0.0
-            while not done:
-                seen = vector.normalize_obs(obs) if isinstance(vector, VecNormalize) else obs
-                action, state = model.predict(seen, state, episode_start=begins, deterministic=True)
-                obs, reward, terminated, truncated, _ = env.step(action)
-                begins, done, earned = False, terminated or truncated, earned + float(reward)
-            total += float(earned > 0) if by_success else earned
-        env.close()
-        return total / EPISODES
+    state: Any = None
+
+    def act(obs: Any, begins: bool) -> Any:
+        nonlocal state
+        vector = model.get_env()
+        seen = vector.normalize_obs(obs) if isinstance(vector, VecNormalize) else obs
+        action, state = model.predict(
+            seen, None if begins else state, episode_start=begins, deterministic=True
+        )
+        return action
 
     class Watch(BaseCallback):  # type: ignore[misc, unused-ignore]
         """Looks after every rollout, as ours does after every update."""
@@ -260,15 +280,37 @@ def run_peer(task: str, seed: int) -> dict[str, Any]:
         def _on_step(self) -> bool:
             return not self.over
 
-    course = Course(TASKS[task].bar, play, contest.every)
+    course = Course(TASKS[task].bar, partial(play_peer, task, make_env(task), act), contest.every)
     model = make_peer(task, seed)
     model.learn(contest.frames, callback=Watch(), log_interval=None)
     return course.row()
 
 
+def run_torch_ac(task: str, seed: int) -> dict[str, Any]:
+    """The same for torch-ac."""
+    torch.set_num_threads(1)
+    contest = CONTESTS[task]
+
+    def act(obs: dict[str, Any], begins: bool) -> int:
+        with torch.no_grad():
+            return int(agent.acmodel(images([obs]))[0].probs.argmax())
+
+    play = partial(play_peer, task, make_single(TASKS[task].env), act)
+    course = Course(TASKS[task].bar, play, contest.every)
+    agent = make_torch_ac(TASKS[task].env, seed)
+    while course.frames < contest.frames:
+        agent.update_parameters(agent.collect_experiences()[0])
+        if course.is_over(course.frames + agent.num_frames):
+            break
+    return course.row()
+
+
 def run(task: str, side: str, seed: int) -> dict[str, Any]:
     """One run, in a process of its own."""
-    found = run_peer(task, seed) if side.startswith("sb3") else run_ours(task, side, seed)
+    if side == PEER_MINIGRID:
+        found = run_torch_ac(task, seed)
+    else:
+        found = run_sb3(task, seed) if side in CONTESTS[task].peers else run_ours(task, side, seed)
     return {
         "task": task,
         "side": side,
@@ -292,7 +334,7 @@ def table(rows: Sequence[dict[str, str]]) -> str:
             )
             for side in sides(task)
         }
-        peers = by_side[CONTESTS[task].peer]
+        peers = by_side[CONTESTS[task].peers[0]]
         for side, found in by_side.items():
             if found:
                 shown = [

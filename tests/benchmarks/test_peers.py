@@ -1,20 +1,24 @@
-"""The second and third peer of the speed benchmark: their networks are what they say, and they may be missing."""
+"""The peers that leave their networks to us: these are what they say, and the packages may be missing."""
 
 from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import multiprocessing
 import sys
 from typing import Any
 
+import gymnasium
 import pytest
 import torch
+from gymnasium import spaces
 from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution
 
 from agents.config import preset
 from benchmarks.speed.end_to_end import PEER, peers_at_hand
 from benchmarks.speed.peers import SkrlRun, lstm_over_episodes, make_flat
+from benchmarks.speed.torch_ac_peer import ENVS, SerialEnv, make_torch_ac
 from benchmarks.speed.torchrl_peer import TorchRLRun
 from envs.errors import UserError
 
@@ -149,3 +153,48 @@ def test_torchrl_learns_what_it_did_and_estimates_over_episodes() -> None:
         assert all(loss.isfinite().all() for loss in losses for loss in loss.values())
     finally:
         run.close()
+
+
+class Countdown(gymnasium.Env[int, int]):
+    """Ends after `action` steps at the latest; the observation is the number of steps, the seed after a reset."""
+
+    observation_space, action_space = spaces.Discrete(1_000_000), spaces.Discrete(9)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[int, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.steps = 0
+        return (seed or 0, {})
+
+    def step(self, action: int) -> tuple[int, float, bool, bool, dict[str, Any]]:
+        self.steps += 1
+        return self.steps, 1.0, self.steps >= action, False, {}
+
+
+def test_torch_acs_environments_in_one_process_are_seeded_one_by_one_and_reset_where_they_end() -> None:
+    envs = SerialEnv([Countdown(), Countdown()], seed=7)
+    assert envs.reset() == [7, 10_007]
+    observations, rewards, terminated, truncated, _ = envs.step(torch.tensor([2, 1]).numpy())
+    assert (observations, rewards) == ([1, 0], [1.0, 1.0]), "the second begins anew"
+    assert (terminated, truncated) == ([False, True], [False, False])
+
+
+def test_torch_ac_without_its_package_is_a_users_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    method = multiprocessing.get_start_method(allow_none=True)
+    monkeypatch.setitem(sys.modules, "torch_ac", None)
+    with pytest.raises(UserError, match="torch-ac is not installed"):
+        make_torch_ac("MiniGrid-DoorKey-5x5-v0", 0)
+    assert multiprocessing.get_start_method(allow_none=True) == method
+
+
+@pytest.mark.skipif(importlib.util.find_spec("torch_ac") is None, reason="torch-ac is not installed")
+def test_torch_ac_has_the_sizes_of_its_starter_files_and_its_update_changes_every_weight() -> None:
+    method = multiprocessing.get_start_method(allow_none=True)
+    algo = make_torch_ac("MiniGrid-DoorKey-5x5-v0", 0)
+    assert multiprocessing.get_start_method(allow_none=True) == method
+    assert (algo.num_frames, algo.lr, algo.recurrence, algo.batch_size) == (ENVS * 128, 1e-3, 1, 256)
+    weights = dict(algo.acmodel.named_parameters())
+    convolutions = (3 * 4 + 1) * 16 + (16 * 4 + 1) * 32 + (32 * 4 + 1) * 64
+    assert sum(weight.numel() for weight in weights.values()) == convolutions + 2 * 65 * 64 + 65 * (7 + 1)
+    before = {name: weight.detach().clone() for name, weight in weights.items()}
+    algo.update_parameters(algo.collect_experiences()[0])
+    assert not [name for name, weight in weights.items() if torch.equal(weight, before[name])]
