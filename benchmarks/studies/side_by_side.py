@@ -208,7 +208,7 @@ def run_ours(task: str, core: str, seed: int) -> dict[str, Any]:
 def make_env(task: str) -> gymnasium.Env[Any, Any]:
     """One environment as the peer sees it."""
     name, contest = TASKS[task].env, CONTESTS[task]
-    if name.startswith("MiniGrid"):
+    if name.startswith(("MiniGrid", "BabyAI")):
         arguments = {} if contest.settings is not None else our_config(task, "lstm", 0, "").env_arguments()
         return FlatOneHot(make_single(name, arguments))
     env = gymnasium.make(name)
