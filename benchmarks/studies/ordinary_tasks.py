@@ -77,12 +77,6 @@ TASKS = {
     "CartPole": Task("CartPole-v1", 150_000, 475.0),
     "CartPole-positions": Task("CartPole-v1", 300_000, 450.0, POSITIONS),
     "DoorKey-5x5": Task("MiniGrid-DoorKey-5x5-v0", 80_000, 0.95, cores=MEMORIES, figure="success"),
-    "DoorKey-6x6": Task("MiniGrid-DoorKey-6x6-v0", 200_000, 0.9, EARLIER, cores=MEMORIES, figure="success"),
-    "MultiRoom-N2-S4": Task(
-        "MiniGrid-MultiRoom-N2-S4-v0", 200_000, 0.9, EARLIER, cores=MEMORIES, figure="success"
-    ),
-    "FourRooms": Task("MiniGrid-FourRooms-v0", 300_000, 0.9, EARLIER, cores=MEMORIES, figure="success"),
-    "GoToRedBall": Task("BabyAI-GoToRedBall-v0", 300_000, 0.9, EARLIER, cores=MEMORIES, figure="success"),
     "Acrobot": Task("Acrobot-v1", 300_000, -100.0),
     "Pendulum": Task("Pendulum-v1", 300_000, -250.0, ("--preset", "continuous")),
     "Pendulum-angle": Task("Pendulum-v1", 600_000, -400.0, ANGLE, cores=MEMORIES),
