@@ -304,6 +304,8 @@ BACKWARDS = ("--rollout-steps", "206", "--gamma", "0", "--learning-rate", "1e-3"
 """A rollout of two episodes of AutoencodeEasy, an answer that is paid at once, and keys that see the card."""
 SYMBOLS_AGO = ("--gamma", "0", "--interaction-window", "4")
 """An answer is paid at once."""
+PAIRS_OF_CARDS = ("--rollout-steps", "104", "--gamma", "0.5", "--interaction-window", "1")
+"""A rollout of one episode; a card turned over is paid for with the next."""
 
 
 def popgym(name: str, total_steps: int, *options: str) -> Study:
@@ -394,6 +396,7 @@ STUDIES: dict[str, Study] = {
         island(4, 800_000, *SMALLER_STEPS, after="island-3-of-5"),
         island(5, 2_000_000, "--anneal", *SMALLER_STEPS, after="island-4-of-5"),
         popgym("AutoencodeEasy", 15_000_000, *BACKWARDS),
+        popgym("ConcentrationEasy", 1_000_000, *PAIRS_OF_CARDS),
         popgym("RepeatPreviousEasy", 1_000_000, *SYMBOLS_AGO),
         popgym("RepeatPreviousMedium", 1_000_000, *SYMBOLS_AGO, "--rollout-steps", "104"),
         Study(
