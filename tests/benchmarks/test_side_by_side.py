@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
+import gymnasium
 import pytest
 from checks import refusal
+from gymnasium import spaces
 
 from agents.files import read_csv
 from benchmarks.common import names_in, numbers_in
 from benchmarks.studies import side_by_side
 from benchmarks.studies.side_by_side import (
     CONTESTS,
+    EPISODES,
     PAGE,
     RESULTS,
     TASKS,
     Course,
     falling,
+    play_peer,
     run_ours,
     sides,
     table,
@@ -57,6 +62,31 @@ def test_a_run_that_has_not_learnt_is_given_up_when_its_time_is_up(monkeypatch: 
     monkeypatch.setattr(side_by_side, "LIMIT_S", 0.0)
     assert course.is_over(2)
     assert course.row()["learnt"] == 0
+
+
+class Countdown(gymnasium.Env[int, int]):
+    """Pays 1 per step for three steps, or nothing from the second episode on."""
+
+    observation_space, action_space = spaces.Discrete(4), spaces.Discrete(2)
+    episodes = 0
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[int, dict[str, Any]]:
+        self.steps, self.episodes = 0, self.episodes + 1
+        return 0, {}
+
+    def step(self, action: int) -> tuple[int, float, bool, bool, dict[str, Any]]:
+        self.steps += 1
+        return self.steps, float(self.episodes == 1), self.steps == 3, False, {}
+
+
+@pytest.mark.parametrize(("task", "earned"), [("CartPole", 3.0), ("DoorKey-5x5", 1.0)])
+def test_a_peer_is_told_of_first_observations_and_judged_by_return_or_success(
+    task: str, earned: float
+) -> None:
+    told: list[tuple[int, bool]] = []
+    mean = play_peer(task, Countdown(), lambda obs, begins: told.append((obs, begins)) or 0)
+    assert mean == earned / EPISODES
+    assert told == [(0, True), (1, False), (2, False)] * EPISODES
 
 
 def test_the_schedule_of_the_peer_falls_to_zero() -> None:
