@@ -2,9 +2,10 @@
 
     pip install -e '.[bench]'
 
-torch-ac leaves the network to its user; this one has the layers and sizes that rl-starter-files publish: three 2 x 2
-convolutions of the raw image (16, 32, 64 filters, a max-pooling after the first), then a policy and a value, each with
-a hidden layer of 64 (tanh). Without memory, the default there. Its environments would run in processes of their own;
+torch-ac leaves the network to its user; this one has the layers, sizes and first weights that rl-starter-files publish:
+three 2 x 2 convolutions of the raw image (16, 32, 64 filters, a max-pooling after the first), then a policy and a value,
+each with a hidden layer of 64 (tanh), their linear layers with normal rows of norm 1 and no bias. Without memory, the
+default there. Its environments would run in processes of their own;
 here they share one, so that the processor's time of a run is all in it. Same steps, same resets.
 """
 
@@ -55,6 +56,14 @@ def images(observations: Sequence[dict[str, Any]], device: Any = None) -> Tensor
     return torch.tensor(stacked, device=device, dtype=torch.float).movedim(-1, 1)
 
 
+def start_linear(layer: nn.Module) -> None:
+    """Rows of a linear layer: a random direction, norm 1; bias 0."""
+    if isinstance(layer, nn.Linear):
+        with torch.no_grad():
+            layer.weight.copy_(nn.functional.normalize(torch.randn_like(layer.weight), dim=1))
+            layer.bias.zero_()
+
+
 def make_torch_ac(env_name: str, seed: int) -> Any:
     """torch_ac.PPOAlgo on `ENVS` environments, each an update of 128 steps."""
     chosen = multiprocessing.get_start_method(allow_none=True)
@@ -80,6 +89,7 @@ def make_torch_ac(env_name: str, seed: int) -> Any:
             self.policy, self.value = (
                 nn.Sequential(nn.Linear(size, 64), nn.Tanh(), nn.Linear(64, out)) for out in (actions, 1)
             )
+            self.apply(start_linear)
 
         def forward(self, image: Tensor) -> tuple[Categorical, Tensor]:
             embedding = self.image(image)

@@ -195,6 +195,13 @@ def test_torch_ac_has_the_sizes_of_its_starter_files_and_its_update_changes_ever
     weights = dict(algo.acmodel.named_parameters())
     convolutions = (3 * 4 + 1) * 16 + (16 * 4 + 1) * 32 + (32 * 4 + 1) * 64
     assert sum(weight.numel() for weight in weights.values()) == convolutions + 2 * 65 * 64 + 65 * (7 + 1)
+    for name, weight in weights.items():
+        if not name.startswith("image"):
+            assert (
+                torch.allclose(weight.norm(dim=1), torch.ones(len(weight)))
+                if weight.dim() == 2
+                else not weight.any()
+            )
     before = {name: weight.detach().clone() for name, weight in weights.items()}
     algo.update_parameters(algo.collect_experiences()[0])
     assert not [name for name, weight in weights.items() if torch.equal(weight, before[name])]
