@@ -3,10 +3,10 @@
     pip install -e '.[bench]'
 
 torch-ac leaves the network to its user; this one has the layers, sizes and first weights that rl-starter-files publish:
-three 2 x 2 convolutions of the raw image (16, 32, 64 filters, a max-pooling after the first), then a policy and a value,
-each with a hidden layer of 64 (tanh), their linear layers with normal rows of norm 1 and no bias. Without memory, the
-default there. Its environments would run in processes of their own;
-here they share one, so that the processor's time of a run is all in it. Same steps, same resets.
+three 2 x 2 convolutions of the raw image (16, 32, 64 filters, a max-pooling after the first), then a policy and a
+value, each with a hidden layer of 64 (tanh), their linear layers with normal rows of norm 1 and no bias. Without
+memory, the default there. Its environments would run in processes of their own; here they share one, so that the
+processor's time of a run is all in it. Same steps, same resets.
 """
 
 from __future__ import annotations
