@@ -41,11 +41,11 @@ from benchmarks.report.speed_page import put_table
 from benchmarks.speed.peers import FlatOneHot, make_sb3
 from benchmarks.speed.torch_ac_peer import images, make_torch_ac
 from benchmarks.studies import ordinary_tasks
-from benchmarks.studies.ordinary_tasks import MEMORIES, POSITIONS, Task
+from benchmarks.studies.ordinary_tasks import MEMORIES, Task
 from benchmarks.studies.studies import MORE_UPDATES, VIEW_3
 from envs import held_out_seed, make_single
 from envs.errors import UserError
-from envs.wrappers import KeepEntries
+from envs.make import make_plain
 
 RESULTS = RESULTS_DIR / "side_by_side.csv"
 PAGE = ROOT / "docs" / "defaults.md"
@@ -100,16 +100,20 @@ CARTPOLE: dict[str, Any] = {
     "n_steps": 32, "batch_size": 256, "n_epochs": 20, "gamma": 0.98, "gae_lambda": 0.8,
     "learning_rate": falling(1e-3), "clip_range": falling(0.2),
 }  # fmt: skip
+PENDULUM: dict[str, Any] = {
+    "n_steps": 1024, "gamma": 0.9, "learning_rate": 1e-3, "use_sde": True, "sde_sample_freq": 4,
+}  # fmt: skip
+"""With and without the velocity."""
 MINIGRID: dict[str, Any] = {"n_steps": 128, "batch_size": 64, "learning_rate": 2.5e-4}
 """The zoo's for DoorKey-5x5. Those for FourRooms have longer rollouts; for other tasks of MiniGrid it has none."""
 CONTESTS = {
     "CartPole": Contest(200_000, 8, CARTPOLE),
     "CartPole-positions": Contest(300_000, 8, CARTPOLE, recurrent=True, every=8_000),
     "Acrobot": Contest(300_000, 16, {"n_steps": 256, "n_epochs": 4, "gae_lambda": 0.94}, normalize=True),
-    "Pendulum": Contest(
-        300_000,
-        4,
-        {"n_steps": 1024, "gamma": 0.9, "learning_rate": 1e-3, "use_sde": True, "sde_sample_freq": 4},
+    "Pendulum": Contest(300_000, 4, PENDULUM),
+    "Pendulum-angle": Contest(600_000, 4, PENDULUM, recurrent=True, every=8_000),
+    "MountainCar": Contest(
+        500_000, 16, {"n_steps": 16, "n_epochs": 4, "gae_lambda": 0.98}, normalize=True, every=16_384
     ),
     "DoorKey-5x5": Contest(200_000, 8, MINIGRID, normalize=True, starter_files=True, every=8_000),
     "DoorKey-6x6": Contest(500_000, 8, MINIGRID, normalize=True, starter_files=True, every=16_000),
@@ -213,12 +217,10 @@ def run_ours(task: str, core: str, seed: int) -> dict[str, Any]:
 
 def make_env(task: str) -> gymnasium.Env[Any, Any]:
     """One environment as the peer sees it."""
-    name, contest = TASKS[task].env, CONTESTS[task]
+    name, arguments = TASKS[task].env, our_config(task, "lstm", 0, "").env_arguments()
     if name.startswith(("MiniGrid", "BabyAI")):
-        arguments = {} if contest.settings is not None else our_config(task, "lstm", 0, "").env_arguments()
         return FlatOneHot(make_single(name, arguments))
-    env = gymnasium.make(name)
-    return KeepEntries(env, [0, 2]) if TASKS[task].options == POSITIONS else env
+    return make_plain(name, arguments)
 
 
 def make_peer(task: str, seed: int) -> Any:

@@ -21,6 +21,7 @@ from benchmarks.studies.side_by_side import (
     TASKS,
     Course,
     falling,
+    make_env,
     play_peer,
     run_ours,
     sides,
@@ -77,6 +78,14 @@ class Countdown(gymnasium.Env[int, int]):
     def step(self, action: int) -> tuple[int, float, bool, bool, dict[str, Any]]:
         self.steps += 1
         return self.steps, float(self.episodes == 1), self.steps == 3, False, {}
+
+
+def test_a_peer_sees_what_the_options_of_ours_leave_of_an_observation() -> None:
+    whole, angle = (make_env(task).reset(seed=5)[0] for task in ("Pendulum", "Pendulum-angle"))
+    assert whole.shape == (3,)
+    assert angle.tolist() == whole[:2].tolist()
+    near, far = (make_env(task).observation_space.shape[0] for task in ("MemoryS7", "DoorKey-5x5"))
+    assert near < far, "a view of 3 cells, and one of 7"
 
 
 @pytest.mark.parametrize(("task", "earned"), [("CartPole", 3.0), ("DoorKey-5x5", 1.0)])
