@@ -217,12 +217,15 @@ def pair_bandit(
     *options: str,
     symbols: int | None = None,
     feedback: str = "told",
+    codes: str = "symbol",
     doors: int = 4,
     **more: Any,
 ) -> Study:
     """A study of the pair bandit: bind signs to doors, the right door told after each choice or only rewarded."""
     name, title, kwargs = f"pair-bandit-{contexts}", f"{contexts} signs", dict[str, Any](contexts=contexts)
-    if symbols is not None:
+    if codes == "random":
+        name, title, kwargs["codes"] = f"{name}-random", f"{contexts} random signs", codes
+    elif symbols is not None:
         name, title, kwargs["symbols"] = f"{name}-of-{symbols}", f"{title} of {symbols}", symbols
     if feedback != "told":
         name, kwargs["feedback"], kwargs["rounds"] = f"{name}-{feedback}", feedback, REWARD_ROUNDS
@@ -242,6 +245,7 @@ def pair_bandit_stages(
     *stages: tuple[int, int], cores: tuple[str, ...], feedback: str = "told", **more: Any
 ) -> list[Study]:
     """A curriculum: (signs of an episode, frames) of each stage, all of one alphabet; the last one shows it whole.
+    Random signs (`codes`) have no alphabet.
 
     Rollouts hold one episode, or two where it is short. The rate is constant but in the last stage.
     """
@@ -381,6 +385,15 @@ STUDIES: dict[str, Study] = {
         ),
         *pair_bandit_stages(
             (4, 500_000), (8, 400_000), (16, 600_000), cores=("lstm", "mnm-p"), feedback="reward"
+        ),
+        pair_bandit(16, 500_000, codes="random", cores=("lstm", GATED_DELTA, "mnm-p")),
+        *pair_bandit_stages(
+            (4, 500_000),
+            (8, 400_000),
+            (16, 600_000),
+            cores=("lstm", "mnm-p"),
+            feedback="reward",
+            codes="random",
         ),
         *pair_bandit_stages(
             (4, 200_000),
