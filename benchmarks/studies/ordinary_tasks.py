@@ -74,7 +74,7 @@ class Task:
 TASKS = {
     "CartPole": Task("CartPole-v1", 150_000, 475.0),
     "CartPole-positions": Task("CartPole-v1", 300_000, 450.0, POSITIONS),
-    "DoorKey-5x5": Task("MiniGrid-DoorKey-5x5-v0", 80_000, 0.95, cores=MEMORIES, figure="success"),
+    "DoorKey-5x5": Task("MiniGrid-DoorKey-5x5-v0", 80_000, 0.95, figure="success"),
     "Acrobot": Task("Acrobot-v1", 300_000, -100.0),
     "Pendulum": Task("Pendulum-v1", 300_000, -250.0, ("--preset", "continuous")),
     "Pendulum-angle": Task("Pendulum-v1", 600_000, -400.0, ANGLE, cores=MEMORIES),

@@ -54,10 +54,10 @@ LIMIT_S = 3_600.0
 """Processor time after which a run that has not learnt is given up."""
 PEER, PEER_LSTM, PEER_MINIGRID = "sb3 PPO", "sb3 RecurrentPPO", "torch-ac PPO"
 TASKS = ordinary_tasks.TASKS | {
-    "DoorKey-6x6": Task("MiniGrid-DoorKey-6x6-v0", 500_000, 0.9, cores=MEMORIES, figure="success"),
-    "MultiRoom-N2-S4": Task("MiniGrid-MultiRoom-N2-S4-v0", 200_000, 0.9, cores=MEMORIES, figure="success"),
-    "FourRooms": Task("MiniGrid-FourRooms-v0", 1_000_000, 0.9, cores=MEMORIES, figure="success"),
-    "GoToRedBall": Task("BabyAI-GoToRedBall-v0", 500_000, 0.9, cores=MEMORIES, figure="success"),
+    "DoorKey-6x6": Task("MiniGrid-DoorKey-6x6-v0", 500_000, 0.9, figure="success"),
+    "MultiRoom-N2-S4": Task("MiniGrid-MultiRoom-N2-S4-v0", 200_000, 0.9, figure="success"),
+    "FourRooms": Task("MiniGrid-FourRooms-v0", 1_000_000, 0.9, figure="success"),
+    "GoToRedBall": Task("BabyAI-GoToRedBall-v0", 500_000, 0.9, figure="success"),
     "MemoryS7": Task(
         "MiniGrid-MemoryS7-v0", 2_000_000, 0.9, ("--preset", "minigrid-memory", *VIEW_3, *MORE_UPDATES),
         cores=MEMORIES, figure="success",
