@@ -175,3 +175,9 @@ def test_the_example_of_an_own_environment_runs(tmp_path: Path, monkeypatch: pyt
 @pytest.mark.slow
 def test_the_example_of_deployment_runs(tmp_path: Path) -> None:
     assert example("deploy").main(exported=str(tmp_path / "step.pt2")) > 0.0
+
+
+@pytest.mark.slow
+def test_the_example_of_recalls_finds_the_answers_in_the_tape(tmp_path: Path) -> None:
+    assert example("recalls").main(folder=str(tmp_path)) == 1.0
+    assert {file.name for file in tmp_path.iterdir()} == {"recall.gif", "recall.html", "episode.npz"}
