@@ -121,10 +121,6 @@ class Actions(ABC):
     def to_env(self, action: Tensor) -> Any:
         """What `step` of a vector environment takes for actions [B, *shape]; element b is one environment's."""
 
-    @abstractmethod
-    def describe(self, action: Any) -> str:
-        """A short label for one action [*shape]."""
-
 
 class Categorical(ActionDistribution):
     """One of A actions, with probabilities softmax(parameters [..., A])."""
@@ -215,9 +211,6 @@ class DiscreteActions(Actions):
 
     def to_env(self, action: Tensor) -> np.ndarray:
         return action.cpu().numpy() + self.start
-
-    def describe(self, action: Any) -> str:
-        return str(self.start + int(action))
 
 
 class Vector(ActionDistribution):
@@ -410,10 +403,6 @@ class VectorActions(Actions):
 
     def to_env(self, action: Tensor) -> np.ndarray:
         return action.double().cpu().numpy()
-
-    def describe(self, action: Any) -> str:
-        pairs = zip(self.counts, torch.as_tensor(action).tolist(), strict=True)
-        return f"[{', '.join(f'{x:.0f}' if count else f'{x:.2f}' for count, x in pairs)}]"
 
 
 def _places(counts: Sequence[int]) -> np.ndarray:

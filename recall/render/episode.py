@@ -59,7 +59,6 @@ class _Film(TapeObserver):
 
     def __init__(self, model: Actor, core: str, seed: int, scenes: bool) -> None:
         super().__init__(model, core, [seed])
-        self.model = model
         self.scenes = SceneStore() if scenes else None
         self.names: list[str] = []
         self.terminated = False
@@ -67,10 +66,7 @@ class _Film(TapeObserver):
 
     def before(self, moment: Moment) -> None:
         self._scene = scene_of(moment.env) if self.scenes is not None else None
-        if np.ndim(moment.action):
-            self.names.append(self.model.actions.describe(moment.action))
-        else:
-            self.names.append(action_name(moment.env, moment.wire))
+        self.names.append(action_name(moment.env, moment.wire))
 
     def after(self, moment: Moment) -> None:
         scene = self._scene

@@ -38,8 +38,10 @@ MOST_TILES = 24
 MOST_PARTS = 96
 """Numbers or components of one entry that are drawn."""
 MOST_ENTRIES = 8
+BRIEF_ROWS = 3
+"""Entries under one another in a brief picture; more stand side by side."""
 SMALLEST_PICTURE = 8
-GAP = 6
+GAP, HEADING = 6, 22
 
 
 class Entry(NamedTuple):
@@ -55,7 +57,7 @@ class Entry(NamedTuple):
 def draw_observation(door: Door, width: int, height: int, brief: bool = False) -> Picture:
     """The observation that `door` gave last, [h, w, 3] within height x width; `brief`: without headings."""
     entries = entries_of(door)
-    return _draw(entries[: 3 if brief else MOST_ENTRIES], len(entries), width, height, brief)
+    return _draw(entries[:MOST_ENTRIES], len(entries), width, height, brief)
 
 
 def entries_of(door: Door) -> list[Entry]:
@@ -90,22 +92,37 @@ def _part(space: Any, path: tuple[Hashable, ...]) -> Any:
 
 
 def _draw(entries: list[Entry], count: int, width: int, height: int, brief: bool) -> Picture:
-    heading = 0 if brief else 22
-    room = (height - (0 if count <= len(entries) else heading)) // len(entries) - heading - GAP
-    blocks: list[Image.Image] = []
-    for entry in entries:
-        if not brief:
-            blocks.append(_line(_heading(entry), width, heading, palette.FAINT_INK))
-        blocks.append(_block(entry, width, max(room, 8), brief))
-    if count > len(entries) and not brief:
-        blocks.append(_line(f"and {count - len(entries)} more", width, heading, palette.FAINT_INK))
-    total = sum(block.height for block in blocks) + GAP * (len(blocks) - 1)
-    used = max(block.width for block in blocks)
+    columns = math.ceil(len(entries) / BRIEF_ROWS) if brief else 1
+    lines = math.ceil(len(entries) / columns)
+    heading = 0 if brief else HEADING
+    more = count > len(entries) and not brief
+    room = (height - more * HEADING) // lines - GAP - (heading + GAP if heading else 0)
+    across = (width - GAP * (columns - 1)) // columns
+    rows: list[list[Image.Image]] = []
+    for place, entry in enumerate(entries):
+        if heading:
+            rows.append([_line(_heading(entry), width, heading, palette.FAINT_INK)])
+        if place % columns == 0:
+            rows.append([])
+        rows[-1].append(_block(entry, across, max(room, 8), brief))
+    if more:
+        rows.append([_line(f"and {count - len(entries)} more", width, heading, palette.FAINT_INK)])
+    return _laid_out(rows, width, height)
+
+
+def _laid_out(rows: list[list[Image.Image]], width: int, height: int) -> Picture:
+    """Rows of blocks, one under the other, cut off at width and height."""
+    heights = [max(block.height for block in row) for row in rows]
+    used = max(sum(block.width for block in row) + GAP * (len(row) - 1) for row in rows)
+    total = sum(heights) + GAP * (len(rows) - 1)
     canvas = Image.new("RGB", (min(used, width), min(total, height)), palette.PAPER)
     top = 0
-    for block in blocks:
-        canvas.paste(block, (0, top))
-        top += block.height + GAP
+    for row, high in zip(rows, heights, strict=True):
+        left = 0
+        for block in row:
+            canvas.paste(block, (left, top))
+            left += block.width + GAP
+        top += high + GAP
     return np.asarray(canvas)
 
 

@@ -37,7 +37,7 @@ PLACE_MARK = 15
 """Pixels: side of the rank that is drawn on the map."""
 
 WORDS_SIZE = 16
-VALUE_SIZE = 21
+VALUE_SIZE, SMALL_VALUE_SIZE = 21, 14
 TOLD = ("", INTERACT)
 """Where what is recalled is said in words: where writes interact, amounts are doubtful, and not which step it is."""
 QUIET = {NO_SINGLE: f"{NO_SINGLE}: several together"}
@@ -398,10 +398,14 @@ def _slots(
     slots: Sequence[tuple[str, str]],
     strong: str = "",
 ) -> None:
-    """Small grey names above large values, `step` pixels apart; what is too long for that ends in dots."""
+    """Small grey names above large values, `step` pixels apart; long values are set smaller, or end in dots."""
     left, top = corner
     for name, text in slots:
         ink = palette.SUPPORTS if name == strong else palette.INK
         text_at(draw, (left, top), name, 14, palette.FAINT_INK)
-        text_at(draw, (left, top + 17), shortened(text, VALUE_SIZE, step - 8), VALUE_SIZE, ink)
+        fitting = (
+            size for size in range(VALUE_SIZE, SMALL_VALUE_SIZE, -1) if text_width(text, size) <= step - 8
+        )
+        size = next(fitting, SMALL_VALUE_SIZE)
+        text_at(draw, (left, top + 17), shortened(text, size, step - 8), size, ink)
         left += step

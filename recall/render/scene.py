@@ -84,11 +84,13 @@ def scene_of(env: gymnasium.Env[Any, Any]) -> Scene:
     return replace(scene, words=observation_words(env))
 
 
-def action_name(env: gymnasium.Env[Any, Any], action: int) -> str:
-    """A word for an action where the environment has one, else its number."""
+def action_name(env: gymnasium.Env[Any, Any], action: Any) -> str:
+    """A word for an action where the environment has one, else its number; a vector as the environment takes it."""
     while isinstance(env, gymnasium.Wrapper):
         if isinstance(env, Door):
-            action = env.actions.decode(action)
+            vector, action = np.ndim(action) > 0, env.actions.decode(action)
+            if vector:
+                return _numbers(action)
         elif isinstance(env, gymnasium.ActionWrapper):
             action = env.action(action)
         env = env.env
@@ -100,6 +102,15 @@ def action_name(env: gymnasium.Env[Any, Any], action: int) -> str:
         return str(names[action]) if names is not None else str(inner.actions(action).name)
     except (AttributeError, TypeError, ValueError, LookupError):
         return f"action {action}"
+
+
+def _numbers(action: Any) -> str:
+    """All numbers of an action, whole ones as such: `2, -0.38`."""
+    parts = (
+        action.values() if isinstance(action, dict) else action if isinstance(action, tuple) else (action,)
+    )
+    numbers = [number for part in parts for number in np.ravel(part).tolist()]
+    return ", ".join(f"{number:.2f}" if isinstance(number, float) else str(number) for number in numbers)
 
 
 def _cell_size(shape: Cell, space: int) -> int:

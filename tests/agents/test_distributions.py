@@ -60,7 +60,6 @@ def test_parameters_alone_make_the_distribution_again() -> None:
 def test_a_shifted_discrete_space_reaches_the_environment_with_its_own_numbers() -> None:
     actions = actions_for(spaces.Discrete(3, start=5))
     assert actions.to_env(torch.tensor([0, 2])).tolist() == [5, 7]
-    assert actions.describe(2) == "7"
 
 
 def test_the_previous_action_of_a_first_step_does_not_count() -> None:
@@ -187,11 +186,6 @@ def test_the_previous_vector_is_what_the_environment_took() -> None:
     unbounded = actions_for(spaces.Box(-np.inf, np.inf, (1,))).encoder(3)
     far = unbounded(torch.tensor([[-1e16]]), later)
     torch.testing.assert_close(far[0], -math.log(1e16) * unbounded.weight[:, 0] + unbounded.bias)
-
-
-def test_labels_are_short() -> None:
-    assert actions_for(SPACES["Box"]).describe(torch.tensor([0.314, -1.2])) == "[0.31, -1.20]"
-    assert actions_for(SPACES["Tuple"]).describe([0.5, -1, 3, 1, 8]) == "[0.50, -1.00, 3, 1, 8.00]"
 
 
 MASKED = {"Discrete": spaces.Discrete(4), "MultiDiscrete": spaces.MultiDiscrete([3, 4, 2])}

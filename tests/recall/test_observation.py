@@ -97,6 +97,18 @@ def test_every_kind_of_observation_is_drawn_and_shows_its_value(kind: str, brief
     assert (first == drawn(space, one, brief=brief)).all()
 
 
+def test_of_many_entries_all_are_drawn_and_none_is_cut_off() -> None:
+    names = [f"k{number}" for number in range(8)]
+    space = spaces.Dict({name: spaces.Discrete(3) for name in names})
+    for brief in (False, True):
+        plain = drawn(space, dict.fromkeys(names, 1), brief=brief)
+        first, last = (
+            drawn(space, dict.fromkeys(names, 1) | {name: 2}, brief=brief) for name in ("k0", "k7")
+        )
+        heights = [np.unique(np.argwhere((plain != other).any(-1))[:, 0]).size for other in (first, last)]
+        assert heights[0] == heights[1] > 10
+
+
 def test_a_bar_is_as_long_as_its_number() -> None:
     half, whole = (
         (drawn(spaces.Box(0, 1, (1,)), np.array([x], np.float32)) == (0, 90, 170)).all(axis=-1).sum()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import action_envs  # noqa: F401 (registers)
 import numpy as np
 import pytest
 from recall_reference import Photo, ReferenceAgent, frames_of, maze
@@ -121,6 +122,22 @@ def test_action_names():
         "turn down",
     ]
     assert action_name(Photo(), 2) == "action 2"
+
+
+@pytest.mark.parametrize(
+    ("kind", "vector", "words"),
+    [
+        ("box", [-3.0, 0.314], "-2.00, 0.31"),
+        ("tuple", [0, 0.5], "1, 0.50"),
+        ("dict", [1, 0, -0.125], "1, 0, -0.12"),
+        ("multidiscrete", [2, 1], "2, 1"),
+    ],
+)
+def test_a_vector_is_named_as_the_environment_takes_it_from_its_start_and_within_its_bounds(
+    kind, vector, words
+):
+    env = make_single("Acts-v0", {"kind": kind})
+    assert action_name(env, np.array(vector)) == words
 
 
 def test_an_environment_that_cannot_draw_is_named():
