@@ -4,6 +4,7 @@
     Box of one axis or more         one bar per number between its bounds; grids of numbers in shades
     Discrete                        one tile per category, the present one filled; many categories: one tile
     MultiDiscrete, MultiBinary      one tile per component, in its colour, with its name or number
+    Sequence                        its elements, without the padding
     Text                            the words
 
 Names: `space.names`, or `env.observation_names`, give a category, a number or a component a name: a list, for an
@@ -66,11 +67,15 @@ def entries_of(door: Door) -> list[Entry]:
     entries = []
     for leaf in door.leaves:
         own = _part(door.env.observation_space, leaf.path)
+        if isinstance(own, spaces.Sequence):
+            if leaf.space.shape:  # else it is the length, which its elements show
+                entries.append(_elements(leaf.key, own.feature_space, leaf.take(door.seen)))
+            continue
         raw = leaf.take(door.seen) if isinstance(own, spaces.Text) else None
         names = getattr(own, "names", None)
         if names is None:
             names = named.get(leaf.key) if isinstance(named, Mapping) else named
-        space = own if own is not None and not isinstance(own, spaces.Sequence) else leaf.space
+        space = leaf.space if own is None else own
         value = raw if isinstance(raw, str) else np.asarray(door.observation[leaf.key])
         entries.append(Entry(leaf.key, space, value, names if isinstance(names, Sequence) else None))
     told: Any = door.observation_space
@@ -78,6 +83,24 @@ def entries_of(door: Door) -> list[Entry]:
         if isinstance(space, ActionMask):
             entries.append(Entry("legal actions", space, np.asarray(door.observation[key]), None))
     return entries
+
+
+def _elements(key: str, space: Any, elements: Any) -> Entry:
+    """The elements of a sequence, without what it is padded with."""
+    count = len(elements)
+    if not count:
+        return Entry(key, spaces.Text(1), "(empty)", None)
+    value = np.stack([np.asarray(element) for element in elements])
+    if isinstance(space, spaces.Box):
+        whole: Any = spaces.Box(
+            np.stack([space.low] * count), np.stack([space.high] * count), dtype=space.dtype
+        )
+    elif isinstance(space, spaces.MultiBinary):
+        whole = spaces.MultiBinary(value.shape)
+    else:
+        value = value - getattr(space, "start", 0)
+        whole = spaces.MultiDiscrete(np.full(value.shape, int(value.max()) + 1))
+    return Entry(key, whole, value, None)
 
 
 def _part(space: Any, path: tuple[Hashable, ...]) -> Any:

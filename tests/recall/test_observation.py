@@ -97,6 +97,19 @@ def test_every_kind_of_observation_is_drawn_and_shows_its_value(kind: str, brief
     assert (first == drawn(space, one, brief=brief)).all()
 
 
+def test_of_a_sequence_the_elements_are_drawn_as_they_came_without_padding_or_length() -> None:
+    cards = spaces.Sequence(spaces.Discrete(5, start=1))
+    (entry,) = entries_of(opened(cards, (1, 3, 5)))
+    assert entry.value.tolist() == [0, 2, 4]
+    (empty,) = entries_of(opened(cards, ()))
+    assert empty.value == "(empty)"
+    assert drawn(cards, ()).size
+    (points,) = entries_of(opened(spaces.Sequence(spaces.Box(-1, 1, (2,))), (np.zeros(2), np.ones(2))))
+    assert points.value.tolist() == [[0, 0], [1, 1]]
+    (flags,) = entries_of(opened(spaces.Sequence(spaces.MultiBinary(2)), (np.array([0, 1], np.int8),)))
+    assert isinstance(flags.space, spaces.MultiBinary)
+
+
 def test_of_many_entries_all_are_drawn_and_none_is_cut_off() -> None:
     names = [f"k{number}" for number in range(8)]
     space = spaces.Dict({name: spaces.Discrete(3) for name in names})
