@@ -25,7 +25,7 @@ from PIL import Image, ImageDraw
 from envs.door import Door
 from envs.observations import ActionMask
 from recall.render import palette
-from recall.render.palette import Colour, font
+from recall.render.palette import Colour, font, ink_on, write_in
 
 Picture = NDArray[np.uint8]
 
@@ -98,8 +98,9 @@ def _elements(key: str, space: Any, elements: Any) -> Entry:
     elif isinstance(space, spaces.MultiBinary):
         whole = spaces.MultiBinary(value.shape)
     else:
-        value = value - getattr(space, "start", 0)
-        whole = spaces.MultiDiscrete(np.full(value.shape, int(value.max()) + 1))
+        start = np.broadcast_to(getattr(space, "start", 0), value.shape)
+        value = value - start
+        whole = spaces.MultiDiscrete(np.full(value.shape, int(value.max()) + 1), start=start)
     return Entry(key, whole, value, None)
 
 
@@ -265,9 +266,9 @@ def _bars(entry: Entry, width: int, height: int, brief: bool) -> Image.Image:
         draw.rectangle((ends[0], top, max(ends[1], ends[0] + 1), bottom), fill=palette.SUPPORTS)
         draw.line((mark, top, mark, bottom), fill=palette.INK)
         if labelled:
-            _write(draw, f"{number:.3g}", (last + 5, top, left + across, bottom), 12)
+            write_in(draw, f"{number:.3g}", (last + 5, top, left + across, bottom), 12)
         if named:
-            _write(draw, _label(entry, place), (left, top, first - 4, bottom), 12)
+            write_in(draw, _label(entry, place), (left, top, first - 4, bottom), 12)
     return image
 
 
@@ -288,12 +289,12 @@ def _symbol(entry: Entry, width: int, height: int, brief: bool) -> Image.Image:
     if brief or count > MOST_TILES:
         side = min(height, 120)
         image = Image.new("RGB", (min(width, 2 * side), side), hue)
-        _write(
+        write_in(
             ImageDraw.Draw(image),
             _name(entry, present),
             (3, 2, image.width - 4, side - 3),
             side,
-            _ink_on(hue),
+            ink_on(hue),
         )
         return image
     colours = np.full((1, count, 3), palette.PANEL, np.uint8)
@@ -303,17 +304,9 @@ def _symbol(entry: Entry, width: int, height: int, brief: bool) -> Image.Image:
 
 def _components(entry: Entry, width: int, height: int) -> Image.Image:
     """One tile per component: MultiDiscrete, MultiBinary, masks, and grids of them row by row."""
-    value, names = entry.value, None
-    if value.ndim == 2 and value.size <= 4 * MOST_PARTS:
-        grid = value
-    elif value.ndim == 3 and value.shape[0] * value.shape[1] <= 4 * MOST_PARTS:
-        grid = value[..., 0]
-    else:
-        flat = value.reshape(-1)[:MOST_PARTS]
-        columns = min(len(flat), 12 if len(flat) > 16 else 8)
-        grid = np.full((math.ceil(len(flat) / columns), columns), -1, np.int64)
-        grid.reshape(-1)[: len(flat)] = flat
-        names = entry.names
+    grid = _grid(entry.value)
+    numbers = _grid(entry.value + np.asarray(getattr(entry.space, "start", 0)))
+    names = entry.names if _is_row(entry.value) else None
     binary = isinstance(entry.space, spaces.MultiBinary)
     colours = np.full((*grid.shape, 3), palette.PAPER, np.uint8)
     texts = [["" for _ in row] for row in grid]
@@ -325,9 +318,29 @@ def _components(entry: Entry, width: int, height: int) -> Image.Image:
         colours[row, column] = palette.PANEL if off else HUES[0 if binary else int(number) % len(HUES)]
         named = names is not None and place < len(names)
         texts[row][column] = (
-            str(names[place]) if named and names is not None else "" if binary else str(int(number))
+            str(names[place]) if named and names is not None else "" if binary else str(numbers[row, column])
         )
     return _tiles(colours, texts, width, height)
+
+
+def _is_row(value: NDArray[Any]) -> bool:
+    """Whether components have no places of their own in a grid."""
+    cells = (
+        value.size if value.ndim == 2 else value.shape[0] * value.shape[1] if value.ndim == 3 else math.inf
+    )
+    return cells > 4 * MOST_PARTS
+
+
+def _grid(value: NDArray[Any]) -> NDArray[np.int64]:
+    """[rows, columns] of components; -1 where there is none."""
+    if not _is_row(value):
+        found = value if value.ndim == 2 else value[..., 0]
+        return found.astype(np.int64)
+    flat = value.reshape(-1)[:MOST_PARTS]
+    columns = min(len(flat), 12 if len(flat) > 16 else 8)
+    grid = np.full((math.ceil(len(flat) / columns), columns), -1, np.int64)
+    grid.reshape(-1)[: len(flat)] = flat
+    return grid
 
 
 def _tiles(colours: NDArray[np.uint8], texts: list[list[str]] | None, width: int, height: int) -> Image.Image:
@@ -343,7 +356,7 @@ def _tiles(colours: NDArray[np.uint8], texts: list[list[str]] | None, width: int
             box = (column * wide, row * side, column * wide + wide - 2, row * side + side - 2)
             draw.rectangle(box, fill=(red, green, blue))
             if texts is not None and texts[row][column] and side >= 10:
-                _write(draw, texts[row][column], box, side // 2, _ink_on((red, green, blue)))
+                write_in(draw, texts[row][column], box, side // 2, ink_on((red, green, blue)))
     return image
 
 
@@ -372,24 +385,3 @@ def _line(text: str, width: int, height: int, ink: Colour) -> Image.Image:
     image = Image.new("RGB", (width, height), palette.PAPER)
     ImageDraw.Draw(image).text((0, 2), text, fill=ink, font=font(15))
     return image
-
-
-def _write(
-    draw: ImageDraw.ImageDraw,
-    text: str,
-    box: tuple[float, float, float, float],
-    size: int,
-    ink: Colour = palette.INK,
-) -> None:
-    """The text in the middle of a box, as large as fits; nothing where it would be too small to read."""
-    left, top, right, bottom = box
-    size = int(min(size, bottom - top))
-    while size > 8 and font(size).getlength(text) > right - left:
-        size -= 1
-    if size >= 8:
-        draw.text(((left + right) / 2, (top + bottom) / 2), text, fill=ink, font=font(size), anchor="mm")
-
-
-def _ink_on(colour: Colour) -> Colour:
-    red, green, blue = colour
-    return palette.PAPER if 0.299 * red + 0.587 * green + 0.114 * blue < 140 else palette.INK

@@ -122,6 +122,28 @@ def shortened(text: str, size: int, width: int) -> str:
     return f"{text}..."
 
 
+def write_in(
+    draw: ImageDraw.ImageDraw,
+    text: str,
+    box: tuple[float, float, float, float],
+    size: int,
+    ink: Colour = INK,
+) -> None:
+    """The text in the middle of a box, as large as fits; nothing where it would be too small to read."""
+    left, top, right, bottom = box
+    size = int(min(size, bottom - top))
+    while size > 8 and font(size).getlength(text) > right - left:
+        size -= 1
+    if size >= 8:
+        draw.text(((left + right) / 2, (top + bottom) / 2), text, fill=ink, font=font(size), anchor="mm")
+
+
+def ink_on(colour: Colour) -> Colour:
+    """Dark letters on light colours, light ones on dark."""
+    red, green, blue = colour
+    return PAPER if 0.299 * red + 0.587 * green + 0.114 * blue < 140 else INK
+
+
 @lru_cache(maxsize=4096)
 def _lettering(text: str, size: int, anchor: str) -> tuple[Image.Image | None, int, int]:
     """A text as a mask, and how far from its anchor the mask's corner lies; most texts come again and

@@ -101,6 +101,7 @@ def test_of_a_sequence_the_elements_are_drawn_as_they_came_without_padding_or_le
     cards = spaces.Sequence(spaces.Discrete(5, start=1))
     (entry,) = entries_of(opened(cards, (1, 3, 5)))
     assert entry.value.tolist() == [0, 2, 4]
+    assert entry.space.start.tolist() == [1, 1, 1]
     (empty,) = entries_of(opened(cards, ()))
     assert empty.value == "(empty)"
     assert drawn(cards, ()).size
@@ -108,6 +109,13 @@ def test_of_a_sequence_the_elements_are_drawn_as_they_came_without_padding_or_le
     assert points.value.tolist() == [[0, 0], [1, 1]]
     (flags,) = entries_of(opened(spaces.Sequence(spaces.MultiBinary(2)), (np.array([0, 1], np.int8),)))
     assert isinstance(flags.space, spaces.MultiBinary)
+
+
+def test_a_category_has_the_environments_own_number_and_the_colour_of_its_place() -> None:
+    plain, shifted = (drawn(spaces.MultiDiscrete([3], start=[start]), np.array([start])) for start in (0, 5))
+    assert plain.shape == shifted.shape
+    assert (plain[3, 3] == shifted[3, 3]).all()
+    assert (plain != shifted).any(), "0 and 5"
 
 
 def test_of_many_entries_all_are_drawn_and_none_is_cut_off() -> None:
