@@ -145,10 +145,10 @@ def main(argv: Sequence[str]) -> int:
     restarted = ranks.any(was_restarted())
     config, command = asked or ranks.from_first(lambda: read_command(argv, restarted))
     ranks.from_first(lambda: ranks.share(config.num_envs))
-    return train(config, command, ranks, wanted_resume="--resume" in argv)
+    return train(config, command, ranks, argv)
 
 
-def train(config: TrainConfig, command: Command, ranks: Ranks, wanted_resume: bool) -> int:
+def train(config: TrainConfig, command: Command, ranks: Ranks, argv: Sequence[str]) -> int:
     """The run of this rank, from its beginning or its checkpoint; returns the exit code."""
     from agents.distributed import leave
     from agents.profile import Profile
@@ -156,7 +156,9 @@ def train(config: TrainConfig, command: Command, ranks: Ranks, wanted_resume: bo
     from agents.trainer import Trainer
 
     console = make_console(quiet=not ranks.leads)
-    if wanted_resume and not command.resume:
+    if ignored := config.no_effect(argv):
+        console.print(ignored, markup=False)
+    if "--resume" in argv and not command.resume:
         console.print("No checkpoint was written yet: the run starts from its beginning.")
     if command.resume and ranks.leads:
         announce_modules(config, config.directory())

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from agents.core_options import CoreOptions
 from agents.files import check_writable, write_json
 from agents.hints import resume_command
 from agents.options import given, option, parse_parts, run_command, suggestion
@@ -98,6 +99,8 @@ def main(argv: Sequence[str]) -> int:
     from tasks.trainer import TaskTrainer
 
     console = make_console()
+    if isinstance(config, CoreOptions) and (ignored := config.no_effect(argv)):
+        console.print(ignored, markup=False)
     trainer = TaskTrainer(config, command.resume, console)
     stop = StopSignal(console.print)
     where = trainer.directory.path

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from agents.options import check_bounds, json_object, option
 from memory import CORE_NAMES, CoreConfig, CoreSettings
-from memory.config import check_core
+from memory.config import CORES, check_core
+from memory.options import MNMOptions
 
 
 @dataclass(frozen=True)
@@ -35,3 +37,14 @@ class CoreOptions(CoreSettings):
         """The part that `memory.make_core` needs."""
         settings = {field.name: getattr(self, field.name) for field in dataclasses.fields(CoreSettings)}
         return CoreConfig(self.core, self.core_arguments(), **settings)
+
+    def no_effect(self, argv: Sequence[str]) -> str:
+        """A line about the options on a command line that are those of other cores; empty if there are none."""
+        entry = CORES.get(self.core)
+        taken = {field.name for field in dataclasses.fields(entry.options)} if entry else set()
+        others = {field.name for field in dataclasses.fields(CoreSettings)} - taken
+        if entry and not issubclass(entry.options, MNMOptions):
+            others.add("meta_coef")
+        words = (word.split("=")[0] for word in argv if word.startswith("--"))
+        typed = [word for word in words if word[2:].removeprefix("no-").replace("-", "_") in others]
+        return f"{', '.join(typed)}: no effect on the core {self.core}" if typed else ""

@@ -111,6 +111,21 @@ def test_cuda_asked_for_and_absent(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("core", "words", "line"),
+    [
+        ("lstm", "--memory-hidden 8 --heads=4 --hidden-size 9", "--memory-hidden, --heads: no effect on the core lstm"),
+        ("hard", "--no-read-feedback --slots 8", "--no-read-feedback: no effect on the core hard"),
+        ("mnm-p", "--slots 8 --heads 2 --meta-coef 0", "--slots: no effect on the core mnm-p"),
+        ("gru", "--meta-coef 0", "--meta-coef: no effect on the core gru"),
+        ("mnm-g", "--heads 2 --no-anneal --gamma 0.5", ""),
+        ("my:Core", "--hidden-size 8", "--hidden-size: no effect on the core my:Core"),
+    ],
+)  # fmt: skip
+def test_options_of_other_cores_are_named(core: str, words: str, line: str) -> None:
+    assert TrainConfig(core=core).no_effect(words.split()) == line
+
+
 def test_a_run_directory_is_never_overwritten(run_dir: Path) -> None:
     assert "exists; continue it with --resume" in refusal(train_rl.main, *TINY, "--run-dir", str(run_dir))
 
