@@ -386,7 +386,9 @@ STUDIES: dict[str, Study] = {
         *pair_bandit_stages(
             (4, 500_000), (8, 400_000), (16, 600_000), cores=("lstm", "mnm-p"), feedback="reward"
         ),
-        pair_bandit(16, 500_000, codes="random", cores=("lstm", GATED_DELTA, "mnm-p")),
+        *pair_bandit_stages(
+            (4, 200_000), (8, 200_000), (16, 500_000), cores=("lstm", "mnm-p"), codes="random"
+        ),
         *pair_bandit_stages(
             (4, 500_000),
             (8, 400_000),
