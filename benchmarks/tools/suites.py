@@ -2,6 +2,7 @@
 
     python -m benchmarks.tools.suites                                    all that is installed
     python -m benchmarks.tools.suites --suites MiniGrid,POPGym --sample 20
+    python -m benchmarks.tools.suites --suites ALE --missing             the ids that have no row yet
     python -m benchmarks.tools.suites --suites none                      only writes the page again
 
 Every id runs in a process of its own with a time limit, so that one which crashes or hangs is a line like any other.
@@ -59,15 +60,27 @@ class Suite:
     module: str
     """Registers them when it is imported."""
     distribution: str
-    holds: Callable[[EnvSpec], bool]
+    ids: Callable[[], list[str]]
+    """What it has, once `module` is imported."""
 
 
-def _starts(*beginnings: str) -> Callable[[EnvSpec], bool]:
-    return lambda spec: spec.id.startswith(beginnings)
+def _registered(holds: Callable[[EnvSpec], bool]) -> Callable[[], list[str]]:
+    return lambda: [spec.id for spec in gymnasium.registry.values() if holds(spec)]
 
 
-def _from(package: str) -> Callable[[EnvSpec], bool]:
-    return lambda spec: str(spec.entry_point).startswith(package)
+def _starts(*beginnings: str) -> Callable[[], list[str]]:
+    return _registered(lambda spec: spec.id.startswith(beginnings))
+
+
+def _from(package: str) -> Callable[[], list[str]]:
+    return _registered(lambda spec: str(spec.entry_point).startswith(package))
+
+
+def _atari_of_envpool() -> list[str]:
+    """The games of ALE that EnvPool has under names of its own, without a Python form."""
+    import envpool
+
+    return [name for name in envpool.list_all_envs() if f"ALE/{name}" in gymnasium.registry]
 
 
 SUITES = {
@@ -77,6 +90,7 @@ SUITES = {
     "Gymnasium": Suite("gymnasium", "gymnasium", _from("gymnasium.")),
     "POPGym": Suite("popgym", "popgym", _starts("popgym-")),
     "ALE": Suite("ale_py", "ale-py", _starts("ALE/")),
+    "EnvPool's ALE": Suite("ale_py", "envpool", _atari_of_envpool),
     "highway-env": Suite("highway_env", "highway-env", _from("highway_env")),
     "memory-gym": Suite("memory_gym", "memory-gym", _from("memory_gym")),
     "ViZDoom": Suite("vizdoom.gymnasium_wrapper", "vizdoom", _starts("Vizdoom")),
@@ -92,6 +106,7 @@ class SuitesConfig:
         "all", "names separated by commas, all (that are installed) or none", metavar="NAMES"
     )
     sample: int = option(0, "ids of each suite, drawn at random but always the same (0: every id)")
+    missing: bool = option(False, "leave out ids that have a row", switch=True)
     timeout: float = option(120.0, "seconds that one id may take")
 
 
@@ -101,9 +116,9 @@ def ids_of(suite: Suite, sample: int) -> list[str]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             importlib.import_module(suite.module)
+            ids = sorted(suite.ids())
     except ImportError:
         return []
-    ids = sorted(spec.id for spec in gymnasium.registry.values() if suite.holds(spec))
     return ids if not sample or sample >= len(ids) else sorted(random.Random(0).sample(ids, sample))
 
 
@@ -227,7 +242,8 @@ def main(argv: Sequence[str]) -> int:
     for name in chosen:
         suite = SUITES[name]
         ids, count = ids_of(suite, config.sample), len(ids_of(suite, 0))
-        for env_id in ids:
+        tried_before = {row["id"] for row in read_csv(RESULTS) if config.missing and row["suite"] == name}
+        for env_id in [env_id for env_id in ids if env_id not in tried_before]:
             row = tried(env_id, config.timeout)
             done = " ".join(stage for stage in STAGES if row[stage])
             console.print(f"{name} {env_id}: {done} {row['refusal']}", markup=False)
