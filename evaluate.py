@@ -132,6 +132,11 @@ class EvaluateConfig:
         self._check_combinations()
         self._check_against()
 
+    def plays_as_trained(self) -> bool:
+        """Whether a run is where it was at the end of its training, but for the greedy policy."""
+        there = (self.policy, self.checkpoint, self.env, self.env_kwargs, self.forget)
+        return bool(self.run_dir) and there == ("greedy", "latest", None, "{}", "nothing")
+
     def _check_agent(self) -> None:
         if self.agent is None:
             from_elsewhere = self.against is not None and is_elsewhere(self.against)
@@ -340,7 +345,7 @@ def main(argv: Sequence[str]) -> int:
     import torch
 
     from agents.distributed import pick_device
-    from agents.evaluation import load_agent, report
+    from agents.evaluation import load_agent, report, why_so_low
     from agents.progress import make_console, print_table
     from recall.scores.registry import check_applies, kind_of
 
@@ -381,6 +386,12 @@ def main(argv: Sequence[str]) -> int:
             f"{result['episodes_cut']} of them were cut after {config.max_episode_steps:,} steps "
             "(--max-episode-steps)"
         )
+    if (
+        success
+        and config.plays_as_trained()
+        and (line := why_so_low(Path(config.run_dir), result["success_rate"]))
+    ):
+        console.print(line)
     if config.json is not None:
         write_json(config.json, result)
     if any((config.gif, config.html, config.tape, config.similarity)):

@@ -22,6 +22,7 @@ from agents.checkpoint import load_checkpoint, load_weights
 from agents.config import ARCHITECTURE, MOST_STEPS, TrainConfig
 from agents.episodes import is_success, success_rate
 from agents.files import refusing
+from agents.metrics import read_metrics
 from agents.model import ActorCritic, AgentState, build_model
 from agents.play import Moment, Observer, Opening, Policy, play
 from agents.pretrained import WEIGHTS, find_agent, load_published_weights
@@ -30,6 +31,9 @@ from envs import EnvLike, held_out_seed, id_of, make_single, success_rule
 from envs.door import told_success
 from envs.errors import UserError
 from envs.make import OUR_KWARGS
+
+FAR_LESS = 0.2
+"""Success that greedy play may lack before a line says what else to try."""
 
 
 @dataclass(frozen=True)
@@ -243,3 +247,13 @@ def report(agent: LoadedAgent, results: list[EpisodeResult], policy: Policy, see
         "returns": returns.tolist(),
         "versions": package_versions(),
     }
+
+
+def why_so_low(run_dir: Path, success: float) -> str:
+    """A line where greedy play succeeds far less often than the agent did at the end of its training; else empty."""
+    path = find_agent(run_dir) / "metrics.csv"
+    rows = read_metrics(path) if path.is_file() else []
+    trained = rows[-1].get("success_rate", math.nan) if rows else math.nan
+    if not trained > success + FAR_LESS:
+        return ""
+    return f"in training, with drawn actions, it was {trained:.3f}: greedy play can go in circles (--policy sample)"

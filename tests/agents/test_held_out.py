@@ -18,7 +18,7 @@ import envs
 from agents.checkpoint import load_checkpoint
 from agents.config import TrainConfig
 from agents.episodes import EpisodeLog, is_success, success_rate
-from agents.evaluation import load_agent, play_episodes
+from agents.evaluation import load_agent, play_episodes, why_so_low
 from agents.trainer import Trainer
 
 SMALL = TrainConfig(
@@ -151,3 +151,16 @@ def test_what_is_told_wins_over_the_rule() -> None:
     assert is_success("positive_return", 1.0, True, math.nan) == 1.0
     assert math.isnan(is_success(None, 1.0, True))
     assert success_rate([1.0, math.nan]) == 0.5
+
+
+@pytest.mark.parametrize(
+    ("trained", "greedy", "said"), [("0.98", 0.1, True), ("0.98", 0.9, False), ("", 0.0, False)]
+)
+def test_greedy_play_far_below_training_is_explained(
+    trained: str, greedy: float, said: bool, tmp_path: Path
+) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    assert why_so_low(tmp_path, greedy) == ""
+    (tmp_path / "metrics.csv").write_text(f"updates,success_rate\n5,0.2\n10,{trained}\n")
+    line = why_so_low(tmp_path, greedy)
+    assert ("0.980: greedy play can go in circles (--policy sample)" in line) == said == bool(line)
