@@ -56,7 +56,7 @@ PEER, PEER_LSTM, PEER_MINIGRID = "sb3 PPO", "sb3 RecurrentPPO", "torch-ac PPO"
 TASKS = ordinary_tasks.TASKS | {
     "DoorKey-6x6": Task("MiniGrid-DoorKey-6x6-v0", 500_000, 0.9, figure="success"),
     "MultiRoom-N2-S4": Task("MiniGrid-MultiRoom-N2-S4-v0", 200_000, 0.9, figure="success"),
-    "FourRooms": Task("MiniGrid-FourRooms-v0", 1_000_000, 0.9, figure="success"),
+    "FourRooms": Task("MiniGrid-FourRooms-v0", 500_000, 0.9, figure="success"),
     "GoToRedBall": Task("BabyAI-GoToRedBall-v0", 500_000, 0.9, figure="success"),
     "MemoryS7": Task(
         "MiniGrid-MemoryS7-v0", 2_000_000, 0.9, ("--preset", "minigrid-memory", *VIEW_3, *MORE_UPDATES),
@@ -119,7 +119,7 @@ CONTESTS = {
     "DoorKey-6x6": Contest(500_000, 8, MINIGRID, normalize=True, starter_files=True, every=16_000),
     "MultiRoom-N2-S4": Contest(200_000, 8, MINIGRID, normalize=True, starter_files=True, every=8_000),
     "FourRooms": Contest(
-        1_000_000, 8, MINIGRID | {"n_steps": 512}, normalize=True, starter_files=True, every=16_000
+        500_000, 8, MINIGRID | {"n_steps": 512}, normalize=True, starter_files=True, every=16_000
     ),
     "GoToRedBall": Contest(500_000, 8, MINIGRID, normalize=True, starter_files=True, every=16_000),
     "LunarLander": Contest(
