@@ -181,6 +181,11 @@ def main(argv: Sequence[str]) -> int:
     named = names_in(config.tasks, TASKS, "task")
     wanted = names_in(config.cores or "all", CORES, "core")
     seeds = numbers_in(config.seeds, "seeds")
+    for name in named:
+        if not set(wanted) & set(TASKS[name].cores):
+            raise UserError(
+                f"{name} has none of the cores {config.cores}; it has {', '.join(TASKS[name].cores)}"
+            )
     if named:
         require_clean_tree()
     for seed in seeds:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from checks import refusal
+
 from agents.config import TrainConfig
 from agents.files import read_csv
-from benchmarks.studies.ordinary_tasks import PAGE, RESULTS, TASKS, Run, table
+from benchmarks.studies.ordinary_tasks import PAGE, RESULTS, TASKS, Run, main, table
 from train_rl import read_command
 
 
@@ -38,6 +40,12 @@ def test_a_line_holds_every_seed_of_a_task_and_core() -> None:
     assert (
         "| CartPole | 150,000 | lstm | return | 500.0, 499.5 | 480.0, 470.0 | 500.0, 500.0 | 475 |  |"
         in table(rows)
+    )
+
+
+def test_a_core_that_does_not_run_in_a_task_is_refused() -> None:
+    assert "LunarLander has none of the cores lstm; it has none" in refusal(
+        main, "--tasks", "LunarLander", "--cores", "lstm"
     )
 
 
