@@ -83,6 +83,11 @@ class TrainConfig(CoreOptions):
         metavar="NAME",
     )
     embedding_size: int = option(128, "size of the encoded observation", most=2**16)
+    activation: Literal["auto", "relu", "tanh"] = option(
+        "auto",
+        "nonlinearity of the encoded observation (auto: tanh where all of it is normalized numbers, relu otherwise)",
+        before="relu",
+    )
     previous_inputs: bool = option(True, "give the agent its previous action and reward as extra inputs")
 
     learning_rate: float = option(1e-3, "learning rate of Adam", most=10.0)
@@ -110,9 +115,10 @@ class TrainConfig(CoreOptions):
     value_coef: float = option(0.5, "coefficient of the value loss")
     entropy_coef: float = option(0.01, "entropy coefficient at the start")
     entropy_coef_final: float | None = option(None, "entropy coefficient at the end (None: constant)")
-    normalize_observations: Literal["auto", "on", "off"] = option(
+    normalize_observations: Literal["auto", "on", "off", "unbounded"] = option(
         "auto",
-        "bring Box observations to mean 0 and deviation 1 by running statistics (auto: floats without bounds)",
+        "bring Box observations to mean 0 and deviation 1 by running statistics (auto: floats, unless bounded by about "
+        "1; unbounded: floats without bounds)",
         before="off",
     )
     normalize_rewards: bool = option(
@@ -198,7 +204,8 @@ class TrainConfig(CoreOptions):
 
 ARCHITECTURE = (
     "env", "env_kwargs", "wrapper", "frame_skip", "frame_stack", "core", "core_kwargs", *architecture_of(CoreOptions),
-    "encoder", "embedding_size", "previous_inputs", "reward_scale", "normalize_observations", "normalize_rewards",
+    "encoder", "embedding_size", "activation", "previous_inputs", "reward_scale", "normalize_observations",
+    "normalize_rewards",
 )  # fmt: skip
 """Options that decide what the weights mean."""
 

@@ -1,8 +1,8 @@
 """Encoders: observations, previous action and previous reward become one vector per row.
 
-Each part is mapped to the embedding size by its own encoder, the parts are summed, and a ReLU follows; for
-flat parts the sum equals one linear layer over their concatenation. What an encoder does follows from the
-Gymnasium space, and for pictures from --encoder too:
+Each part is mapped to the embedding size by its own encoder, the parts are summed, and a ReLU follows, or a tanh where
+all parts are normalized numbers; for flat parts the sum equals one linear layer over their concatenation. What an
+encoder does follows from the Gymnasium space, and for pictures from --encoder too:
 
     Box, picture              convolutions, then a linear map (`agents/pictures.py`)
     Box, anything else        a linear map of the flattened numbers
@@ -126,9 +126,11 @@ class ObservationEncoder(nn.Module):
         normalize: str = "off",
         normalize_reward: bool = False,
         encoder: str = "auto",
+        activation: str = "auto",
     ) -> None:
         """`normalize`: which observations are brought to one scale (`agents/normalize.py`); `normalize_reward`:
-        whether the previous reward is; `encoder`: that of pictures (`agents/pictures.py`)."""
+        whether the previous reward is; `encoder`: that of pictures (`agents/pictures.py`); `activation`: `auto` is
+        tanh where all parts are normalized numbers, and relu otherwise."""
         super().__init__()
         self.output_size = size
         self.reward_scale = reward_scale
@@ -137,6 +139,11 @@ class ObservationEncoder(nn.Module):
         self.names = module_names([key for key, _ in entries])
         self.parts = nn.ModuleDict(
             {self.names[key]: part_encoder(key, part, size, normalize, encoder) for key, part in entries}
+        )
+        normalized = all(getattr(part, "moments", None) is not None for part in self.parts.values())
+        # With a ReLU the goal of MountainCar is never met (docs/defaults.md).
+        self.activation = (
+            torch.tanh if activation == "tanh" or (activation == "auto" and normalized) else torch.relu
         )
         self.previous_action = actions.encoder(size) if previous_inputs else None
         self.previous_reward = nn.Linear(1, size, bias=False) if previous_inputs else None
@@ -191,7 +198,7 @@ class ObservationEncoder(nn.Module):
             total = (
                 total + self.previous_action(action, is_first) + self.previous_reward(scaled.unsqueeze(-1))
             )
-        return torch.relu(total)
+        return self.activation(total)
 
     def count(self, obs: dict[str, Tensor], reward: Tensor, valid: Tensor, ranks: Ranks = ALONE) -> None:
         """Take a rollout into the statistics: obs[key] [T or more, N, ...], reward and valid [T, N]."""

@@ -76,9 +76,11 @@ class ActorCritic(nn.Module):
         normalize: str = "off",
         reward_discount: float | None = None,
         encoder: str = "auto",
+        activation: str = "auto",
     ) -> None:
         """`normalize`: which observations (`agents/normalize.py`); with `reward_discount` rewards are too, by the
-        deviation of the return that it discounts; `encoder`: that of pictures (`agents/pictures.py`)."""
+        deviation of the return that it discounts; `encoder`: that of pictures (`agents/pictures.py`); `activation`:
+        that of encoded observations (`agents/encoders.py`)."""
         super().__init__()
         self.actions = actions_for(action_space)
         self.encoder = ObservationEncoder(
@@ -90,6 +92,7 @@ class ActorCritic(nn.Module):
             normalize,
             reward_discount is not None,
             encoder,
+            activation,
         )
         self.return_scale = None if reward_discount is None else RewardScale(reward_discount)
         self.core = make_core(core, embedding_size)
@@ -187,4 +190,5 @@ def build_model(config: TrainConfig, observation_space: Any, action_space: Any) 
             config.normalize_observations,
             config.gamma if config.normalize_rewards else None,
             config.encoder,
+            config.activation,
         )

@@ -12,7 +12,7 @@ Legend: T time, N environments; [...] leading axes.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,18 +22,27 @@ from torch import Tensor, nn
 from agents.distributed import ALONE, Ranks
 from envs.errors import UserError
 
-Choice = Literal["auto", "on", "off"]
 EPS = 1e-8
 LIMIT = 10.0
 """Of normalized observations and rewards."""
+ABOUT_ONE = 0.5, 2.0
+"""Magnitude of the bounds of numbers that are well scaled as they are."""
 
 
 def is_normalized(space: spaces.Space[Any], choice: str) -> bool:
-    """Whether a Box of numbers is normalized; `auto`: if it is of floats and a bound is missing."""
+    """Whether a Box of numbers is normalized.
+
+    `auto`: if it is of floats, and a bound is missing or not `ABOUT_ONE`; `unbounded`, which auto was before: if it is
+    of floats and a bound is missing.
+    """
     if not isinstance(space, spaces.Box) or choice == "off":
         return False
-    unbounded = not (np.isfinite(space.low).all() and np.isfinite(space.high).all())
-    return choice == "on" or (unbounded and np.issubdtype(space.dtype, np.floating))
+    if choice == "on" or not np.issubdtype(space.dtype, np.floating):
+        return choice == "on"
+    largest = np.maximum(np.abs(space.low), np.abs(space.high))
+    if choice == "unbounded":
+        return not np.isfinite(largest).all()
+    return not ((ABOUT_ONE[0] <= largest) & (largest <= ABOUT_ONE[1])).all()
 
 
 class Moments(nn.Module):

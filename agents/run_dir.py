@@ -178,9 +178,8 @@ class RunDirectory:
         return config_from_dict(kind, self.read_values(), str(self.path / "config.json"))
 
     def options_before(self, kind: type[Any]) -> dict[str, Any]:
-        """What options of `kind` mean in this run that did not exist when it was stored."""
-        values = self.read_values()
-        return {name: value for name, value in meanings_before(kind).items() if name not in values}
+        """What options of `kind` mean in this run that did not exist, or meant something else, when it was stored."""
+        return meanings_before(kind, self.read_values())
 
     def read_values(self) -> dict[str, Any]:
         """The plain values of the stored configuration."""
@@ -294,14 +293,19 @@ def config_from_dict(kind: type[ConfigT], values: dict[str, Any], source: str) -
             raise UserError(f"{source} has the unknown option {key!r}{suggestion(key, names)}")
     try:
         check_types(kind, values)
-        return kind(**(meanings_before(kind) | values))
+        return kind(**(values | meanings_before(kind, values)))
     except UserError as error:
         raise UserError(f"{source}: {error}") from None
 
 
-def meanings_before(kind: type[Any]) -> dict[str, Any]:
-    """What options that were added later mean in configurations from before them."""
-    return {f.name: f.metadata["before"] for f in dataclasses.fields(kind) if "before" in f.metadata}
+def meanings_before(kind: type[Any], values: dict[str, Any]) -> dict[str, Any]:
+    """What options of `kind` that were added, or changed their meaning, later mean in the stored `values`."""
+    fields = [field for field in dataclasses.fields(kind) if field.name not in values]
+    found = {field.name: field.metadata["before"] for field in fields if "before" in field.metadata}
+    if "activation" in found and values.get("normalize_observations") == "auto":
+        # With --activation, auto took in floats with bounds.
+        found["normalize_observations"] = "unbounded"
+    return found
 
 
 def announce_modules(config: Any, source: Path) -> None:

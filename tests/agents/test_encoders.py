@@ -118,6 +118,29 @@ def test_minigrid_observations_are_encoded_part_by_part() -> None:
     assert out.shape == (1, SIZE)
 
 
+@pytest.mark.parametrize(
+    ("parts", "activation", "least"),
+    [
+        ({"far": spaces.Box(-8, 8, (3,))}, "auto", -1.0),
+        ({"far": spaces.Box(-8, 8, (3,))}, "relu", 0.0),
+        ({"code": spaces.Box(0, 1, (3,))}, "auto", 0.0),
+        ({"far": spaces.Box(-8, 8, (3,)), "symbol": spaces.Discrete(4)}, "auto", 0.0),
+        ({"symbol": spaces.Discrete(4)}, "tanh", -1.0),
+    ],
+)
+def test_normalized_numbers_alone_are_followed_by_a_tanh(
+    parts: dict[str, spaces.Space], activation: str, least: float
+) -> None:
+    space = spaces.Dict(parts)
+    encoder = ObservationEncoder(
+        space, actions_for(spaces.Discrete(2)), 256, False, 1.0, "auto", activation=activation
+    )
+    obs = {key: torch.as_tensor(np.stack([part.sample()] * 2)) for key, part in space.items()}
+    out = encoder(obs, torch.ones(2, dtype=torch.bool), torch.zeros(2, dtype=torch.long), torch.zeros(2))
+    assert bool((out < 0).any()) == (least < 0)
+    assert out.min() >= least
+
+
 def test_time_and_batch_axes_are_not_mixed() -> None:
     """Rows encoded together equal rows encoded one at a time (T != B)."""
     space = spaces.Dict({"a": spaces.Box(-1, 1, (3,), dtype=np.float32), "b": spaces.MultiBinary(4)})

@@ -19,7 +19,7 @@ from agents.checkpoint import load_checkpoint
 from agents.config import TrainConfig
 from agents.evaluation import load_agent, play_episodes
 from agents.normalize import EPS, Moments, RewardScale, is_normalized
-from agents.run_dir import RunDirectory
+from agents.run_dir import RunDirectory, config_from_dict, config_to_dict
 from agents.trainer import Trainer
 from envs import make_single
 from envs.errors import UserError
@@ -110,17 +110,28 @@ def test_the_reward_scale_is_the_deviation_of_the_discounted_return() -> None:
 
 
 @pytest.mark.parametrize(
-    ("space", "auto", "on"),
+    ("space", "unbounded", "auto", "on"),
     [
-        (spaces.Box(-np.inf, np.inf, (2,)), True, True),
-        (spaces.Box(np.array([-1.0, -np.inf], np.float32), np.ones(2, np.float32)), True, True),
-        (spaces.Box(-1.0, 1.0, (2,)), False, True),
-        (spaces.Box(0, 255, (4,), np.uint8), False, True),
-        (spaces.Discrete(3), False, False),
+        (spaces.Box(-np.inf, np.inf, (2,)), True, True, True),
+        (spaces.Box(np.array([-1.0, -np.inf], np.float32), np.ones(2, np.float32)), True, True, True),
+        (
+            spaces.Box(np.array([-1.2, -0.07], np.float32), np.array([0.6, 0.07], np.float32)),
+            False,
+            True,
+            True,
+        ),
+        (spaces.Box(np.array([-1.0, -8.0], np.float32), np.array([1.0, 8.0], np.float32)), False, True, True),
+        (spaces.Box(-1.0, 1.0, (2,)), False, False, True),
+        (spaces.Box(0.0, 1.0, (2,)), False, False, True),
+        (spaces.Box(0, 255, (4,), np.uint8), False, False, True),
+        (spaces.Discrete(3), False, False, False),
     ],
 )
-def test_auto_means_floats_without_bounds(space: Any, auto: bool, on: bool) -> None:
-    assert [is_normalized(space, choice) for choice in ("auto", "on", "off")] == [auto, on, False]
+def test_auto_means_floats_that_are_not_bounded_by_about_one(
+    space: Any, unbounded: bool, auto: bool, on: bool
+) -> None:
+    choices = ("off", "unbounded", "auto", "on")
+    assert [is_normalized(space, choice) for choice in choices] == [False, unbounded, auto, on]
 
 
 def test_training_counts_and_evaluation_does_not(tmp_path: Path) -> None:
@@ -171,6 +182,15 @@ def test_runs_from_before_the_option_are_not_normalized(tmp_path: Path) -> None:
         del stored["config"][name]
     path.write_text(json.dumps(stored))
     assert RunDirectory(tmp_path / "run").read_config(TrainConfig).normalize_observations == "off"
+
+
+def test_auto_of_runs_from_before_the_activation_means_floats_without_bounds(tmp_path: Path) -> None:
+    stored = config_to_dict(config(tmp_path))
+    assert stored["normalize_observations"] == "auto"
+    assert config_from_dict(TrainConfig, dict(stored), "config.json") == config(tmp_path)
+    del stored["activation"]
+    older = config_from_dict(TrainConfig, stored, "config.json")
+    assert (older.normalize_observations, older.activation) == ("unbounded", "relu")
 
 
 def test_a_normalizer_that_is_not_finite_is_one_line() -> None:
