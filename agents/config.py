@@ -352,6 +352,8 @@ CONTINUOUS: dict[str, Any] = {
     **CLASSIC,
     "env": "Pendulum-v1",
     "normalize_observations": "on",
+    # With a tanh seed 0 of Pendulum ended at -198, with a ReLU at -160.
+    "activation": "relu",
     # Shorter rollouts, each passed over ten times, are learnt sooner and lost again: Pendulum ended at -352.
     "rollout_steps": 128,
     "target_kl": 0.0,
