@@ -338,6 +338,8 @@ CLASSIC: dict[str, Any] = {
     "env": "CartPole-v1",
     # Returns of a hundred: unscaled, the error of the value function drowns the policy's gradient in what both share.
     "normalize_rewards": True,
+    "normalize_observations": "auto",
+    "activation": "auto",
     "target_kl": 0.1,
     "num_envs": 16,
     "rollout_steps": 64,
