@@ -52,6 +52,13 @@ def names_in(text: str, known: Iterable[str], kind: str) -> list[str]:
     return named
 
 
+def check_takes_part(name: str, wanted: Iterable[str], has: Sequence[str], kind: str) -> None:
+    """Raise UserError if none of the `wanted` cores or sides (`kind`) is one that `name` has."""
+    wanted = list(wanted)
+    if not set(wanted) & set(has):
+        raise UserError(f"{name} has none of the {kind} {', '.join(wanted)}; it has {', '.join(has)}")
+
+
 def numbers_in(text: str, name: str) -> list[int]:
     """Whole numbers separated by commas, of the option `--name`; raises UserError."""
     parts = [part.strip() for part in text.split(",")]

@@ -28,6 +28,7 @@ from benchmarks.common import (
     RESULTS_DIR,
     ROOT,
     RUNS_DIR,
+    check_takes_part,
     commit_of,
     is_committed,
     names_in,
@@ -182,10 +183,7 @@ def main(argv: Sequence[str]) -> int:
     wanted = names_in(config.cores or "all", CORES, "core")
     seeds = numbers_in(config.seeds, "seeds")
     for name in named:
-        if not set(wanted) & set(TASKS[name].cores):
-            raise UserError(
-                f"{name} has none of the cores {config.cores}; it has {', '.join(TASKS[name].cores)}"
-            )
+        check_takes_part(name, wanted, TASKS[name].cores, "cores")
     if named:
         require_clean_tree()
     for seed in seeds:

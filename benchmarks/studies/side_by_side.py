@@ -36,7 +36,15 @@ from agents.evaluation import LoadedAgent, play_episodes
 from agents.files import read_csv, renew_csv
 from agents.options import option, parse, run_command
 from agents.trainer import Trainer
-from benchmarks.common import RESULTS_DIR, ROOT, machine_columns, names_in, numbers_in, require_clean_tree
+from benchmarks.common import (
+    RESULTS_DIR,
+    ROOT,
+    check_takes_part,
+    machine_columns,
+    names_in,
+    numbers_in,
+    require_clean_tree,
+)
 from benchmarks.report.speed_page import put_table
 from benchmarks.speed.peers import FlatOneHot, make_sb3
 from benchmarks.speed.torch_ac_peer import images, make_torch_ac
@@ -385,8 +393,7 @@ def main(argv: Sequence[str]) -> int:
     known = dict.fromkeys(side for name in CONTESTS for side in sides(name))
     wanted = names_in(config.sides or "all", known, "side")
     for name in named:
-        if not set(wanted) & set(sides(name)):
-            raise UserError(f"{name} has none of the sides {config.sides}; it has {', '.join(sides(name))}")
+        check_takes_part(name, wanted, sides(name), "sides")
     seeds = numbers_in(config.seeds, "seeds")
     if named:
         require_clean_tree()
