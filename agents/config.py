@@ -120,6 +120,7 @@ class TrainConfig(CoreOptions):
         "bring Box observations to mean 0 and deviation 1 by running statistics (auto: floats, unless bounded by about "
         "1; unbounded: floats without bounds)",
         before="off",
+        renamed=("activation", {"auto": "unbounded"}),
     )
     normalize_rewards: bool = option(
         True, "divide rewards for learning by the running deviation of the discounted return", before=False

@@ -300,11 +300,15 @@ def config_from_dict(kind: type[ConfigT], values: dict[str, Any], source: str) -
 
 def meanings_before(kind: type[Any], values: dict[str, Any]) -> dict[str, Any]:
     """What options of `kind` that were added, or changed their meaning, later mean in the stored `values`."""
-    fields = [field for field in dataclasses.fields(kind) if field.name not in values]
-    found = {field.name: field.metadata["before"] for field in fields if "before" in field.metadata}
-    if "activation" in found and values.get("normalize_observations") == "auto":
-        # With --activation, auto took in floats with bounds.
-        found["normalize_observations"] = "unbounded"
+    found = {}
+    for field in dataclasses.fields(kind):
+        if field.name not in values:
+            if "before" in field.metadata:
+                found[field.name] = field.metadata["before"]
+        elif "renamed" in field.metadata:
+            later, names = field.metadata["renamed"]
+            if later not in values and values[field.name] in names:
+                found[field.name] = names[values[field.name]]
     return found
 
 

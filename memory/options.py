@@ -19,7 +19,8 @@ def option(default: Any, description: str, **metadata: Any) -> Any:
     """A dataclass field that is an option of a command line.
 
     architecture=True: weights depend on it; at_least, most, positive: its bounds; before=x: what configurations
-    stored before it existed mean; advanced=True: last in --help.
+    stored before it existed mean; renamed=(option, {x: y}): x in configurations from before that option is y now;
+    advanced=True: last in --help.
     """
     return dataclasses.field(default=default, metadata={"help": description, **metadata})
 
