@@ -43,6 +43,7 @@ TREASURES: tuple[Kwargs, ...] = (
     {"side": 7, "objects": 6, "max_steps": 48, **SHOWN},
     {"side": 9, "objects": 8, "max_steps": 64, **SHOWN},
     {"side": 11, "objects": 10, "max_steps": 96, **SHOWN},
+    {"side": 7, "objects": 6, "max_steps": 48, **SHOWN, "patience": 12},
     {"side": 9, "objects": 8, "max_steps": 64, **SHOWN, "patience": 12},
     {"side": 11, "objects": 10, "max_steps": 96, **SHOWN, "patience": 12},
     *({"side": side} for side in (7, 9, 11)),

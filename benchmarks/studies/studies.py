@@ -275,7 +275,7 @@ SAME_SIZE: dict[str, tuple[str, ...]] = {"lstm": ("--hidden-size", "208"), "gru"
 """Hidden units with which these cores have as many parameters as mnm-p, 281,000."""
 
 
-def treasure(side: int, objects: int, steps: int, total_steps: int) -> Study:
+def treasure(side: int, objects: int, steps: int, total_steps: int, seeds: int = 3) -> Study:
     """A study of the treasure maze: carried past all objects once, then fetch the one that is asked for.
 
     The agent sees its own cell alone, and after twelve steps in vain it is asked for another object: without that
@@ -286,7 +286,7 @@ def treasure(side: int, objects: int, steps: int, total_steps: int) -> Study:
     }  # fmt: skip
     return Study(
         f"treasure-{side}", f"Treasure maze, side {side}, {objects} objects", "treasure", "mnm/TreasureMaze-v0",
-        total_steps, ("none", "lstm", "gru", "mnm-p"), seeds=5, figure="return", per_core=SAME_SIZE,
+        total_steps, ("none", "lstm", "gru", "mnm-p"), seeds=seeds, figure="return", per_core=SAME_SIZE,
         options=("--env-kwargs", json.dumps(kwargs), "--rollout-steps", str(steps)),
     )  # fmt: skip
 
@@ -405,7 +405,8 @@ STUDIES: dict[str, Study] = {
             doors=8,
             per_core={"mnm-p last-layer": ADDITIVE},
         ),
-        treasure(9, 8, 64, 600_000),
+        treasure(7, 6, 48, 400_000),
+        treasure(9, 8, 64, 600_000, seeds=5),
         treasure(11, 10, 96, 800_000),
         island(3, 700_000),
         island(4, 800_000, *SMALLER_STEPS, after="island-3-of-5"),
