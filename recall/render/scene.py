@@ -97,9 +97,12 @@ def action_name(env: gymnasium.Env[Any, Any], action: Any) -> str:
     inner: Any = env
     if hasattr(inner, "walls") and hasattr(inner, "agent_position"):
         return ("up", "down", "left", "right")[action] if action < 4 else f"action {action}"
-    names = getattr(inner, "action_names", None)
     try:
-        return str(names[action]) if names is not None else str(inner.actions(action).name)
+        if hasattr(inner, "action_names"):
+            return str(inner.action_names[action])
+        if hasattr(inner, "get_action_meanings"):  # as ALE names them: NOOP, FIRE, UPRIGHT
+            return str(inner.get_action_meanings()[action]).lower()
+        return str(inner.actions(action).name)
     except (AttributeError, TypeError, ValueError, LookupError):
         return f"action {action}"
 

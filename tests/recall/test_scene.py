@@ -122,6 +122,9 @@ def test_action_names():
         "turn down",
     ]
     assert action_name(Photo(), 2) == "action 2"
+    game = Photo()
+    game.get_action_meanings = lambda: ["NOOP", "FIRE"]
+    assert [action_name(game, a) for a in range(3)] == ["noop", "fire", "action 2"]
 
 
 @pytest.mark.parametrize(
