@@ -29,7 +29,7 @@ from agents.files import check_writable, write_json
 from agents.hints import is_elsewhere
 from agents.options import check_numbers, json_object, option, parse, run_command
 from envs.errors import UserError
-from recall.names import MOST_TILES, SCORE_NAMES, check_score
+from recall.names import MOST_TILES, SCORE_NAMES, check_score, steps_shown
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -93,6 +93,7 @@ class EvaluateConfig:
     )
     gif_episodes: int = option(1, "episodes in the GIF, the page, the tapes and the maps")
     gif_fps: float = option(6.0, "frames per second of the GIF")
+    gif_steps: str = option(":", "steps of each episode in the GIF, from A up to, without, B", metavar="A:B")
     check_recall: bool = option(
         False, "experiments on whether the recalls can be trusted, instead of the evaluation", switch=True
     )
@@ -128,6 +129,7 @@ class EvaluateConfig:
             raise UserError(f"--top-k must be at most {MOST_TILES} to fit a picture, got {self.top_k}")
         if self.score is not None:
             check_score(self.score)
+        steps_shown(self.gif_steps)
         self._check_agent()
         self._check_combinations()
         self._check_against()
@@ -219,7 +221,7 @@ def render(agent: LoadedAgent, config: EvaluateConfig, console: Console) -> None
             agent.model,
             lambda: make_shown(train.env, train.env_arguments()),
             [held_out_seed(config.seed, episode) for episode in episodes],
-            Outputs(config.gif, config.html, config.tape, config.similarity),
+            Outputs(config.gif, config.html, config.tape, config.similarity, steps_shown(config.gif_steps)),
             policy=config.policy,
             score=config.score,
             window=config.window,

@@ -19,3 +19,16 @@ def check_score(name: str) -> None:
         likely = nearest(name, SCORE_NAMES)
         hint = f" (did you mean {likely}?)" if likely else ""
         raise UserError(f"unknown score {name!r}{hint}; the scores are {', '.join(SCORE_NAMES)}")
+
+
+def steps_shown(text: str) -> tuple[int, int | None]:
+    """The first step and the end, itself excluded, of "A:B"; a part left out is that of the episode."""
+    first, colon, end = text.partition(":")
+    if not colon or not all(
+        part == "" or (part.isascii() and part.isdigit() and len(part) < 10) for part in (first, end)
+    ):
+        raise UserError(f'--gif-steps must be steps such as "100:160", "100:" or ":60", got {text!r}')
+    found = int(first or 0), int(end) if end else None
+    if found[1] is not None and found[1] <= found[0]:
+        raise UserError(f"--gif-steps {text} names no step: its end must lie behind its first step")
+    return found

@@ -80,6 +80,8 @@ class Outputs:
     """The raw tape, .npz (`recall.record.tape.Tape.load` reads it)."""
     similarity: str | Path | None = None
     """Maps of write keys and target values, .png."""
+    gif_steps: tuple[int, int | None] = (0, None)
+    """First step that the animation shows of an episode, and its end, itself excluded; None: to the last."""
 
 
 def facts_of(episode: Episode, t: int, number: int, count: int) -> Facts:
@@ -148,19 +150,20 @@ def draw_episode(
     number: int = 1,
     count: int = 1,
     progress: Progress | None = None,
+    shown: tuple[int, int | None] = (0, None),
 ) -> None:
-    """Stream one frame per step into `writer`."""
+    """Stream one frame per step of `shown` (`Outputs.gif_steps`) into `writer`."""
     assert episode.scenes is not None
-    steps = episode.tape.steps
+    steps = range(episode.tape.steps)[slice(*shown)]
     scale = bar_scale(recalls, painter.thresholds)
     rows = stable_rows(recalls, painter.top_k)
-    for t in range(steps):
+    for t in steps:
         tiles = tiles_of(episode, t, recalls[t], rows[t])
         facts = facts_of(episode, t, number, count)
         picture = painter.paint(episode.scenes[t], facts, recalls[t], tiles, scale)
-        writer.add(picture, hold_s=HOLD_S if t == steps - 1 else 0.0)
+        writer.add(picture, hold_s=HOLD_S if t == steps[-1] else 0.0)
         if progress is not None:
-            progress(t + 1, steps, f"drawing episode {number} of {count}")
+            progress(t + 1 - steps[0], len(steps), f"drawing episode {number} of {count}")
 
 
 def render_recall_gif(
@@ -258,12 +261,19 @@ def render_recalls(
                     )
                     recalls = recalls_of(episode.tape, top_k, matrices[score], measures)
                 if movie is not None:
-                    draw_episode(movie, painter, episode, recalls, number, len(seeds), progress)
+                    draw_episode(
+                        movie, painter, episode, recalls, number, len(seeds), progress, outputs.gif_steps
+                    )
                 if page is not None:
                     page.add(episode, matrices, measures)
                 _write_numbered(outputs, episode, number, len(seeds))
                 episodes.append(_summary(episode, recalls, limits))
             if movie is not None:
+                if not movie.frames:
+                    longest = max(episode["steps"] for episode in episodes)
+                    raise UserError(
+                        f"no step to show from step {outputs.gif_steps[0]} on: the longest episode has {longest}"
+                    )
                 movie.close()
         if page is not None and outputs.html is not None:
             page.write(outputs.html, score)

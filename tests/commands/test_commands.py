@@ -193,6 +193,8 @@ def test_evaluate_refuses_in_one_line(run_dir: Path, tmp_path: Path) -> None:
     assert "plays greedily" in refusal(evaluate.main, str(run_dir), "--check-recall", "--policy", "sample")
     assert "--control is for --check-recall" in refusal(evaluate.main, str(run_dir), "--control", "x")
     assert "--top-k must be at least 1" in refusal(evaluate.main, str(run_dir), "--top-k", "0")
+    for steps, said in (("5", 'such as "100:160"'), ("-1:4", "must be steps"), ("6:6", "names no step")):
+        assert said in refusal(evaluate.main, str(run_dir), f"--gif-steps={steps}")
     assert "does not exist" in refusal(evaluate.main, str(run_dir), "--json", str(tmp_path / "no" / "x.json"))
     assert "use latest" in refusal(evaluate.main, str(run_dir), "--checkpoint", "best")
 

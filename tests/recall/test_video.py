@@ -255,6 +255,30 @@ def test_a_score_of_the_callers_ranks_the_gif_and_opens_the_page(tmp_path):
     )
 
 
+def test_a_gif_of_some_steps_shows_what_the_whole_one_shows_there(tmp_path):
+    for name, steps in (("all", (0, None)), ("some", (3, 6))):
+        render_recalls(
+            linear_agent(),
+            lambda: maze(steps=8),
+            [3],
+            Outputs(gif=tmp_path / f"{name}.gif", gif_steps=steps),
+        )
+    whole, part = frames_of(tmp_path / "all.gif"), frames_of(tmp_path / "some.gif")
+    assert (len(whole), len(part)) == (8, 3)
+    # Palettes differ, since they are made of the colours that are there.
+    assert all(
+        np.abs(whole[3 + t].astype(int) - frame.astype(int)).mean() < 0.5 for t, frame in enumerate(part)
+    )
+    with pytest.raises(UserError, match="no step to show from step 8 on: the longest episode has 8"):
+        render_recalls(
+            linear_agent(),
+            lambda: maze(steps=8),
+            [3],
+            Outputs(gif=tmp_path / "none.gif", gif_steps=(8, None)),
+        )
+    assert not (tmp_path / "none.gif").exists()
+
+
 @pytest.mark.parametrize("core", ["mnm-p", "mnm-g"])
 def test_the_decision_score_replays_a_real_agent(tmp_path, core):
     env = maze(steps=8)
