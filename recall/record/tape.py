@@ -183,6 +183,11 @@ class Tape:
         return found
 
     @property
+    def likelihood(self) -> str:
+        """What `probability` is: of a real number the density, over that of the mean."""
+        return "density" if self.counts is not None and 0 in self.counts else "probability"
+
+    @property
     def steps(self) -> int:
         """T, the number of rows."""
         return len(self.action)

@@ -144,6 +144,7 @@ class ViewerPage:
             "steps": tape.steps,
             "terminated": episode.terminated,
             "actions": list(episode.actions),
+            "likelihood": tape.likelihood,
             "words": []
             if episode.scenes is None
             else [episode.scenes.small(t).words for t in range(tape.steps)],

@@ -91,6 +91,7 @@ def facts_of(episode: Episode, t: int, number: int, count: int) -> Facts:
         step=tape.start_step + t,
         steps=tape.start_step + tape.steps - 1,
         action=episode.actions[t],
+        likelihood=tape.likelihood,
         probability=float(tape.probability[t]),
         reward=float(tape.reward[t]),
         total=float(tape.reward[: t + 1].sum(dtype=np.float64)),

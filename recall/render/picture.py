@@ -53,6 +53,8 @@ class Facts:
     step: int
     steps: int
     action: str
+    likelihood: str
+    """What `probability` is (`Tape.likelihood`)."""
     probability: float
     reward: float
     total: float
@@ -330,7 +332,7 @@ class Painter:
         top = HEADER + self.body + 10
         slots = [
             ("value of the state", f"{facts.value:.2f}"),
-            ("probability of action", f"{facts.probability:.2f}"),
+            (f"{facts.likelihood} of action", f"{facts.probability:.2f}"),
         ]
         if recalls.of_steps:
             if recalls.policy_effect is not None:

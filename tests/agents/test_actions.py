@@ -87,6 +87,7 @@ def test_pages_and_animations_show_vectors(tmp_path: Path) -> None:
     assert all(-2 <= float(label) <= 2 for label in episode.actions), (
         "the torque, as the environment takes it"
     )
+    assert episode.tape.likelihood == "density", "a single real number has no probability"
 
     def short() -> Any:
         return make_single("Pendulum-v1", {"max_episode_steps": 3}, render_mode="rgb_array")
@@ -95,7 +96,9 @@ def test_pages_and_animations_show_vectors(tmp_path: Path) -> None:
     render_recalls(trainer.model, short, [3], outputs, core="lstm")
     assert (tmp_path / "a.gif").stat().st_size > 1000
     shown = record_episode(trainer.model, short(), 3, "greedy", scenes=False).actions
-    assert all(label in (tmp_path / "a.html").read_text() for label in shown)
+    page = (tmp_path / "a.html").read_text()
+    assert all(label in page for label in shown)
+    assert '"likelihood":"density"' in page.replace(" ", "")
 
 
 @pytest.mark.slow

@@ -89,7 +89,7 @@ const fixed = (x, digits = 2) => (!Number.isFinite(x) ? "\u221e" : x > 100 ? "> 
 const scoreText = (x) => (x > 0 && x < 0.0005 ? x.toExponential(0) : x.toFixed(x >= 0.1 ? 2 : 3));
 const stepName = (t) => view.start + t;
 function whatThen(s) {
-  const c = view.columns, lines = [`step ${stepName(s)}: ${view.actions[s]} (probability ${fixed(c.probability[s])})`];
+  const c = view.columns, lines = [`step ${stepName(s)}: ${view.actions[s]} (${view.likelihood} ${fixed(c.probability[s])})`];
   if (c.reward_before[s]) lines.push(`reward ${short(c.reward_before[s])} had just come`);
   if (c.reward[s]) lines.push(`reward ${short(c.reward[s])} for the action`);
   if (c.beta) lines.push(`beta ${fixed(c.beta[s])} \u00b7 value ${fixed(c.value[s])}`);
@@ -207,7 +207,7 @@ function drawFacts() {
   of("fact-reward").className = c.reward[t] ? "strong" : "";
   of("fact-return").textContent = short(c.return[t]);
   of("now").classList.toggle("ended", ended);
-  const facts = [["value of the state", fixed(c.value[t])], ["probability of action", fixed(c.probability[t])]];
+  const facts = [["value of the state", fixed(c.value[t])], [`${view.likelihood} of action`, fixed(c.probability[t])]];
   if (state.score) {
     const score = view.scores[state.score];
     if (ofSteps()) { if (c.forgotten) facts.push(["all forgotten: action moves by", fixed(c.forgotten[t])]); }
